@@ -1,1 +1,9 @@
-//! A room that is being built.
+//! The binary `warmline`: settings, gateway, admin, CLI, and the wiring of every room.
+
+pub mod clock;
+pub mod error;
+pub mod fleet;
+pub mod gateway;
+pub mod prompt;
+pub mod settings;
+pub mod tokens;

@@ -1,0 +1,3 @@
+//! `warmline`: one binary for every role.
+
+fn main() {}

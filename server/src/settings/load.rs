@@ -1,0 +1,1 @@
+//! From defaults, a file and the environment to settings; says where a bad value came from.

@@ -1,0 +1,312 @@
+//! Everything a person can set, its default, and what it weighs.
+
+mod load;
+mod span;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use span::Span;
+
+/// The whole of `warmline.toml`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The front door.
+    pub gateway: Gateway,
+    /// The operator's door.
+    pub admin: Admin,
+    /// How an engine is chosen.
+    pub routing: Routing,
+    /// How engines are watched.
+    pub health: Health,
+    /// How predictions are held against what engines report.
+    pub closed_loop: ClosedLoop,
+    /// Logs.
+    pub log: Log,
+    /// Models that need a word about their tokenizer; others are served too.
+    pub models: Vec<Model>,
+    /// The fleet.
+    pub engines: Vec<Engine>,
+    /// Who may come in; with none, everybody may, and the posture report says so.
+    pub tenants: Vec<Tenant>,
+}
+
+/// The front door.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gateway {
+    /// Where clients connect. Anything but loopback wants keys and a TLS terminator in front.
+    pub listen: SocketAddr,
+    /// Threads that serve requests; 0 means one a core.
+    pub threads: usize,
+    /// The largest body that is read. A larger one costs memory while it waits.
+    pub max_body_bytes: usize,
+    /// The largest head (request line and headers).
+    pub max_head_bytes: usize,
+    /// Client connections at a time; more are refused at once.
+    pub max_connections: usize,
+    /// How long a client may take to send its head.
+    pub head_timeout: Span,
+    /// How long a client may take to send its body.
+    pub body_timeout: Span,
+    /// How long an idle client connection is kept.
+    pub idle_timeout: Span,
+    /// How long a client may take nothing of its answer before it is cut off: slow readers hold engines.
+    pub client_stall_timeout: Span,
+    /// How long an engine may take to accept a connection.
+    pub connect_timeout: Span,
+    /// How long an engine may take until its first byte. Long prompts on a busy engine take minutes.
+    pub first_byte_timeout: Span,
+    /// How long an engine may be silent within an answer.
+    pub engine_stall_timeout: Span,
+    /// After this much silence a stream gets a comment line, so that nothing between us and the client hangs up.
+    pub keep_alive_every: Span,
+    /// Engines tried for one request before it fails, the first included.
+    pub max_attempts: usize,
+    /// How long running requests may take to finish after SIGTERM.
+    pub shutdown_grace: Span,
+}
+
+/// The operator's door.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Where `warmline status` and Prometheus connect. Keep it off the public network.
+    pub listen: SocketAddr,
+    /// A file whose one line is the key that admin calls must bear; none leaves the listener open.
+    pub key_file: Option<PathBuf>,
+}
+
+/// How an engine is chosen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Routing {
+    /// The policy.
+    pub policy: Policy,
+    /// Cost of a prompt token that must be computed. The unit of all costs.
+    pub prefill_weight: f64,
+    /// Cost of one sequence that is decoding on the engine.
+    pub decode_weight: f64,
+    /// What is left of a prompt token's cost if its block lies in host memory.
+    pub host_discount: f64,
+    /// The same for local disk and shared store.
+    pub store_discount: f64,
+    /// Requests at a time on one engine, unless the engine says otherwise; 0 is no limit.
+    pub max_in_flight: usize,
+    /// How long a routed prompt counts as cached before the engine's events confirm it.
+    pub expect_for: Span,
+    /// Decisions kept for `explain`.
+    pub journal: usize,
+}
+
+/// The rule by which an engine is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// The least work still to do: what is cached, discounted by tier, and the load.
+    #[default]
+    Warm,
+    /// Each in turn.
+    RoundRobin,
+    /// The fewest tokens in flight.
+    LeastLoaded,
+    /// As `warm`, but on what was sent where, without events.
+    Approximate,
+}
+
+/// How engines are watched.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Health {
+    /// Time between probes of an engine.
+    pub probe_every: Span,
+    /// How long a probe may take.
+    pub probe_timeout: Span,
+    /// Failures in a row that open an engine's circuit breaker.
+    pub trip_after: u32,
+    /// How long an open breaker waits before it lets one request try.
+    pub retry_after: Span,
+    /// `/readyz` answers 200 after this long even if some view is not exact yet.
+    pub ready_grace: Span,
+}
+
+/// How predictions are held against what engines report.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClosedLoop {
+    /// Ask engines for usage in streams whose client did not, and keep it from the client.
+    pub ask_usage: bool,
+    /// Weight of the newest observation in an engine's confidence.
+    pub smoothing: f64,
+    /// Confidence under which an engine's view is rebuilt without being asked.
+    pub rebuild_below: f64,
+    /// Observations before a rebuild is considered (and again after one).
+    pub min_observations: u32,
+}
+
+/// Logs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// A `tracing` filter, such as `info` or `server=debug,events=trace`.
+    pub filter: String,
+    /// For people or for programs.
+    pub format: LogFormat,
+}
+
+/// For whom logs are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// One readable line an event.
+    #[default]
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// A model whose prompts are tokenised here.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Model {
+    /// The name that clients use.
+    pub name: String,
+    /// Other names for the same model.
+    pub aliases: Vec<String>,
+    /// LoRA adapters of this model: the model name that clients use -> the adapter's name in events.
+    pub loras: BTreeMap<String, String>,
+    /// A Hugging Face `tokenizer.json`.
+    pub tokenizer: Option<PathBuf>,
+    /// A `tokenizer_config.json` or a bare Jinja file with the chat template.
+    pub chat_template: Option<PathBuf>,
+}
+
+/// One engine of the fleet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Engine {
+    /// A short name for people; metrics and logs use it.
+    pub name: String,
+    /// Where its OpenAI API is, such as `http://10.0.0.5:8000`.
+    pub url: String,
+    /// What it serves; empty means: ask its `/v1/models`.
+    pub models: Vec<String>,
+    /// Where its KV events are, such as `tcp://10.0.0.5:5557`; `auto` asks its `/kv_event_sources`; none: approximate.
+    pub events: Option<String>,
+    /// Where its replay socket is.
+    pub replay: Option<String>,
+    /// The topic that its events carry; empty takes all.
+    pub topic: String,
+    /// Tokens in a KV block of this engine.
+    pub block_size: u32,
+    /// Data-parallel ranks, each with its own cache and its own port.
+    pub ranks: u32,
+    /// Requests at a time; none: `routing.max_in_flight`.
+    pub max_in_flight: Option<usize>,
+    /// A file with the key that the engine wants.
+    pub key_file: Option<PathBuf>,
+}
+
+/// Someone who may come in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tenant {
+    /// A short name for people; metrics and logs use it.
+    pub name: String,
+    /// A file with one key a line; any of them opens.
+    pub keys_file: PathBuf,
+    /// Requests at a time; none: no limit.
+    pub max_in_flight: Option<usize>,
+    /// Models that it may use; empty: all.
+    pub models: Vec<String>,
+}
+
+// === Defaults ===
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            threads: 0,
+            max_body_bytes: 16 << 20,
+            max_head_bytes: 64 << 10,
+            max_connections: 16_384,
+            head_timeout: Span::seconds(10),
+            body_timeout: Span::seconds(60),
+            idle_timeout: Span::seconds(120),
+            client_stall_timeout: Span::seconds(60),
+            connect_timeout: Span::millis(1_000),
+            first_byte_timeout: Span::seconds(600),
+            engine_stall_timeout: Span::seconds(120),
+            keep_alive_every: Span::seconds(15),
+            max_attempts: 3,
+            shutdown_grace: Span::seconds(30),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8081)), key_file: None }
+    }
+}
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self {
+            policy: Policy::Warm,
+            prefill_weight: 1.0,
+            decode_weight: 16.0,
+            host_discount: 0.2,
+            store_discount: 0.5,
+            max_in_flight: 0,
+            expect_for: Span::seconds(5),
+            journal: 4_096,
+        }
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            probe_every: Span::millis(1_000),
+            probe_timeout: Span::millis(1_000),
+            trip_after: 3,
+            retry_after: Span::seconds(2),
+            ready_grace: Span::seconds(30),
+        }
+    }
+}
+
+impl Default for ClosedLoop {
+    fn default() -> Self {
+        Self { ask_usage: true, smoothing: 0.1, rebuild_below: 0.5, min_observations: 8 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            url: String::new(),
+            models: Vec::new(),
+            events: None,
+            replay: None,
+            topic: String::new(),
+            block_size: 16,
+            ranks: 1,
+            max_in_flight: None,
+            key_file: None,
+        }
+    }
+}
