@@ -1,5 +1,6 @@
 //! The binary `warmline`: settings, gateway, admin, CLI, and the wiring of every room.
 
+pub mod cli;
 pub mod clock;
 pub mod error;
 pub mod fleet;

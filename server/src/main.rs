@@ -1,3 +1,7 @@
 //! `warmline`: one binary for every role.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    server::cli::main()
+}

@@ -1,5 +1,6 @@
 //! Everything a person can set, its default, and what it weighs.
 
+pub mod check;
 mod load;
 mod span;
 
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use load::{Error, Origin, load, variable};
 pub use span::Span;
 
 /// The whole of `warmline.toml`.

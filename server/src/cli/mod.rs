@@ -1,0 +1,60 @@
+//! The command line: what each command takes, and how failures leave.
+
+mod config;
+mod hash;
+mod output;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::settings::{self, Settings};
+use output::Failure;
+
+/// Keeps LLM requests in line and their KV cache warm.
+#[derive(Parser)]
+#[command(name = "warmline", version, max_term_width = 110, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show the effective settings: defaults, file, environment and flags put together.
+    Config(config::Config),
+    /// Hash tokens into block hashes, as engines' event streams and other routers do.
+    Hash(hash::Hash),
+}
+
+/// Where settings come from, on every command that needs them.
+#[derive(Args, Clone, Default)]
+struct Source {
+    /// The settings file; without one, the defaults and `WARMLINE_…` variables are all there is.
+    #[arg(long, short, value_name = "FILE", env = "WARMLINE_CONFIG", global = true)]
+    config: Option<PathBuf>,
+}
+
+/// Runs the command of this process's arguments.
+pub fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Config(command) => command.run(),
+        Command::Hash(command) => command.run(),
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    fn settings(&self) -> Result<Settings, Failure> {
+        Ok(settings::load(self.config.as_deref(), std::env::vars())?)
+    }
+}

@@ -1,0 +1,104 @@
+//! What each value alone cannot show: names that clash, addresses that make no sense, bounds.
+
+use std::collections::BTreeMap;
+
+use blocks::BlockSize;
+
+use super::{Engine, Settings};
+
+/// Whether the settings make sense together.
+///
+/// # Errors
+/// The key, what was found and what is allowed.
+pub fn together(settings: &Settings) -> Result<(), String> {
+    bounds(settings)?;
+    unique("engines", "name", settings.engines.iter().map(|engine| engine.name.as_str()))?;
+    unique("models", "name", settings.models.iter().map(|model| model.name.as_str()))?;
+    unique("tenants", "name", settings.tenants.iter().map(|tenant| tenant.name.as_str()))?;
+    for (i, one) in settings.engines.iter().enumerate() {
+        engine(one).map_err(|why| format!("engines[{i}].{why}"))?;
+    }
+    Ok(())
+}
+
+/// Whether one engine makes sense, also when it is registered later.
+///
+/// # Errors
+/// The key, what was found and what is allowed.
+pub fn engine(engine: &Engine) -> Result<(), String> {
+    let Engine { name, url, events, replay, block_size, ranks, .. } = engine;
+    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c)) {
+        return Err(format!("name: found `{name}`; allowed are letters, digits and - _ . :"));
+    }
+    let authority = url.strip_prefix("http://").and_then(|rest| rest.split('/').next());
+    if authority.is_none_or(|authority| authority.parse::<http::uri::Authority>().is_err()) {
+        return Err(format!("url: found `{url}`; allowed is http://host:port, perhaps with a path"));
+    }
+    if BlockSize::new(*block_size).is_none() {
+        return Err(format!("block_size: found {block_size}; allowed is 1 to {}", BlockSize::MAX));
+    }
+    if !(1..=1024).contains(ranks) {
+        return Err(format!("ranks: found {ranks}; allowed is 1 to 1024"));
+    }
+    for (key, found) in [("events", events), ("replay", replay)] {
+        let known = |found: &str| {
+            ["tcp://", "ipc://"].iter().any(|scheme| found.starts_with(scheme))
+                || (key == "events" && found == "auto")
+        };
+        if let Some(found) = found.as_deref().filter(|found| !known(found)) {
+            return Err(format!(
+                "{key}: found `{found}`; allowed is tcp://host:port, ipc://path or (events) auto"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn bounds(settings: &Settings) -> Result<(), String> {
+    let Settings { gateway, routing, closed_loop, .. } = settings;
+    let at_least = [
+        ("gateway.max_body_bytes", gateway.max_body_bytes, 1024),
+        ("gateway.max_head_bytes", gateway.max_head_bytes, 8192),
+        ("gateway.max_connections", gateway.max_connections, 1),
+        ("gateway.max_attempts", gateway.max_attempts, 1),
+    ];
+    for (key, found, least) in at_least {
+        if found < least {
+            return Err(format!("{key}: found {found}; allowed is {least} or more"));
+        }
+    }
+    let fractions = [
+        ("routing.host_discount", routing.host_discount),
+        ("routing.store_discount", routing.store_discount),
+        ("closed_loop.smoothing", closed_loop.smoothing),
+        ("closed_loop.rebuild_below", closed_loop.rebuild_below),
+    ];
+    for (key, found) in fractions {
+        if !(0.0..=1.0).contains(&found) {
+            return Err(format!("{key}: found {found}; allowed is 0 to 1"));
+        }
+    }
+    let weights = [
+        ("routing.prefill_weight", routing.prefill_weight),
+        ("routing.decode_weight", routing.decode_weight),
+    ];
+    for (key, found) in weights {
+        if !found.is_finite() || found < 0.0 {
+            return Err(format!("{key}: found {found}; allowed is 0 or more"));
+        }
+    }
+    Ok(())
+}
+
+fn unique<'a>(list: &str, key: &str, found: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    let mut seen = BTreeMap::new();
+    for (i, name) in found.enumerate() {
+        if name.is_empty() {
+            return Err(format!("{list}[{i}].{key}: it is empty; give it a short name"));
+        }
+        if let Some(first) = seen.insert(name, i) {
+            return Err(format!("{list}[{i}].{key}: found `{name}`, which {list}[{first}] has already"));
+        }
+    }
+    Ok(())
+}
