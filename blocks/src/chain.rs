@@ -88,10 +88,12 @@ impl Chain {
         let used = windows.len() * self.hasher.block_size().get();
         self.tokens_hashes.reserve(windows.len());
         self.prefix_hashes.reserve(windows.len());
-        for window in windows {
-            let hash = self.hasher.tokens_hash(window);
-            self.push(hash);
-        }
+        let Self { hasher, tokens_hashes, prefix_hashes, .. } = self;
+        let mut parent = prefix_hashes.last().copied();
+        hasher.for_each(tokens, |next| {
+            tokens_hashes.push(next);
+            prefix_hashes.push(*parent.insert(PrefixHash::after(parent, next)));
+        });
         self.tail.extend_from_slice(&tokens[used..]);
     }
 

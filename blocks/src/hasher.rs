@@ -2,8 +2,9 @@
 
 use std::num::NonZeroU32;
 
+use twox_hash::xxhash3_64;
 use xxhash_rust::const_xxh3::const_custom_default_secret;
-use xxhash_rust::xxh3::{xxh3_64_with_secret, xxh3_64_with_seed};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::{Seed, TokensHash};
 
@@ -100,7 +101,27 @@ impl Hasher {
 
     /// The hash of each full block of `tokens`; the rest of a block is left out.
     pub fn tokens_hashes(&self, tokens: &[u32]) -> Vec<TokensHash> {
-        self.windows(tokens).map(|window| self.tokens_hash(window)).collect()
+        let mut hashes = Vec::with_capacity(self.windows(tokens).len());
+        self.for_each(tokens, |hash| hashes.push(hash));
+        hashes
+    }
+
+    /// Calls `each` with the hash of every full block of `tokens`, in order.
+    ///
+    /// This is the hot path: which of the two algorithms a block's length wants is decided once, outside
+    /// the loop, and the loop itself is nothing but hashing.
+    #[inline]
+    pub fn for_each(&self, tokens: &[u32], mut each: impl FnMut(TokensHash)) {
+        if self.shape != Shape::Plain || cfg!(target_endian = "big") {
+            return self.windows(tokens).for_each(|window| each(self.tokens_hash(window)));
+        }
+        let block = self.block_size.get() * size_of::<u32>();
+        let blocks = bytemuck::cast_slice::<u32, u8>(tokens).chunks_exact(block);
+        if block > LONG {
+            blocks.for_each(|block| each(self.long(block)));
+        } else {
+            blocks.for_each(|block| each(self.short(block)));
+        }
     }
 
     /// The same for tokens that stand for media: block `i` also hashes `media[i]`, in ascending order.
@@ -139,11 +160,21 @@ impl Hasher {
 
     #[inline]
     fn hash(&self, bytes: &[u8]) -> TokensHash {
-        TokensHash(if bytes.len() > LONG {
-            xxh3_64_with_secret(bytes, self.secret.as_slice())
-        } else {
-            xxh3_64_with_seed(bytes, self.seed.0)
-        })
+        if bytes.len() > LONG { self.long(bytes) } else { self.short(bytes) }
+    }
+
+    /// Short inputs: scalar code, and this crate inlines it.
+    #[inline]
+    fn short(&self, bytes: &[u8]) -> TokensHash {
+        TokensHash(xxh3_64_with_seed(bytes, self.seed.0))
+    }
+
+    /// Long inputs: vector code, and this crate finds the processor's widest at run time.
+    #[inline]
+    fn long(&self, bytes: &[u8]) -> TokensHash {
+        let hash =
+            xxhash3_64::Hasher::oneshot_with_seed_and_secret(self.seed.0, self.secret.as_slice(), bytes);
+        TokensHash(hash.unwrap_or_else(|_| unreachable!("the derived secret is long enough")))
     }
 }
 

@@ -1,0 +1,51 @@
+# `make demo` shows it, `make test` proves it, `make bench` measures it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench fmt check setup unit e2e audit
+
+CARGO ?= cargo
+# A test runner that is there if it is there: the tests are the same, only their output is nicer.
+RUNNER := $(shell command -v cargo-nextest >/dev/null && echo "nextest run --no-fail-fast" || echo "test --no-fail-fast")
+say = @printf '\n\033[1m== %s\033[0m (%s)\n' "$(1)" "$$(date +%T)"
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: ## Build, start three simulated engines and the gateway, and watch prefixes being found
+	$(call say,building warmline; the first time takes about two minutes)
+	$(CARGO) build --release --bin warmline
+	./target/release/warmline demo $(DEMO)
+
+test: setup check unit e2e ## Install what the tests need, then prove everything
+	$(call say,all is well)
+
+setup: ## Install what the tests need and the machine lacks
+	$(call say,setting up)
+	./tests/setup.sh
+
+check: ## Formatting, clippy with warnings denied
+	$(call say,format and clippy)
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+unit: ## Unit, contract, property, simulation and integration tests, and the examples in the docs
+	$(call say,tests)
+	$(CARGO) $(RUNNER) --workspace --locked
+	$(CARGO) test --doc --workspace --locked --quiet
+
+e2e: ## The built binary, driven by real clients
+	$(call say,end to end)
+	$(CARGO) build --bin warmline --locked
+	target/venv/bin/python -m pytest tests -q
+
+bench: ## All benchmarks with their floors; a few minutes
+	$(call say,hashing)
+	$(CARGO) bench -p warmline-blocks --bench hashing
+
+fmt: ## Format everything
+	$(CARGO) fmt --all
+
+audit: ## Licences, sources, duplicates and advisories by cargo-deny (needs its database)
+	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check
