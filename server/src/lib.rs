@@ -5,6 +5,8 @@ pub mod clock;
 pub mod error;
 pub mod fleet;
 pub mod gateway;
+pub mod posture;
 pub mod prompt;
 pub mod settings;
+pub mod telemetry;
 pub mod tokens;

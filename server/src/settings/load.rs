@@ -188,6 +188,9 @@ impl std::fmt::Display for Origin {
 mod tests {
     use super::*;
 
+    /// A file, variables, and the words that the refusal must contain.
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
+
     fn from(file: &str, variables: &[(&str, &str)]) -> Result<Settings, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("warmline.toml");
@@ -220,7 +223,7 @@ mod tests {
 
     #[test]
     fn every_refusal_names_place_key_found_and_allowed() {
-        let cases: [(&str, &[(&str, &str)], &[&str]); 12] = [
+        let cases: [Case<'_>; 12] = [
             ("[gateway]\nlisten = 3\n", &[], &["warmline.toml", "line 2", "listen", "3"]),
             ("[gateway]\nlissten = \"x\"\n", &[], &["warmline.toml", "lissten", "expected one of", "listen"]),
             ("[gatewy]\n", &[], &["warmline.toml", "gatewy", "gateway"]),
@@ -247,6 +250,24 @@ mod tests {
             for word in words {
                 assert!(error.contains(word), "`{word}` is missing from: {error}");
             }
+        }
+    }
+
+    #[test]
+    fn the_reference_file_names_every_key_and_its_default() {
+        let reference = include_str!("../../../docs/warmline.toml");
+        assert_eq!(from(reference, &[]), Ok(Settings::default()));
+        let commented: String =
+            reference.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).collect();
+        let nested = [
+            toml::Table::try_from(super::super::Engine::default()).unwrap(),
+            toml::Table::try_from(super::super::Tenant::default()).unwrap(),
+            toml::Table::try_from(super::super::Model::default()).unwrap(),
+        ];
+        let nested = nested.iter().flat_map(|table| table.keys().cloned());
+        for key in keys().into_iter().map(|(key, _)| key).chain(nested) {
+            let key = key.rsplit('.').next().unwrap();
+            assert!(commented.contains(key), "docs/warmline.toml does not name `{key}`");
         }
     }
 
