@@ -5,6 +5,7 @@ pub mod clock;
 pub mod error;
 pub mod fleet;
 pub mod gateway;
+pub mod openapi;
 pub mod posture;
 pub mod prompt;
 pub mod settings;
