@@ -1,1 +1,13 @@
-//! A room that is being built.
+//! The KV event stream: what engines say about their caches, decoded, followed and, where something was lost, recovered.
+//!
+//! - [`codec`]: bytes to events and back; every form that engines in use speak.
+//! - [`translate`]: an engine's words to the house's: tokens become hashes, salts are inherited.
+//! - [`follow`]: one pure state machine a source, and the sockets around it.
+//! - [`stock`]: a publisher that behaves as a stock vLLM does, for simulated engines and tests.
+
+pub mod codec;
+pub mod follow;
+pub mod sink;
+pub mod stock;
+pub mod translate;
+mod wire;

@@ -1,0 +1,664 @@
+//! The state machine of one followed stream: messages and time in, changes of a view and wishes for replay out.
+//!
+//! It does no I/O and reads no clock. A snapshot, a heartbeat and an epoch will be further inputs.
+//!
+//! Invariants:
+//! - E1: while the view is `Exact`, every batch up to `last` has been applied, in order, of one life of the engine.
+//! - E2: `held` is only filled while a replay is under way, in ascending order, and within its bounds.
+//! - E3: a replay is under way if and only if there is a deadline for it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use blocks::{Event, View, Worker};
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::codec;
+use crate::sink::Sink;
+use crate::translate::{self, Translator};
+
+/// The state machine.
+pub struct Core {
+    worker: Worker,
+    sink: Arc<dyn Sink>,
+    settings: Settings,
+    translator: Translator,
+    phase: Phase,
+    view: View,
+    /// The last sequence that was applied.
+    last: Option<u64>,
+    /// What the batches up to `last` were, newest at the back: tells a duplicate from another life.
+    seen: VecDeque<u64>,
+    repair: Option<Repair>,
+    /// Live batches that came while a replay was under way.
+    held: VecDeque<(u64, Bytes)>,
+    held_bytes: usize,
+    attempts: u32,
+    retry_at: Option<Duration>,
+    random: u64,
+    counters: Counters,
+}
+
+/// What can be had from the source, and how patiently.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Whether there is a replay socket.
+    pub replay: bool,
+    /// How long a replay may be silent.
+    pub replay_timeout: Duration,
+    /// The pause after the first failed replay; it doubles, with jitter, up to `retry_max`.
+    pub retry_min: Duration,
+    /// The longest pause.
+    pub retry_max: Duration,
+    /// Begins the jitter.
+    pub seed: u64,
+}
+
+/// Where a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Not connected.
+    Joining,
+    /// In step.
+    Live,
+    /// A replay is under way or due.
+    Recovering,
+    /// In step with what comes, but something was lost that the source cannot give back.
+    Stale,
+}
+
+/// What the shell is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Ask the replay socket for everything from this sequence on. It replaces any request before.
+    Replay {
+        /// The first sequence.
+        from: u64,
+    },
+}
+
+/// What has happened to a stream since it was first followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Batches that were applied.
+    pub batches: u64,
+    /// Events that were applied.
+    pub events: u64,
+    /// Holes in the sequence.
+    pub gaps: u64,
+    /// New lives of the engine.
+    pub restarts: u64,
+    /// Runs whose parent was not known.
+    pub refused: u64,
+    /// Payloads that were not batches.
+    pub undecodable: u64,
+    /// Batches that came twice.
+    pub duplicates: u64,
+    /// Replays that were asked for.
+    pub replays: u64,
+    /// Replays that failed or were silent.
+    pub failed_replays: u64,
+    /// Times that the bound on held batches was hit.
+    pub overflows: u64,
+    /// Views that were built anew.
+    pub rebuilds: u64,
+}
+
+/// A replay that is under way.
+struct Repair {
+    kind: Kind,
+    from: u64,
+    deadline: Duration,
+    /// The batches that have come, ascending.
+    got: Vec<(u64, Bytes)>,
+    got_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// From `last`, which is asked for again: if it comes back the same, the life is the same.
+    Splice,
+    /// From 0, into a hidden view.
+    Rebuild,
+}
+
+/// Why a batch was not applied.
+enum Rejected {
+    Refused,
+    Undecodable,
+}
+
+/// Batches that are remembered by hash: a replay may overtake the live stream by so many. 8 bytes each, 64 KiB.
+const SEEN: usize = 8_192;
+/// Live batches held during one replay: 65,536 batches are 10 seconds of 100 engines' steps each ten times over.
+const MAX_HELD: usize = 65_536;
+/// Bytes held live, and bytes of one replay: a vLLM ring of 10,000 steps at 700 bytes is 7 MB; tenfold, and then some.
+const MAX_HELD_BYTES: usize = 256 << 20;
+/// Failed replays in a row after which a view is no longer called recovering.
+const PATIENCE: u32 = 4;
+
+// === Inputs ===
+
+impl Core {
+    /// A stream that has not been connected yet.
+    pub fn new(worker: Worker, sink: Arc<dyn Sink>, settings: Settings) -> Self {
+        sink.set_view(worker, View::Recovering);
+        Self {
+            worker,
+            sink,
+            settings,
+            translator: Translator::default(),
+            phase: Phase::Joining,
+            view: View::Recovering,
+            last: None,
+            seen: VecDeque::new(),
+            repair: None,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            attempts: 0,
+            retry_at: None,
+            random: settings.seed | 1,
+            counters: Counters::default(),
+        }
+    }
+
+    /// The live socket is connected: whatever was said before may have been missed.
+    pub fn connected(&mut self, now: Duration) -> Option<Action> {
+        self.attempts = 0;
+        if !self.settings.replay {
+            // Without replay only the first live batch can tell; an empty wait is no proof of anything.
+            self.phase = Phase::Live;
+            return None;
+        }
+        Some(self.recover(now))
+    }
+
+    /// The live socket lost its peer. What is known stays a lower bound until something proves otherwise.
+    pub fn disconnected(&mut self) {
+        self.abandon_repair();
+        self.retry_at = None;
+        self.phase = Phase::Joining;
+        self.say(if self.view == View::Stale { View::Stale } else { View::Recovering });
+    }
+
+    /// The engine is known to have begun a new life, or to be gone: its old view is dropped at once.
+    pub fn restarted(&mut self, now: Duration) -> Option<Action> {
+        self.counters.restarts += 1;
+        self.abandon_repair();
+        self.drop_view();
+        if self.phase == Phase::Joining || !self.settings.replay {
+            return None;
+        }
+        Some(self.rebuild(now))
+    }
+
+    /// Somebody does not trust the view (its predictions failed): build it anew.
+    pub fn distrusted(&mut self, now: Duration) -> Option<Action> {
+        let idle = self.repair.is_none() && self.phase != Phase::Joining;
+        (idle && self.settings.replay).then(|| self.rebuild(now))
+    }
+
+    /// A live batch.
+    pub fn live(&mut self, sequence: u64, payload: Bytes, now: Duration) -> Option<Action> {
+        if self.repair.is_some() || self.retry_at.is_some() && self.phase == Phase::Recovering {
+            return self.hold(sequence, payload, now);
+        }
+        match self.last {
+            None if sequence == 0 => self.first(payload, now),
+            None => self.gap(now, sequence, payload),
+            Some(last) if sequence == last + 1 => self.in_step(sequence, payload, now),
+            Some(last) if sequence > last => self.gap(now, sequence, payload),
+            Some(last) => self.backwards(last, sequence, payload, now),
+        }
+    }
+
+    /// A batch of the replay.
+    pub fn replayed(&mut self, sequence: u64, payload: Bytes, now: Duration) -> Option<Action> {
+        let timeout = self.settings.replay_timeout;
+        let repair = self.repair.as_mut()?;
+        repair.deadline = now + timeout;
+        if repair.got.last().is_some_and(|(before, _)| sequence <= *before) || sequence < repair.from {
+            return None; // a duplicate, or an answer to a question that was given up
+        }
+        repair.got_bytes += payload.len();
+        repair.got.push((sequence, payload));
+        if repair.got_bytes > MAX_HELD_BYTES {
+            self.counters.overflows += 1;
+            return self.replay_failed(now);
+        }
+        None
+    }
+
+    /// The replay is complete.
+    pub fn replay_ended(&mut self, now: Duration) -> Option<Action> {
+        let repair = self.repair.take()?;
+        match repair.kind {
+            Kind::Splice => self.splice(repair, now),
+            Kind::Rebuild => self.publish(repair, now),
+        }
+    }
+
+    /// The replay socket broke, or answered with something that is not a replay.
+    pub fn replay_failed(&mut self, now: Duration) -> Option<Action> {
+        self.repair.take()?;
+        self.counters.failed_replays += 1;
+        self.attempts += 1;
+        self.retry_at = Some(now + self.pause());
+        if self.attempts >= PATIENCE {
+            self.phase = Phase::Stale;
+            self.say(View::Stale);
+        }
+        None
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Duration) -> Option<Action> {
+        if self.repair.as_ref().is_some_and(|repair| now >= repair.deadline) {
+            return self.replay_failed(now);
+        }
+        if self.phase != Phase::Joining && self.retry_at.is_some_and(|at| now >= at) {
+            return Some(self.recover(now));
+        }
+        None
+    }
+
+    /// When `tick` has something to do, if ever.
+    pub fn next_tick(&self) -> Option<Duration> {
+        self.repair.as_ref().map(|repair| repair.deadline).or(self.retry_at)
+    }
+}
+
+// === Questions ===
+
+impl Core {
+    /// Where the stream is.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// How far the view can be trusted.
+    pub fn view(&self) -> View {
+        self.view
+    }
+
+    /// The last sequence that was applied.
+    pub fn last(&self) -> Option<u64> {
+        self.last
+    }
+
+    /// What has happened.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// What was left out in translation.
+    pub fn left_out(&self) -> translate::Counts {
+        self.translator.counts
+    }
+
+    /// The invariants of the module header, one line each.
+    ///
+    /// # Errors
+    /// The name of the first invariant that does not hold.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let ensure = |holds: bool, name| if holds { Ok(()) } else { Err(name) };
+        ensure(self.view != View::Exact || self.phase == Phase::Live, "E1")?;
+        let ascending = self.held.iter().zip(self.held.iter().skip(1)).all(|(a, b)| a.0 < b.0);
+        ensure(ascending && self.held.len() <= MAX_HELD && self.held_bytes <= MAX_HELD_BYTES, "E2")?;
+        ensure(self.repair.is_none() || self.phase != Phase::Joining, "E3")
+    }
+}
+
+// === Live ===
+
+impl Core {
+    /// The stream begins here: nothing was said before, so nothing is cached.
+    fn first(&mut self, payload: Bytes, now: Duration) -> Option<Action> {
+        self.sink.forget(self.worker);
+        self.translator.reset();
+        self.seen.clear();
+        self.phase = Phase::Live;
+        self.say(View::Exact);
+        self.in_step(0, payload, now)
+    }
+
+    fn in_step(&mut self, sequence: u64, payload: Bytes, now: Duration) -> Option<Action> {
+        let applied = self.apply(&payload);
+        self.remember(sequence, &payload);
+        match applied {
+            Ok(()) => None,
+            Err(rejected) => {
+                match rejected {
+                    Rejected::Refused => self.counters.refused += 1,
+                    Rejected::Undecodable => self.counters.undecodable += 1,
+                }
+                // A view that refuses is already known to have a hole; only an exact one is worth rebuilding.
+                if self.view == View::Stale { None } else { self.incomplete(now) }
+            }
+        }
+    }
+
+    /// A hole before this batch.
+    fn gap(&mut self, now: Duration, sequence: u64, payload: Bytes) -> Option<Action> {
+        self.counters.gaps += 1;
+        if !self.settings.replay || self.attempts >= PATIENCE {
+            self.lost();
+            return self.in_step(sequence, payload, now);
+        }
+        let action = self.recover(now);
+        self.hold(sequence, payload, now).or(Some(action))
+    }
+
+    /// The sequence went back: an echo of what was applied, or another life.
+    fn backwards(&mut self, last: u64, sequence: u64, payload: Bytes, now: Duration) -> Option<Action> {
+        let age = (last - sequence) as usize;
+        let before = self.seen.len().checked_sub(age + 1).map(|at| self.seen[at]);
+        if before == Some(xxh3_64(&payload)) {
+            self.counters.duplicates += 1;
+            return None;
+        }
+        self.counters.restarts += 1;
+        self.drop_view();
+        if sequence == 0 {
+            return self.first(payload, now);
+        }
+        self.gap(now, sequence, payload)
+    }
+
+    fn hold(&mut self, sequence: u64, payload: Bytes, now: Duration) -> Option<Action> {
+        if self.held.back().is_some_and(|(last, _)| sequence <= *last) {
+            let echo = self.held.iter().any(|(held, bytes)| *held == sequence && *bytes == payload);
+            if echo {
+                self.counters.duplicates += 1;
+                return None;
+            }
+            // Two lives within one repair: what is held belongs to the old one.
+            self.counters.restarts += 1;
+            self.abandon_repair();
+            self.drop_view();
+            let action = self.rebuild(now);
+            return self.hold(sequence, payload, now).or(Some(action));
+        }
+        self.held_bytes += payload.len();
+        self.held.push_back((sequence, payload));
+        if self.held.len() > MAX_HELD || self.held_bytes > MAX_HELD_BYTES {
+            self.counters.overflows += 1;
+            self.clear_held();
+            self.abandon_repair();
+            return Some(self.rebuild(now));
+        }
+        None
+    }
+}
+
+// === Repair ===
+
+impl Core {
+    /// Begins the cheapest repair that is exact.
+    fn recover(&mut self, now: Duration) -> Action {
+        match self.last {
+            Some(last) if self.view != View::Stale => self.ask(Kind::Splice, last, now),
+            _ => self.rebuild(now),
+        }
+    }
+
+    fn rebuild(&mut self, now: Duration) -> Action {
+        self.ask(Kind::Rebuild, 0, now)
+    }
+
+    fn ask(&mut self, kind: Kind, from: u64, now: Duration) -> Action {
+        self.counters.replays += 1;
+        self.retry_at = None;
+        let deadline = now + self.settings.replay_timeout;
+        self.repair = Some(Repair { kind, from, deadline, got: Vec::new(), got_bytes: 0 });
+        self.phase = Phase::Recovering;
+        if self.view != View::Stale {
+            self.say(View::Recovering);
+        }
+        Action::Replay { from }
+    }
+
+    /// Joins the replay to what was applied, if it is the same life and reaches back to it.
+    fn splice(&mut self, repair: Repair, now: Duration) -> Option<Action> {
+        let same_life = match (repair.got.first(), self.seen.back()) {
+            (Some((first, payload)), Some(seen)) => *first == repair.from && xxh3_64(payload) == *seen,
+            _ => false,
+        };
+        if !same_life {
+            // Another life, or a ring that has moved on: only the whole can be exact.
+            return Some(self.rebuild(now));
+        }
+        let batches = repair.got.into_iter().skip(1).collect();
+        self.catch_up(batches, now)
+    }
+
+    /// Builds the view anew, hidden, and exchanges it in one step.
+    fn publish(&mut self, repair: Repair, now: Duration) -> Option<Action> {
+        let mut batches = repair.got;
+        let next = batches.last().map_or(0, |(last, _)| last + 1);
+        // What was held continues the replay, as far as it does.
+        let mut expected = next;
+        while let Some((sequence, payload)) = self.held.pop_front() {
+            self.held_bytes -= payload.len();
+            if sequence < expected {
+                continue;
+            }
+            if sequence != expected {
+                self.held_bytes += payload.len();
+                self.held.push_front((sequence, payload));
+                break;
+            }
+            expected += 1;
+            batches.push((sequence, payload));
+        }
+        let whole = batches.first().is_none_or(|(first, _)| *first == 0)
+            && batches.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1);
+        let (events, complete) = self.digest(&batches, whole);
+        // A replay that does not reach the live stream has a hole at its end.
+        let complete = complete && self.held.is_empty();
+        if !complete && self.same_life(&batches) {
+            // The source cannot give back what is missing, and what we have is of this life: keep it, and
+            // go on from what we know.
+            let last = self.last.unwrap_or_default();
+            self.attempts += 1;
+            let newer = batches.into_iter().filter(|(sequence, _)| *sequence > last).collect();
+            self.lost();
+            return self.catch_up(newer, now);
+        }
+        if self.last.is_some() && !self.same_life(&batches) && !batches.is_empty() {
+            self.counters.restarts += 1;
+        }
+        self.counters.rebuilds += 1;
+        self.counters.batches += batches.len() as u64;
+        self.sink.replace(self.worker, &events);
+        self.seen.clear();
+        self.last = None;
+        for (sequence, payload) in &batches {
+            self.remember(*sequence, payload);
+        }
+        if complete {
+            self.attempts = 0;
+            self.phase = Phase::Live;
+            self.say(View::Exact);
+        } else {
+            self.attempts += 1;
+            self.lost();
+        }
+        self.drain(now)
+    }
+
+    /// Whether a replay contains the last batch that was applied, unchanged.
+    fn same_life(&self, batches: &[(u64, Bytes)]) -> bool {
+        let (Some(last), Some(seen)) = (self.last, self.seen.back()) else { return false };
+        batches.iter().any(|(sequence, payload)| *sequence == last && xxh3_64(payload) == *seen)
+    }
+
+    /// The events of a replay, and whether they leave nothing out: from sequence 0, or from a clear, on.
+    fn digest(&mut self, batches: &[(u64, Bytes)], whole: bool) -> (Vec<Event>, bool) {
+        self.translator.reset();
+        let mut events = Vec::new();
+        let mut complete = whole;
+        let mut expected = None;
+        for (sequence, payload) in batches {
+            if expected.is_some_and(|expected| expected != *sequence) {
+                complete = false;
+            }
+            expected = Some(sequence + 1);
+            let Ok(batch) = codec::decode(payload) else {
+                self.counters.undecodable += 1;
+                complete = false;
+                continue;
+            };
+            for said in batch.said {
+                let event = self.translator.translate(said, |root| self.sink.saw_root(self.worker, root));
+                if event == Some(Event::Cleared) {
+                    complete = true;
+                    events.clear();
+                }
+                events.extend(event);
+            }
+        }
+        (events, complete)
+    }
+
+    /// Applies what a replay added to a view that stands, then what was held meanwhile.
+    fn catch_up(&mut self, batches: Vec<(u64, Bytes)>, now: Duration) -> Option<Action> {
+        let was_stale = self.view == View::Stale;
+        for (sequence, payload) in batches {
+            if self.last.is_some_and(|last| sequence != last + 1) {
+                self.counters.gaps += 1;
+                self.lost();
+            }
+            if let Some(action) = self.in_step(sequence, payload, now) {
+                return Some(action);
+            }
+        }
+        if self.view == View::Recovering && !was_stale {
+            self.attempts = 0;
+            self.phase = Phase::Live;
+            self.say(View::Exact);
+        }
+        self.drain(now)
+    }
+
+    /// Takes up the live stream where the replay ended.
+    fn drain(&mut self, now: Duration) -> Option<Action> {
+        if self.phase == Phase::Recovering {
+            self.phase = if self.view == View::Stale { Phase::Stale } else { Phase::Live };
+        }
+        while let Some((sequence, payload)) = self.held.pop_front() {
+            self.held_bytes -= payload.len();
+            if self.last.is_some_and(|last| sequence <= last) {
+                continue;
+            }
+            if let Some(action) = self.live(sequence, payload, now) {
+                return Some(action);
+            }
+        }
+        None
+    }
+
+    /// A batch could not be applied: something is missing.
+    fn incomplete(&mut self, now: Duration) -> Option<Action> {
+        if self.settings.replay && self.attempts < PATIENCE {
+            self.attempts += 1;
+            return Some(self.rebuild(now));
+        }
+        self.lost();
+        None
+    }
+
+    /// Something is missing for good, until a clear.
+    fn lost(&mut self) {
+        self.phase = Phase::Stale;
+        self.say(View::Stale);
+    }
+
+    fn abandon_repair(&mut self) {
+        self.repair = None;
+        self.clear_held();
+    }
+
+    fn clear_held(&mut self) {
+        self.held.clear();
+        self.held_bytes = 0;
+    }
+
+    fn drop_view(&mut self) {
+        self.sink.forget(self.worker);
+        self.translator.reset();
+        self.seen.clear();
+        self.last = None;
+        self.attempts = 0;
+        self.view = View::Recovering;
+        self.sink.set_view(self.worker, View::Recovering);
+    }
+}
+
+// === Small steps ===
+
+impl Core {
+    fn apply(&mut self, payload: &Bytes) -> Result<(), Rejected> {
+        let batch = codec::decode(payload).map_err(|_| Rejected::Undecodable)?;
+        let mut refused = false;
+        for said in batch.said {
+            let Some(event) = self.translator.translate(said, |root| self.sink.saw_root(self.worker, root))
+            else {
+                continue;
+            };
+            refused |= self.sink.apply(self.worker, &event).is_err();
+            self.counters.events += 1;
+            if event == Event::Cleared {
+                // An empty cache hides nothing: whatever was lost before no longer matters.
+                refused = false;
+                self.attempts = 0;
+                self.phase = Phase::Live;
+                self.say(View::Exact);
+            }
+        }
+        self.counters.batches += 1;
+        if refused { Err(Rejected::Refused) } else { Ok(()) }
+    }
+
+    fn remember(&mut self, sequence: u64, payload: &Bytes) {
+        if self.last.is_none_or(|last| sequence != last + 1) {
+            self.seen.clear();
+        }
+        self.last = Some(sequence);
+        if self.seen.len() == SEEN {
+            self.seen.pop_front();
+        }
+        self.seen.push_back(xxh3_64(payload));
+    }
+
+    fn say(&mut self, view: View) {
+        if self.view != view {
+            self.view = view;
+            self.sink.set_view(self.worker, view);
+        }
+    }
+
+    /// Doubles with each failure, up to the longest, and is then shortened by up to a half.
+    fn pause(&mut self) -> Duration {
+        let Settings { retry_min, retry_max, .. } = self.settings;
+        let pause = retry_min.saturating_mul(1 << self.attempts.saturating_sub(1).min(16)).min(retry_max);
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        pause.mul_f64(1.0 - 0.5 * (self.random >> 11) as f64 / (1_u64 << 53) as f64)
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            replay: true,
+            replay_timeout: Duration::from_secs(5),
+            retry_min: Duration::from_millis(100),
+            retry_max: Duration::from_secs(10),
+            seed: 1,
+        }
+    }
+}

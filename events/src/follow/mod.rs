@@ -1,0 +1,7 @@
+//! Following one engine: a pure state machine, and the sockets around it.
+
+mod core;
+mod shell;
+
+pub use core::{Action, Core, Counters, Phase, Settings};
+pub use shell::{Follower, Source, Status};

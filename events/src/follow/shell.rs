@@ -1,0 +1,332 @@
+//! The sockets around a [`Core`]: one task a source, which waits for whatever comes first.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use blocks::{View, Worker};
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::core::{Action, Core, Counters, Phase, Settings};
+use crate::sink::Sink;
+use crate::translate;
+use crate::wire::{Heard, Question, Subscriber};
+
+/// Where one worker's events are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Whose cache they tell of.
+    pub worker: Worker,
+    /// The live stream, such as `tcp://10.0.0.5:5557` or `ipc:///tmp/kv`.
+    pub endpoint: String,
+    /// Whether to bind the endpoint because the engine connects to it.
+    pub bind: bool,
+    /// The replay socket.
+    pub replay: Option<String>,
+    /// The topic; empty takes all.
+    pub topic: String,
+}
+
+/// A stream that is being followed, until this is dropped.
+pub struct Follower {
+    commands: mpsc::Sender<Command>,
+    status: Arc<Mutex<Status>>,
+    task: JoinHandle<()>,
+}
+
+/// How a stream is doing.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Where it is.
+    pub phase: Phase,
+    /// How far its view can be trusted.
+    pub view: View,
+    /// Whether the live socket has its peer.
+    pub connected: bool,
+    /// The last sequence that was applied.
+    pub last: Option<u64>,
+    /// What has happened.
+    pub counters: Counters,
+    /// What was left out in translation.
+    pub left_out: translate::Counts,
+    /// What last went wrong, in words.
+    pub trouble: Option<String>,
+}
+
+enum Command {
+    Restarted,
+    Distrusted,
+}
+
+/// A message of a replay task, with the number of its request.
+enum Reply {
+    Batch(u64, u64, Bytes),
+    End(u64),
+    Failed(u64, String),
+}
+
+/// The pause before a lost engine is tried again. It is short: a restarted engine should be known at once.
+const RECONNECT: Duration = Duration::from_millis(100);
+/// Commands that may wait: there are two kinds, and a repeated one says nothing new.
+const COMMANDS: usize = 8;
+/// Batches of a replay between socket and machine.
+const REPLIES: usize = 256;
+/// Applied batches between two looks at the other inputs' results.
+const BURST: usize = 64;
+
+// === impl Follower ===
+
+impl Follower {
+    /// Follows a source into a sink, until dropped. Must be called within a tokio runtime.
+    pub fn start(source: Source, sink: Arc<dyn Sink>, settings: Settings) -> Self {
+        let settings = Settings { replay: source.replay.is_some(), ..settings };
+        let core = Core::new(source.worker, sink, settings);
+        let status = Arc::new(Mutex::new(status(&core, false, None)));
+        let (commands, inbox) = mpsc::channel(COMMANDS);
+        let (replies, replay) = mpsc::channel(REPLIES);
+        let shell = Shell {
+            source,
+            core,
+            status: status.clone(),
+            inbox,
+            replies,
+            replay,
+            request: 0,
+            asking: None,
+            clock: clock(),
+        };
+        Self { commands, status, task: tokio::spawn(shell.run()) }
+    }
+
+    /// How it is doing.
+    pub fn status(&self) -> Status {
+        self.status.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// The engine is known to have begun a new life, or to be gone: drop its view at once.
+    pub fn restarted(&self) {
+        // A full inbox already holds the same news.
+        let _ = self.commands.try_send(Command::Restarted);
+    }
+
+    /// The view's predictions fail: build it anew.
+    pub fn distrusted(&self) {
+        let _ = self.commands.try_send(Command::Distrusted);
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn status(core: &Core, connected: bool, trouble: Option<String>) -> Status {
+    Status {
+        phase: core.phase(),
+        view: core.view(),
+        connected,
+        last: core.last(),
+        counters: core.counters(),
+        left_out: core.left_out(),
+        trouble,
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the shell is where time comes in")]
+fn clock() -> Instant {
+    Instant::now()
+}
+
+// === The task ===
+
+struct Shell {
+    source: Source,
+    core: Core,
+    status: Arc<Mutex<Status>>,
+    inbox: mpsc::Receiver<Command>,
+    replies: mpsc::Sender<Reply>,
+    replay: mpsc::Receiver<Reply>,
+    /// The number of the newest replay request; replies to older ones are dropped.
+    request: u64,
+    asking: Option<JoinHandle<()>>,
+    clock: Instant,
+}
+
+impl Shell {
+    async fn run(mut self) {
+        loop {
+            let Source { endpoint, topic, bind, .. } = &self.source;
+            let connected = if *bind {
+                Subscriber::bind(endpoint, topic).await
+            } else {
+                Subscriber::connect(endpoint, topic).await
+            };
+            match connected {
+                Ok(subscriber) => {
+                    tracing::debug!(worker = %self.source.worker, endpoint = %self.source.endpoint, "following");
+                    let action = self.core.connected(self.now());
+                    self.act(action);
+                    self.report(true, None);
+                    let trouble = self.follow(subscriber).await;
+                    tracing::debug!(worker = %self.source.worker, trouble, "lost the event stream");
+                    self.stop_asking();
+                    self.core.disconnected();
+                    self.report(false, Some(trouble));
+                }
+                Err(trouble) => self.report(false, Some(trouble)),
+            }
+            self.wait().await;
+        }
+    }
+
+    /// Takes what comes until the peer is lost; returns what was lost.
+    async fn follow(&mut self, mut subscriber: Subscriber) -> String {
+        let mut since_report = 0;
+        loop {
+            let tick = self.core.next_tick().map(|at| at.saturating_sub(self.now()));
+            let action = tokio::select! {
+                heard = subscriber.next() => match heard {
+                    Ok(Heard::Message(frames)) => {
+                        since_report += 1;
+                        self.live(frames)
+                    }
+                    Ok(Heard::Disconnected) if self.source.bind => {
+                        // The socket stays; what the engine said while it was away is lost.
+                        self.core.disconnected();
+                        self.core.connected(self.now())
+                    }
+                    Ok(Heard::Disconnected) => return "the engine closed the connection".to_owned(),
+                    Err(trouble) => return trouble,
+                },
+                Some(reply) = self.replay.recv() => self.reply(reply),
+                Some(command) = self.inbox.recv() => self.command(command),
+                () = tokio::time::sleep(tick.unwrap_or_default()), if tick.is_some() => self.core.tick(self.now()),
+            };
+            let acted = action.is_some();
+            self.act(action);
+            if acted || since_report == 0 || since_report >= BURST || self.core.view() != View::Exact {
+                self.report(true, None);
+                since_report = 0;
+            } else {
+                self.report_progress();
+            }
+        }
+    }
+
+    fn live(&mut self, mut frames: Vec<Bytes>) -> Option<Action> {
+        // Topic, sequence, payload; some publishers leave the topic out.
+        let payload = frames.pop()?;
+        let sequence = frames.pop().and_then(|frame| number(&frame))?;
+        self.core.live(sequence, payload, self.now())
+    }
+
+    fn reply(&mut self, reply: Reply) -> Option<Action> {
+        let now = self.now();
+        match reply {
+            Reply::Batch(request, sequence, payload) if request == self.request => {
+                self.core.replayed(sequence, payload, now)
+            }
+            Reply::End(request) if request == self.request => self.core.replay_ended(now),
+            Reply::Failed(request, trouble) if request == self.request => {
+                tracing::debug!(worker = %self.source.worker, trouble, "replay failed");
+                self.core.replay_failed(now)
+            }
+            _ => None,
+        }
+    }
+
+    fn command(&mut self, command: Command) -> Option<Action> {
+        match command {
+            Command::Restarted => self.core.restarted(self.now()),
+            Command::Distrusted => self.core.distrusted(self.now()),
+        }
+    }
+
+    fn act(&mut self, action: Option<Action>) {
+        let (Some(Action::Replay { from }), Some(endpoint)) = (action, self.source.replay.clone()) else {
+            return;
+        };
+        self.stop_asking();
+        self.request += 1;
+        self.asking = Some(tokio::spawn(ask(endpoint, from, self.request, self.replies.clone())));
+    }
+
+    fn stop_asking(&mut self) {
+        if let Some(asking) = self.asking.take() {
+            asking.abort();
+        }
+        self.request += 1;
+    }
+
+    /// The pause before the next attempt, in which commands are still heard.
+    async fn wait(&mut self) {
+        let pause = tokio::time::sleep(RECONNECT);
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => return,
+                Some(command) = self.inbox.recv() => {
+                    self.command(command);
+                    self.report(false, None);
+                }
+            }
+        }
+    }
+
+    fn report(&self, connected: bool, trouble: Option<String>) {
+        let mut shared = self.status.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let trouble = trouble.or_else(|| shared.trouble.take().filter(|_| !connected));
+        *shared = status(&self.core, connected, trouble);
+    }
+
+    fn report_progress(&self) {
+        if let Ok(mut shared) = self.status.try_lock() {
+            shared.last = self.core.last();
+            shared.counters = self.core.counters();
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.clock.elapsed()
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        self.stop_asking();
+    }
+}
+
+/// Asks one replay socket for one replay and passes on what it answers.
+async fn ask(endpoint: String, from: u64, request: u64, replies: mpsc::Sender<Reply>) {
+    let answered = async {
+        let mut question = Question::connect(&endpoint).await?;
+        question.ask(from).await?;
+        loop {
+            let mut frames = question.next().await?;
+            // Delimiter, perhaps a topic, sequence, payload.
+            let payload = frames.pop().ok_or("an empty answer")?;
+            let sequence =
+                frames.pop().and_then(|frame| number(&frame)).ok_or("an answer without a sequence")?;
+            if sequence == u64::MAX {
+                return Ok::<_, String>(());
+            }
+            if replies.send(Reply::Batch(request, sequence, payload)).await.is_err() {
+                return Ok(());
+            }
+        }
+    };
+    let last = match answered.await {
+        Ok(()) => Reply::End(request),
+        Err(trouble) => Reply::Failed(request, trouble),
+    };
+    // Nobody is left to hear it if the follower was dropped.
+    let _ = replies.send(last).await;
+}
+
+/// A sequence number: eight bytes, big-endian.
+fn number(frame: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(frame.try_into().ok()?))
+}
