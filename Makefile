@@ -22,6 +22,7 @@ test: setup check unit e2e ## Install what the tests need, then prove everything
 
 setup: ## Install what the tests need and the machine lacks
 	$(call say,setting up)
+	./scripts/fetch-tokenizers.sh
 	./tests/setup.sh
 
 check: ## Formatting, clippy with warnings denied

@@ -106,8 +106,8 @@ fn fresh(bytes: usize) -> String {
         x ^= x << 17;
         STATE.set(x);
         text.push_str(WORDS[(x % 24) as usize]);
-        text.push_str(if x % 13 == 0 { ". " } else { " " });
-        if x % 29 == 0 {
+        text.push_str(if x.is_multiple_of(13) { ". " } else { " " });
+        if x.is_multiple_of(29) {
             text.push_str(&(x >> 40).to_string());
         }
     }

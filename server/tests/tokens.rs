@@ -103,6 +103,10 @@ fn real(name: &str) -> Tokeniser {
 
 /// As small as a `tokenizer.json` can be: bytes, no merges, and the tokens of a chat.
 fn bytes_only(template: &str) -> Tokeniser {
+    Tokeniser::from_json(&bytes_only_json(), Some(template)).unwrap()
+}
+
+fn bytes_only_json() -> String {
     let printable = |b: &u8| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let (direct, shifted): (Vec<u8>, Vec<u8>) = (0..=255).partition(printable);
     let shifted = shifted.iter().zip(0x100..).map(|(b, c)| (*b, char::from_u32(c).unwrap()));
@@ -120,7 +124,7 @@ fn bytes_only(template: &str) -> Tokeniser {
         "decoder": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false },
         "model": { "type": "BPE", "vocab": vocab, "merges": [] },
     });
-    Tokeniser::from_json(&json.to_string(), Some(template)).unwrap()
+    json.to_string()
 }
 
 fn chat(tokeniser: &Tokeniser, body: &Json) -> Result<Arc<[u32]>, CannotTokenise> {
@@ -241,6 +245,42 @@ fn what_engines_refuse_or_see_otherwise_is_refused() {
         assert!(chat(&QWEN, &body).is_err(), "{why}");
     }
     assert!(QWEN.tokens(&Prompt::Opaque).is_err());
+}
+
+#[test]
+fn files_that_disagree_about_the_first_token_leave_completions_to_the_engine() {
+    let prompt = Prompt::Text("x".into());
+    for (config, certain) in [(r#"{"add_bos_token":false}"#, true), (r#"{"add_bos_token":true}"#, false)] {
+        let tokeniser = Tokeniser::from_json(&bytes_only_json(), Some(config)).unwrap();
+        assert_eq!(tokeniser.tokens(&prompt).is_ok(), certain, "{config}");
+    }
+}
+
+#[test]
+fn files_beside_the_tokenizer_are_found_as_engines_find_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let tokenizer = Some(folder.path().join("tokenizer.json"));
+    let mut model = Model { name: "m".to_owned(), tokenizer, ..Model::default() };
+    let body = serde_json::json!({ "messages": [{ "role": "user", "content": "x" }] });
+    let says = |model: &Model| {
+        let tokeniser = Tokeniser::load(model).unwrap().unwrap();
+        chat(&tokeniser, &body).map(|ids| tokeniser.decode(&ids)).map_err(|e| e.to_string())
+    };
+    write("tokenizer.json", &bytes_only_json());
+    assert_eq!(says(&model), Err("no chat template is configured".to_owned()));
+    write(
+        "tokenizer_config.json",
+        r#"{"eos_token":"E","chat_template":[{"name":"default","template":"list {{ eos_token }}"},{"name":"tool_use","template":"tools"}]}"#,
+    );
+    assert_eq!(says(&model).unwrap(), "list E");
+    write("chat_template.json", r#"{"chat_template":"json {{ eos_token }}"}"#);
+    assert_eq!(says(&model).unwrap(), "json E");
+    write("chat_template.jinja", "jinja {{ eos_token }}");
+    assert_eq!(says(&model).unwrap(), "jinja E");
+    write("other.jinja", "{{ 'named' }} {{ eos_token }}");
+    model.chat_template = Some(folder.path().join("other.jinja"));
+    assert_eq!(says(&model).unwrap(), "named E");
 }
 
 #[test]

@@ -99,7 +99,7 @@ impl Sources {
     /// [`Error::Unusable`].
     pub(super) fn build(self) -> Result<(Vocabulary, Option<Template>), Error> {
         let (place, json) = self.tokenizer;
-        let vocabulary = Vocabulary::read(&json).map_err(|what| Error::Unusable { place, what })?;
+        let mut vocabulary = Vocabulary::read(&json).map_err(|what| Error::Unusable { place, what })?;
 
         let mut specials = BTreeMap::new();
         let mut templates = BTreeMap::new();
@@ -108,6 +108,8 @@ impl Sources {
             match object(&text) {
                 Some(Ok(config)) => {
                     specials.extend(specials_of(&config));
+                    vocabulary
+                        .compare_ends(config["add_bos_token"].as_bool(), config["add_eos_token"].as_bool());
                     let found = templates_of(&config);
                     if !found.is_empty() {
                         (templates, named_at) = (found, place);

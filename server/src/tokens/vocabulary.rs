@@ -23,6 +23,8 @@ pub(super) struct Vocabulary {
     /// What a completion's prompt is put between, such as Llama's begin-of-text.
     before: Vec<u32>,
     after: Vec<u32>,
+    /// Why a completion's prompt cannot be put between them for certain.
+    doubt: Option<&'static str>,
 }
 
 impl Vocabulary {
@@ -52,7 +54,18 @@ impl Vocabulary {
         drop(file);
         let pipeline = tokenizers::from_json(&canonical).map_err(|e| format!("cannot be read: {e}"))?;
         let (before, after) = surroundings(&pipeline)?;
-        Ok(Self { pipeline, composes, cuts, before, after })
+        Ok(Self { pipeline, composes, cuts, before, after, doubt: None })
+    }
+
+    /// Holds what `tokenizer_config.json` says about a text's ends against what `tokenizer.json` does: of the classes
+    /// that read the file, some let the one win and some the other.
+    pub(super) fn compare_ends(&mut self, adds_bos: Option<bool>, adds_eos: Option<bool>) {
+        let differ = |says: Option<bool>, does: &[u32]| says.is_some_and(|says| says == does.is_empty());
+        if differ(adds_bos, &self.before) || differ(adds_eos, &self.after) {
+            self.doubt = Some(
+                "tokenizer_config.json and tokenizer.json disagree about a prompt's first or last token",
+            );
+        }
     }
 
     /// The ids of `text` as it is.
@@ -82,6 +95,9 @@ impl Vocabulary {
     /// # Errors
     /// As [`Self::encode`].
     pub(super) fn encode_prompt(&self, text: &str, segments: &Segments) -> Result<Vec<u32>, CannotTokenise> {
+        if let Some(doubt) = self.doubt {
+            return Err(CannotTokenise(doubt.to_owned()));
+        }
         let mut ids = self.encode(text, segments)?;
         ids.splice(0..0, self.before.iter().copied());
         ids.extend_from_slice(&self.after);
