@@ -97,6 +97,9 @@ def requests():
     yield "no thinking", {"messages": TURNS, "chat_template_kwargs": {"enable_thinking": False}}
     yield "thinking", {"messages": TURNS, "chat_template_kwargs": {"enable_thinking": True, "unknown": [1]}}
     yield "reasoning given apart", {"messages": [user("2+2?"), bot("4", reasoning="Easy: 4."), user("Sure?"), bot("Yes", reasoning="Sure.")], "add_generation_prompt": False}
+    yield "reasoning by its old name", {"messages": [user("2+2?"), bot("4", reasoning_content="Easy: 4.")], "add_generation_prompt": False}
+    yield "no effort", {"messages": TURNS, "reasoning_effort": "none"}
+    yield "effort, but no thinking", {"messages": TURNS, "reasoning_effort": "high", "chat_template_kwargs": {"enable_thinking": False}}
     for n in (2, 3, 5):
         yield f"tools, {n} messages", {"messages": TOOL_TURNS[:n], "tools": [WEATHER, TERSE]}
     yield "tools in the history only", {"messages": TOOL_TURNS + [user("Thanks, and tomorrow?")]}
@@ -120,6 +123,7 @@ TEMPLATES = {
     "parts": "{{ bos_token }}{% for message in messages %}<{{ message.role }}>{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part.text }}{% endif %}{% endfor %}{{ eos_token }}{% endfor %}",
     "python": "{%- set ns = namespace(found=false, n=0) -%}\n{%- for m in messages -%}\n  {%- if m.role == 'user' and not ns.found -%}{%- set ns.found = true -%}{%- endif -%}\n  {%- set ns.n = ns.n + (m.content | length) -%}\n{%- endfor -%}\n{{ ns.found }} {{ ns.n }} {{ none }} {{ 1.5 }} {{ [1, 'a', none, {'k': true}] }} {{ messages[0].content.split() }}\n",
     "tools": "{% if tools is not none %}{% for tool in tools %}{{ tool | tojson(indent=4) }}\n{{ tool.function.parameters | tojson }}{{ tool.function.parameters.properties.items() | list | length if tool.function.parameters }}\n{% endfor %}{% else %}none{% endif %}{{ messages | tojson(ensure_ascii=true, sort_keys=true, separators=(',', ':')) }}",
+    "calls": "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c | tojson }}{{ c.function | tojson(indent=2) }}{% endfor %}{{ m }}\n{% endfor %}",
     "blocks": "  {% for m in messages %}\n    {% if loop.first %}\n first\n    {%- elif loop.last +%}\n last {{ loop.index0 }} {{ loop.length }} {{ loop.previtem.role }}\n    {% else %}\n middle\n    {% endif %}\n  {# a comment #}\n  {% endfor %}\n\n",
     "loops": "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}{% if loop.index > 4 %}{% break %}{% endif %}{% generation %}{{ m.content | trim }}{% endgeneration %}|{% endfor %}",
     "strings": "{% for m in messages %}{% set c = m.content if m.content is string else '' %}{{ c.strip()[:7] }}{{ c[::-1][:3] | upper }}{{ c.startswith('W') }}{{ c.endswith(('?', '.')) }}{{ c.replace('a', 'b', 1).find('b') }}{{ 'France' in c }}{{ c.rstrip('?!. ') ~ 1 }}{{ c.title() }}{{ '%s-%d' | format('x', 3) }}\n{% endfor %}",
@@ -138,12 +142,19 @@ def as_engine(message, parts):
         if message.get("tool_calls"):
             out["tool_calls"] = json.loads(json.dumps(message["tool_calls"]))
             for item in out["tool_calls"]:
+                function = item["function"]
                 try:
-                    item["function"]["arguments"] = json.loads(item["function"]["arguments"])
+                    arguments = json.loads(function["arguments"])
                 except json.JSONDecodeError:
-                    item["function"]["arguments"] = {}
-        if message.get("reasoning") is not None:
-            out["reasoning"] = out["reasoning_content"] = message["reasoning"]
+                    arguments = {}
+                item["function"] = {"arguments": arguments, **{k: v for k, v in function.items() if k != "arguments"}}
+            out["tool_calls"] = [
+                {k: item[k] for k in [*("id", "function", "type"), *(k for k in item if k not in ("id", "function", "type"))]}
+                for item in out["tool_calls"]
+            ]
+        reasoning = message.get("reasoning") or message.get("reasoning_content")
+        if reasoning is not None:
+            out["reasoning"] = out["reasoning_content"] = reasoning
     if message["role"] == "tool" and "tool_call_id" in message:
         out["tool_call_id"] = message["tool_call_id"]
     if isinstance(message.get("name"), str):
@@ -156,6 +167,14 @@ def as_schema(tool):
     return {"type": "function", "function": function, **{k: v for k, v in tool.items() if k not in ("type", "function")}}
 
 
+def effort(request):
+    kwargs = dict(request.get("chat_template_kwargs", {}))
+    if "reasoning_effort" in request:
+        kwargs.setdefault("enable_thinking", request["reasoning_effort"] != "none")
+        kwargs["reasoning_effort"] = request["reasoning_effort"]
+    return kwargs
+
+
 def rendered(template, request, specials, parts=False):
     tools = request.get("tools")
     texts, _ = render_jinja_template(
@@ -166,7 +185,7 @@ def rendered(template, request, specials, parts=False):
         add_generation_prompt=request.get("add_generation_prompt", True),
         continue_final_message=request.get("continue_final_message", False),
         **specials,
-        **request.get("chat_template_kwargs", {}),
+        **effort(request),
     )
     return texts[0]
 
@@ -187,8 +206,10 @@ def main():
     for name, text in TEXTS.items():
         ids = {model: tokenizer.encode(text).ids for model, (tokenizer, _, _) in models.items()}
         fixtures["texts"].append({"name": name, "text": text, "ids": ids})
-    request = {"messages": [{"role": "system", "content": "Be brief."}, *TURNS], "tools": [WEATHER, TERSE]}
+    with_tools = {"messages": [{"role": "system", "content": "Be brief."}, *TURNS], "tools": [WEATHER, TERSE]}
+    called = {"messages": [*TOOL_TURNS[:2], bot("", tool_calls=[{"index": 0, "type": "function", "function": {"name": "f", "x": 1, "arguments": "{\"b\": 1, \"a\": 2}"}, "id": "c"}]), *TOOL_TURNS[4:]]}
     for name, template in TEMPLATES.items():
+        request = called if name == "calls" else with_tools
         text = rendered(template, request, {"bos_token": "<s>", "eos_token": "</s>"}, parts=name == "parts")
         fixtures["templates"].append({"name": name, "template": template, "request": request, "text": text})
     with OUT.open("w") as out:

@@ -125,6 +125,7 @@ fn ids(tokeniser: &Tokeniser, messages: &RawValue) -> usize {
         tools: None,
         documents: None,
         kwargs: None,
+        reasoning_effort: None,
         add_generation_prompt: true,
         continue_final_message: false,
     };

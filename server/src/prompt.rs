@@ -37,6 +37,9 @@ pub enum Prompt<'a> {
 }
 
 /// The arguments of a chat template, unparsed.
+///
+/// A body that changes how its text becomes tokens (`chat_template`, `truncate_prompt_tokens`, `add_special_tokens`,
+/// `mm_processor_kwargs`, …) is no chat in this sense but [`Prompt::Opaque`].
 #[derive(Debug)]
 pub struct Chat<'a> {
     /// The `messages` array.
@@ -47,6 +50,8 @@ pub struct Chat<'a> {
     pub documents: Option<&'a RawValue>,
     /// `chat_template_kwargs`.
     pub kwargs: Option<&'a RawValue>,
+    /// `reasoning_effort`: a template may read it, and it switches thinking on or off.
+    pub reasoning_effort: Option<&'a RawValue>,
     /// Whether the template opens the assistant's turn (default true).
     pub add_generation_prompt: bool,
     /// Whether the last message is to be continued instead of closed (default false).

@@ -60,6 +60,7 @@ struct Body {
     tools: Option<Box<RawValue>>,
     documents: Option<Box<RawValue>>,
     chat_template_kwargs: Option<Box<RawValue>>,
+    reasoning_effort: Option<Box<RawValue>>,
     #[serde(default = "yes")]
     add_generation_prompt: bool,
     #[serde(default)]
@@ -77,6 +78,7 @@ impl Body {
             tools: self.tools.as_deref(),
             documents: self.documents.as_deref(),
             kwargs: self.chat_template_kwargs.as_deref(),
+            reasoning_effort: self.reasoning_effort.as_deref(),
             add_generation_prompt: self.add_generation_prompt,
             continue_final_message: self.continue_final_message,
         })
@@ -351,7 +353,7 @@ proptest! {
         let raw = |json: &Json| to_raw_value(json).unwrap();
         let (messages, tools, kwargs) = (raw(&messages), raw(&tools), raw(&kwargs));
         let prompt = Prompt::Chat(Chat {
-            messages: &messages, tools: Some(&tools), documents: Some(&tools), kwargs: Some(&kwargs),
+            messages: &messages, tools: Some(&tools), documents: Some(&tools), kwargs: Some(&kwargs), reasoning_effort: Some(&kwargs),
             add_generation_prompt: !go_on, continue_final_message: go_on,
         });
         for tokeniser in [&*QWEN, &*LLAMA] {

@@ -62,9 +62,7 @@ pub(super) fn render(chat: &Chat<'_>, template: &Template) -> Result<String, Can
         ("documents".to_owned(), chat.documents.map_or(Ok(().into()), documents)?),
         ("add_generation_prompt".to_owned(), chat.add_generation_prompt.into()),
     ];
-    if let Some(raw) = chat.kwargs {
-        others.extend(kwargs(raw)?);
-    }
+    others.extend(arguments(chat)?);
     let text = template.render(messages.into(), tools, others);
     let text =
         text.map_err(|e| CannotTokenise(format!("the chat template refused the conversation: {e}")))?;
@@ -120,11 +118,9 @@ impl Message<'_> {
             if let Some(calls) = tool_calls(&self.tool_calls)? {
                 fields.push(("tool_calls", calls));
             }
-            if is_set(&self.reasoning) {
-                fields.push(("reasoning", self.reasoning.clone()));
-                fields.push(("reasoning_content", self.reasoning));
-            } else if is_set(&self.reasoning_content) {
-                return Err(cannot("engines differ about `reasoning_content`; `reasoning` is read by all"));
+            let reasoning = if is_set(&self.reasoning) { self.reasoning } else { self.reasoning_content };
+            if is_set(&reasoning) {
+                fields.extend([("reasoning", reasoning.clone()), ("reasoning_content", reasoning)]);
             }
         }
         if let Some(id) = self.tool_call_id.filter(|_| self.role == "tool") {
@@ -185,7 +181,8 @@ fn joined(mut texts: Vec<Value>, keep_empty: bool) -> Value {
     texts.collect::<Vec<_>>().join("\n").into()
 }
 
-/// Tool calls with their arguments as objects: engines parse the strings that clients send.
+/// Tool calls, each with its declared fields first and in their order, and with its arguments as an object: engines
+/// pass calls through a schema and parse the strings that clients send.
 fn tool_calls(calls: &Value) -> Result<Option<Value>, CannotTokenise> {
     if !is_set(calls) {
         return Ok(None);
@@ -199,27 +196,16 @@ fn tool_calls(calls: &Value) -> Result<Option<Value>, CannotTokenise> {
 }
 
 fn tool_call(call: &Value) -> Result<Value, CannotTokenise> {
-    let function = fields(call, "a tool call")?;
-    let function = function.iter().find(|(key, _)| key.as_str() == Some("function"));
-    let mut function =
-        fields(&function.ok_or_else(|| cannot("a tool call has no function"))?.1, "a tool call's function")?;
-    let given = function.iter_mut().find(|(key, _)| key.as_str() == Some("arguments"));
-    match given {
-        Some((_, arguments)) => {
-            *arguments = match arguments.kind() {
-                ValueKind::String => arguments_of(arguments.as_str().unwrap_or_default())?,
-                ValueKind::Map | ValueKind::Seq => arguments.clone(),
-                _ => empty_map(),
-            }
-        }
-        None => function.push(("arguments".into(), empty_map())),
-    }
-    let function = Value::from_pairs(function);
-    let replaced = fields(call, "a tool call")?.into_iter().map(|(key, value)| {
-        let value = if key.as_str() == Some("function") { function.clone() } else { value };
-        (key, value)
-    });
-    Ok(Value::from_pairs(replaced))
+    let mut call = ordered(call, "a tool call", &["id", "function", "type"])?;
+    let mut function = ordered(&call[1].1, "a tool call's function", &["arguments", "name"])?;
+    let arguments = &mut function[0].1;
+    *arguments = match arguments.kind() {
+        ValueKind::String => arguments_of(arguments.as_str().unwrap_or_default())?,
+        ValueKind::Map | ValueKind::Seq => arguments.clone(),
+        _ => empty_map(),
+    };
+    call[1].1 = present(function);
+    Ok(present(call))
 }
 
 fn arguments_of(json: &str) -> Result<Value, CannotTokenise> {
@@ -237,8 +223,7 @@ fn arguments_of(json: &str) -> Result<Value, CannotTokenise> {
 
 /// A tool with its declared fields first and in their order, absent ones null: engines pass it through a schema.
 fn tool(tool: &Value) -> Result<Value, CannotTokenise> {
-    let outer = ordered(tool, "a tool", &["type", "function"])?;
-    let mut outer: Vec<_> = outer.into_iter().collect();
+    let mut outer = ordered(tool, "a tool", &["type", "function"])?;
     if !is_set(&outer[0].1) {
         outer[0].1 = "function".into();
     }
@@ -274,6 +259,10 @@ fn ordered(map: &Value, what: &str, declared: &[&str]) -> Result<Vec<(Value, Val
     Ok(out)
 }
 
+fn present(fields: Vec<(Value, Value)>) -> Value {
+    Value::from_pairs(fields.into_iter().filter(|(_, value)| !value.is_undefined()))
+}
+
 fn fields(map: &Value, what: &str) -> Result<Vec<(Value, Value)>, CannotTokenise> {
     if map.kind() != ValueKind::Map {
         return Err(CannotTokenise(format!("{what} is not an object")));
@@ -290,15 +279,27 @@ fn documents(raw: &RawValue) -> Result<Value, CannotTokenise> {
     Ok(documents.into())
 }
 
-fn kwargs(raw: &RawValue) -> Result<Vec<(String, Value)>, CannotTokenise> {
-    let Some(given) = optional::<Value>("chat_template_kwargs", raw)? else { return Ok(Vec::new()) };
-    let named = fields(&given, "`chat_template_kwargs`")?.into_iter();
-    let named: Vec<_> =
-        named.map(|(key, value)| (key.as_str().unwrap_or_default().to_owned(), value)).collect();
-    match named.iter().find(|(name, _)| RESERVED.contains(&name.as_str())) {
-        Some((name, _)) => Err(CannotTokenise(format!("`chat_template_kwargs` may not set `{name}`"))),
-        None => Ok(named),
+/// `chat_template_kwargs`, and what `reasoning_effort` adds to them.
+fn arguments(chat: &Chat<'_>) -> Result<Vec<(String, Value)>, CannotTokenise> {
+    const THINKS: &str = "enable_thinking";
+    let mut named = Vec::new();
+    let given = chat.kwargs.map(|raw| optional::<Value>("chat_template_kwargs", raw)).transpose()?.flatten();
+    for (key, value) in given.map_or(Ok(Vec::new()), |given| fields(&given, "`chat_template_kwargs`"))? {
+        let name = key.as_str().unwrap_or_default();
+        if RESERVED.contains(&name) {
+            return Err(CannotTokenise(format!("`chat_template_kwargs` may not set `{name}`")));
+        }
+        named.push((name.to_owned(), value));
     }
+    let effort =
+        chat.reasoning_effort.map(|raw| optional::<String>("reasoning_effort", raw)).transpose()?.flatten();
+    if let Some(effort) = effort {
+        if !named.iter().any(|(name, _)| name == THINKS) {
+            named.push((THINKS.to_owned(), (effort != "none").into()));
+        }
+        named.push(("reasoning_effort".to_owned(), effort.into()));
+    }
+    Ok(named)
 }
 
 /// Ends a rendering where the last message's own text ends.
