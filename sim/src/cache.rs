@@ -55,7 +55,10 @@ impl Cache {
 
     /// Of `prefix`, the blocks that are cached but that nobody refers to: taking them uses up free ones.
     pub fn free_among(&self, prefix: &[PrefixHash]) -> usize {
-        prefix.iter().filter(|hash| self.by_hash[*hash].iter().all(|id| self.blocks[*id as usize].refs == 0)).count()
+        prefix
+            .iter()
+            .filter(|hash| self.by_hash[*hash].iter().all(|id| self.blocks[*id as usize].refs == 0))
+            .count()
     }
 
     /// Blocks in all.

@@ -168,7 +168,11 @@ impl Engine {
         let left = |sequence: &Sequence| sequence.job.prompt.saturating_sub(sequence.computed);
         let cached = |sequence: &Sequence| self.hits(&sequence.job) * self.shape.block_size;
         self.running.iter().map(left).sum::<usize>()
-            + self.waiting.iter().map(|sequence| left(sequence).saturating_sub(cached(sequence))).sum::<usize>()
+            + self
+                .waiting
+                .iter()
+                .map(|sequence| left(sequence).saturating_sub(cached(sequence)))
+                .sum::<usize>()
     }
 
     /// Prompt tokens of a job that are cached now. At least the last token is always computed.
@@ -255,7 +259,11 @@ impl Engine {
             let sequence = &mut self.running[at];
             sequence.planned = planned;
             budget -= planned;
-            if sequence.output > 0 { decoding += 1 } else { prefill += planned }
+            if sequence.output > 0 {
+                decoding += 1
+            } else {
+                prefill += planned
+            }
             at += 1;
         }
         while budget > 0 && self.running.len() < self.shape.max_running {
@@ -375,7 +383,10 @@ impl Told {
         match self {
             Self::Stored { parent, hashes, first, text } => {
                 let contents = &text.tokens_hashes[*first..];
-                let blocks = hashes.iter().zip(contents).map(|(engine, tokens)| Block { engine: *engine, tokens: *tokens });
+                let blocks = hashes
+                    .iter()
+                    .zip(contents)
+                    .map(|(engine, tokens)| Block { engine: *engine, tokens: *tokens });
                 Event::Stored(Stored { parent: *parent, blocks: blocks.collect(), tier: Tier::Device })
             }
             Self::Removed(hash) => Event::Removed { blocks: vec![*hash], tier: Tier::Device },
