@@ -223,6 +223,10 @@ fn history_that_the_template_rewrites_is_not_taken_from_the_cache() {
 #[test]
 fn what_engines_refuse_or_see_otherwise_is_refused() {
     let user = serde_json::json!({ "role": "user", "content": "x" });
+    let called = |arguments: &str| {
+        let call = serde_json::json!({ "function": { "name": "f", "arguments": arguments } });
+        serde_json::json!({ "messages": [{ "role": "assistant", "content": "", "tool_calls": [call] }] })
+    };
     for (why, body) in [
         ("empty", serde_json::json!({ "messages": [] })),
         ("no role", serde_json::json!({ "messages": [{ "content": "x" }] })),
@@ -243,6 +247,12 @@ fn what_engines_refuse_or_see_otherwise_is_refused() {
         ("documents", serde_json::json!({ "messages": [user], "documents": [1] })),
         ("both", serde_json::json!({ "messages": [user], "continue_final_message": true })),
         ("calls", serde_json::json!({ "messages": [{ "role": "assistant", "tool_calls": [{}] }] })),
+        ("not a number", called(r#"{"a":NaN}"#)),
+        ("half a pair", called(r#"{"a":"\ud800"}"#)),
+        ("endless", called(r#"{"a":1e999}"#)),
+        ("too deep", called(&"[".repeat(1_000))),
+        ("too wide", called(&format!("[{}0]", "0,".repeat(200_000)))),
+        ("too many", serde_json::json!({ "messages": vec![user.clone(); 60_000] })),
     ] {
         assert!(chat(&QWEN, &body).is_err(), "{why}");
     }

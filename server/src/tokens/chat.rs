@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::template::Template;
-use super::{CannotTokenise, python};
+use super::{CannotTokenise, python, weigh};
 use crate::prompt::Chat;
 
 /// Stands at the end of the message to be continued while the template runs; what comes after it is cut off.
@@ -209,16 +209,17 @@ fn tool_call(call: &Value) -> Result<Value, CannotTokenise> {
 }
 
 fn arguments_of(json: &str) -> Result<Value, CannotTokenise> {
-    match serde_json::from_str(json) {
-        Ok(value) => Ok(value),
-        // Python's parser takes these; and it has no limit of depth such as ours.
-        Err(e)
-            if json.contains("NaN") || json.contains("Infinity") || e.to_string().contains("recursion") =>
-        {
-            Err(cannot("a tool call's arguments are not plain JSON"))
-        }
-        Err(_) => Ok(empty_map()),
+    /// What Python's parser takes and ours does not: two words, half a surrogate pair, endless numbers; and limits.
+    const DISPUTED: [&str; 2] = ["NaN", "Infinity"];
+    const LIMITS: [&str; 4] = ["hex escape", "out of range", "recursion limit", "more than"];
+    let error = match weigh::fits(json).and_then(|()| serde_json::from_str(json)) {
+        Ok(value) => return Ok(value),
+        Err(error) => error.to_string(),
+    };
+    if DISPUTED.iter().any(|word| json.contains(word)) || LIMITS.iter().any(|limit| error.contains(limit)) {
+        return Err(cannot("a tool call's arguments are JSON to some parsers only"));
     }
+    Ok(empty_map())
 }
 
 /// A tool with its declared fields first and in their order, absent ones null: engines pass it through a schema.
@@ -316,7 +317,8 @@ fn cut_after(mut text: String, said: &str) -> Result<String, CannotTokenise> {
 }
 
 fn parsed<'a, T: Deserialize<'a>>(name: &str, raw: &'a RawValue) -> Result<T, CannotTokenise> {
-    serde_json::from_str(raw.get()).map_err(|e| CannotTokenise(format!("`{name}` cannot be read: {e}")))
+    let read = weigh::fits(raw.get()).and_then(|()| serde_json::from_str(raw.get()));
+    read.map_err(|e| CannotTokenise(format!("`{name}` cannot be read: {e}")))
 }
 
 fn optional<'a, T: Deserialize<'a>>(name: &str, raw: &'a RawValue) -> Result<Option<T>, CannotTokenise> {

@@ -10,6 +10,7 @@ mod segments;
 mod source;
 mod template;
 mod vocabulary;
+mod weigh;
 
 use std::sync::Arc;
 
@@ -22,6 +23,11 @@ use vocabulary::Vocabulary;
 
 pub use segments::Stats;
 pub use source::Error;
+
+/// Bodies up to here are tokenised in place, on the thread that serves the request; larger ones belong on a thread that
+/// may block. A text made to be slow (one letter, blanks) takes 0.12 ms a KB, so this is 8 ms at worst and 0.5 ms as a
+/// rule.
+pub const QUICK_BYTES: usize = 64 << 10;
 
 /// How a prompt became tokens; shown in `x-warmline-route`, `explain` and the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
