@@ -260,9 +260,9 @@ impl Engine {
             sequence.planned = planned;
             budget -= planned;
             if sequence.output > 0 {
-                decoding += 1
+                decoding += 1;
             } else {
-                prefill += planned
+                prefill += planned;
             }
             at += 1;
         }

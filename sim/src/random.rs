@@ -21,7 +21,7 @@ impl Random {
 
     /// A number below `bound`; 0 if there is none.
     pub fn below(&mut self, bound: u64) -> u64 {
-        if bound == 0 { 0 } else { (u128::from(self.number()) * u128::from(bound) >> 64) as u64 }
+        if bound == 0 { 0 } else { ((u128::from(self.number()) * u128::from(bound)) >> 64) as u64 }
     }
 
     /// A fraction from 0 to 1.
