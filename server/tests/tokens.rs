@@ -189,6 +189,39 @@ fn a_vocabulary_of_bytes_without_merges_is_exact() {
 }
 
 #[test]
+fn the_least_that_a_file_must_say_is_enough() {
+    let mut json: Json = serde_json::from_str(&bytes_only_json()).unwrap();
+    let fields = json.as_object_mut().unwrap();
+    for optional in ["truncation", "padding", "normalizer", "post_processor", "decoder"] {
+        fields.remove(optional);
+    }
+    fields["pre_tokenizer"]["use_regex"] = true.into();
+    let tokeniser = Tokeniser::from_json(&json.to_string(), None).unwrap();
+    let ids = tokeniser.tokens(&Prompt::Text("It's 10 °C <|im_end|>\n".into())).unwrap();
+    let mut want: Vec<u32> = "It's 10 °C ".bytes().map(u32::from).collect();
+    want.extend([257, 10]);
+    assert_eq!(*ids, want[..]);
+}
+
+#[test]
+fn threads_that_share_a_tokeniser_get_the_same_ids() {
+    let tokeniser = real("llama3_1");
+    let bodies: Vec<Json> = (0..50)
+        .map(|i| serde_json::json!({ "messages": [{ "role": "user", "content": format!("question {} of some length", i % 10) }] }))
+        .collect();
+    let answers: Vec<Vec<Arc<[u32]>>> = std::thread::scope(|scope| {
+        let work = || bodies.iter().map(|body| chat(&tokeniser, body).unwrap()).collect();
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for answer in &answers {
+        assert_eq!(answer, &answers[0]);
+        assert_eq!(answer[3], answer[13]);
+        assert_ne!(answer[3], answer[4]);
+    }
+}
+
+#[test]
 fn a_growing_conversation_costs_only_its_new_turn() {
     let tokeniser = real("qwen3");
     let turn = |i: usize| {
