@@ -1,8 +1,12 @@
 //! A request as far as routing needs to understand it; the body itself travels on untouched.
 
+mod read;
+
 use std::borrow::Cow;
 
 use serde_json::value::RawValue;
+
+pub use read::Kind;
 
 /// What was asked, borrowed from the body.
 #[derive(Debug)]
