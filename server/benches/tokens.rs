@@ -58,6 +58,20 @@ fn main() {
             println!("{name:>8} {what:<44} {:>8.1} {:>8.1}", times[ROUNDS / 2], times[ROUNDS * 99 / 100]);
         }
     }
+    let simulated =
+        Tokeniser::from_json(&sim::model::tokenizer_json(), Some(sim::model::CHAT_TEMPLATE)).unwrap();
+    for (name, size) in [("400 B", 400), ("8 KB", 8 << 10)] {
+        let known = turns(size - 400);
+        let mut times: Vec<f64> = (0..ROUNDS)
+            .map(|_| {
+                let new = body(&known, fresh(TURN));
+                timed(|| ids(&simulated, &new))
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        let what = "simulated model (bytes): new turn";
+        println!("{name:>8} {what:<44} {:>8.1} {:>8.1}", times[ROUNDS / 2], times[ROUNDS * 99 / 100]);
+    }
     let before = resident_mib();
     for _ in 0..10_000 {
         ids(&tokeniser, &body(&turns(8 << 10), fresh(TURN)));

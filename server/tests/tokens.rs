@@ -395,6 +395,19 @@ proptest! {
     }
 
     #[test]
+    fn simulated_engines_read_what_we_read(turns in prop::collection::vec((any::<bool>(), text()), 1..8), open in any::<bool>()) {
+        use sim::model::{CHAT_TEMPLATE, encode, render, tokenizer_json};
+        static SIM: LazyLock<Tokeniser> =
+            LazyLock::new(|| Tokeniser::from_json(&tokenizer_json(), Some(CHAT_TEMPLATE)).unwrap());
+        let messages: Json = turns
+            .iter()
+            .map(|(assistant, text)| serde_json::json!({ "role": if *assistant { "assistant" } else { "user" }, "content": text }))
+            .collect();
+        let ids = chat(&SIM, &serde_json::json!({ "messages": messages, "add_generation_prompt": open })).unwrap();
+        prop_assert_eq!(&*ids, encode(&render(&messages, open).unwrap()));
+    }
+
+    #[test]
     fn no_json_makes_it_panic(messages in json(), tools in json(), kwargs in json(), go_on in any::<bool>()) {
         let raw = |json: &Json| to_raw_value(json).unwrap();
         let (messages, tools, kwargs) = (raw(&messages), raw(&tools), raw(&kwargs));
