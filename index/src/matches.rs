@@ -19,6 +19,8 @@ pub struct Match {
     pub view: View,
     /// See [`Match::on`].
     depth: [u32; 4],
+    /// See [`Match::told`].
+    told: u32,
     slot: u16,
 }
 
@@ -28,6 +30,8 @@ pub(crate) struct Reach {
     pub(crate) slot: u16,
     /// Blocks so far, for each tier: all of them lie on it or nearer.
     pub(crate) depth: [u32; 4],
+    /// Blocks before the first that is only expected.
+    pub(crate) told: u32,
 }
 
 // === impl Matches ===
@@ -69,7 +73,13 @@ impl Matches {
     /// Notes the end of a worker's run.
     pub(crate) fn push(&mut self, reach: Reach) {
         let worker = Worker { instance: 0, rank: 0 };
-        self.found.push(Match { worker, view: View::Stale, depth: reach.depth, slot: reach.slot });
+        self.found.push(Match {
+            worker,
+            view: View::Stale,
+            depth: reach.depth,
+            told: reach.told,
+            slot: reach.slot,
+        });
     }
 
     /// Puts names to slots. A worker that was forgotten in between is dropped.
@@ -89,6 +99,11 @@ impl Match {
     /// `on(Device)` can be used at once, the rest up to `on(Host)` must come from host memory, and so on.
     pub fn on(&self, tier: Tier) -> usize {
         self.depth[tier as usize] as usize
+    }
+
+    /// Blocks from the first on that the worker itself has told of; the rest is only expected.
+    pub fn told(&self) -> usize {
+        self.told as usize
     }
 
     /// Blocks from the first on that are held at all.

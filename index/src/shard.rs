@@ -124,7 +124,11 @@ impl Shard {
             for id in &ids[..chunk.len()] {
                 let holders = id.map_or(&[][..], |id| self.node(id).holders.as_slice());
                 if depth == 0 {
-                    reach.extend(holders.iter().map(|holder| Reach { slot: holder.slot, depth: [0; 4] }));
+                    reach.extend(holders.iter().map(|holder| Reach {
+                        slot: holder.slot,
+                        depth: [0; 4],
+                        told: 0,
+                    }));
                 }
                 depth += 1;
                 reach.retain_mut(|reach| {
@@ -132,6 +136,9 @@ impl Shard {
                         found.push(*reach);
                         return false;
                     };
+                    if !holder.expected && reach.told == depth - 1 {
+                        reach.told = depth;
+                    }
                     let nearest = holder.nearest() as usize;
                     for tier in nearest..4 {
                         if reach.depth[tier] == depth - 1 {

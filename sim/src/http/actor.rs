@@ -191,7 +191,9 @@ impl Actor {
                 let tokens = text.tokens[first * size..(first + hashes.len()) * size].to_vec();
                 let mut extras = vec![Extras::default(); hashes.len()];
                 if let Some(lora) = &text.lora {
-                    extras.iter_mut().for_each(|extra| extra.words.push(lora.clone()));
+                    for extra in &mut extras {
+                        extra.words.push(lora.clone());
+                    }
                 }
                 if let (Some(salt), 0) = (&text.salt, first) {
                     extras[0].words.push(salt.clone());

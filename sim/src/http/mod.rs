@@ -104,6 +104,7 @@ pub async fn serve(settings: Settings) -> Result<Running, String> {
     let drop_events = settings.faults.drop_events;
     let faults = std::sync::Mutex::new(settings.faults.clone());
     let actor = actor::start(settings.shape.clone(), settings.speed, publisher);
+    actor.gauges.drop_events.store(drop_events, std::sync::atomic::Ordering::Relaxed);
     let shared =
         Shared { settings, faults, actor, events: events.clone(), replay: replay.clone(), started: unix() };
     let task = tokio::spawn(accept(listener, Arc::new(shared)));

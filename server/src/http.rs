@@ -1,0 +1,118 @@
+//! HTTP for ourselves: small questions to engines and small answers to operators. The gateway has its own, faster way.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// The largest answer that is read from an engine, and the largest question from an operator.
+const MAX_BODY: usize = 16 << 20;
+/// How long an operator's connection may take to say what it wants.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a server of ours answers.
+pub type Answer = Response<Full<Bytes>>;
+
+/// Asks once, on a connection of its own.
+///
+/// # Errors
+/// What went wrong, in words; a status is not an error.
+pub async fn ask(
+    method: Method,
+    authority: &str,
+    path: &str,
+    bearer: Option<&http::HeaderValue>,
+    body: Bytes,
+    timeout: Duration,
+) -> Result<(StatusCode, Bytes), String> {
+    let asked = async {
+        let stream = TcpStream::connect(authority).await.map_err(|error| format!("connect: {error}"))?;
+        // A socket that refuses the option still works, only later.
+        let _ = stream.set_nodelay(true);
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| error.to_string())?;
+        let driver = tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, authority);
+        if let Some(bearer) = bearer {
+            request = request.header(header::AUTHORIZATION, bearer);
+        }
+        let request = request.header(header::CONTENT_TYPE, "application/json").body(Full::new(body));
+        let answer = sender.send_request(request.map_err(|error| error.to_string())?).await;
+        let answer = answer.map_err(|error| error.to_string())?;
+        let status = answer.status();
+        let body =
+            Limited::new(answer.into_body(), MAX_BODY).collect().await.map_err(|error| error.to_string())?;
+        driver.abort();
+        Ok((status, body.to_bytes()))
+    };
+    match tokio::time::timeout(timeout, asked).await {
+        Ok(answer) => answer,
+        Err(_) => Err(format!("no answer within {} ms", timeout.as_millis())),
+    }
+}
+
+/// Serves until `stop` says so; connections end with this.
+pub async fn serve<Handler, Answering>(
+    listener: TcpListener,
+    handler: Handler,
+    mut stop: watch::Receiver<bool>,
+) where
+    Handler: Fn(Request<Incoming>) -> Answering + Send + Sync + 'static,
+    Answering: Future<Output = Answer> + Send + 'static,
+{
+    let handler = Arc::new(handler);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let Ok((stream, _)) = accepted else { continue };
+                let handler = handler.clone();
+                connections.spawn(async move {
+                    let service = service_fn(move |request| {
+                        let handler = handler.clone();
+                        async move { Ok::<_, Infallible>(handler(request).await) }
+                    });
+                    let mut http = hyper::server::conn::http1::Builder::new();
+                    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+                    // A connection that breaks is the business of whoever broke it.
+                    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+            Some(_) = connections.join_next() => {}
+            _ = stop.wait_for(|stopped| *stopped) => return,
+        }
+    }
+}
+
+/// Reads a whole body.
+///
+/// # Errors
+/// It is too large, or broke off.
+pub async fn body(incoming: Incoming) -> Result<Bytes, String> {
+    let body = Limited::new(incoming, MAX_BODY).collect().await.map_err(|error| error.to_string())?;
+    Ok(body.to_bytes())
+}
+
+/// An answer in JSON.
+pub fn json(status: StatusCode, value: &impl serde::Serialize) -> Answer {
+    let body = serde_json::to_vec(value).unwrap_or_default();
+    answer(status, "application/json", body)
+}
+
+/// Any answer.
+pub fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    answer
+}
