@@ -1,16 +1,35 @@
 //! The fleet as the gateway sees it: ask for a place, carry the ticket, hand it back with the outcome.
 //!
-//! Nothing here waits: a place is given or refused at once, from what is known now.
+//! Nothing here waits: a place is given or refused at once, from what is known now. What is known comes in
+//! elsewhere: [`sink`] from the event streams, [`watch`] from probes, tickets from outcomes.
+
+mod breaker;
+mod history;
+mod member;
+mod place;
+mod sink;
+mod status;
+mod truth;
+pub mod watch;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::HeaderValue;
+use index::Index;
+use parking_lot::Mutex;
 
-use crate::error::ApiError;
-use crate::settings;
+use crate::clock::Clock;
+use crate::journal::Journal;
+use crate::settings::{self, Settings};
 use crate::tokens::{Tokeniser, Way};
+
+use member::Member;
+pub use place::Ticket;
+pub use sink::IndexSink;
+pub use truth::Mismatch;
 
 /// Names an engine for the lifetime of the process; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,10 +52,10 @@ pub struct Engine {
     pub bearer: Option<HeaderValue>,
 }
 
-/// A model that somebody serves.
+/// A model of the settings.
 pub struct Model {
-    /// The name in the engines' own API.
-    pub name: Arc<str>,
+    /// Its names and adapters.
+    pub settings: settings::Model,
     /// Turns its prompts into tokens, if one is configured.
     pub tokeniser: Option<Tokeniser>,
 }
@@ -56,10 +75,8 @@ pub struct Ask<'a> {
     pub way: Way,
     /// Keeps its blocks apart from those of other salts.
     pub cache_salt: Option<&'a str>,
-    /// The most tokens that the client wants back.
-    pub max_tokens: Option<u32>,
-    /// Names the conversation or user.
-    pub session: Option<&'a str>,
+    /// The engine that the client insists on, by name.
+    pub pinned: Option<&'a str>,
     /// Engines that have failed this request.
     pub tried: Vec<EngineId>,
 }
@@ -103,97 +120,214 @@ pub enum Failure {
     Overloaded,
 }
 
-/// A request's place on an engine. Its load counts there until the ticket is handed back or dropped.
-pub struct Ticket {
-    engine: Arc<Engine>,
-    route: HeaderValue,
-    fleet: Arc<Inner>,
-}
-
 /// All engines and models; cheap to clone.
 #[derive(Clone)]
 pub struct Fleet(Arc<Inner>);
 
-struct Inner {
-    engines: Vec<Arc<Engine>>,
-    next: AtomicUsize,
-    in_flight: AtomicUsize,
+pub(crate) struct Inner {
+    members: ArcSwap<Vec<Arc<Member>>>,
+    /// Taken while the list of members changes; readers never wait.
+    changing: Mutex<()>,
+    next_id: AtomicU32,
+    models: Vec<Arc<Model>>,
+    index: Arc<Index>,
+    settings: Settings,
+    clock: Clock,
+    journal: Journal,
+    turn: AtomicU64,
+    decided: Decided,
+}
+
+/// Decisions so far, and what they cost in cache.
+#[derive(Debug, Default)]
+pub(crate) struct Decided {
+    pub(crate) by_why: [AtomicU64; 6],
+    pub(crate) nobody: AtomicU64,
+    /// Prompt tokens that the warmest engine had, and that the chosen one had.
+    pub(crate) best_tokens: AtomicU64,
+    pub(crate) chosen_tokens: AtomicU64,
+    pub(crate) prompt_tokens: AtomicU64,
 }
 
 // === impl Fleet ===
 
 impl Fleet {
-    /// The fleet of the settings.
+    /// The fleet of the settings. It follows and probes nobody yet: see [`watch`].
     ///
     /// # Errors
-    /// An engine's URL that cannot be understood.
-    pub fn new(settings: &settings::Settings) -> Result<Self, String> {
-        let engines = settings.engines.iter().enumerate().map(engine).collect::<Result<_, _>>()?;
-        Ok(Self(Arc::new(Inner { engines, next: AtomicUsize::new(0), in_flight: AtomicUsize::new(0) })))
+    /// An engine or a model that cannot be used, in words.
+    pub fn new(settings: &Settings, index: Arc<Index>, clock: Clock) -> Result<Self, String> {
+        let models = settings.models.iter().map(load).collect::<Result<_, _>>()?;
+        let fleet = Self(Arc::new(Inner {
+            members: ArcSwap::default(),
+            changing: Mutex::new(()),
+            next_id: AtomicU32::new(0),
+            models,
+            index,
+            settings: settings.clone(),
+            clock,
+            journal: Journal::new(settings.routing.journal),
+            turn: AtomicU64::new(0),
+            decided: Decided::default(),
+        }));
+        for (i, engine) in settings.engines.iter().enumerate() {
+            fleet.add(engine.clone()).map_err(|why| format!("engines[{i}].{why}"))?;
+        }
+        Ok(fleet)
     }
 
-    /// The model of this name, if anybody serves it.
-    pub fn model(&self, _name: &str) -> Option<Arc<Model>> {
-        None
-    }
-
-    /// An engine for this request, by what is warm and loaded now.
+    /// Takes in one more engine.
     ///
     /// # Errors
-    /// [`ApiError::UnknownModel`], [`ApiError::Unavailable`] or [`ApiError::Busy`].
-    pub fn place(&self, ask: &Ask<'_>, _now: Duration) -> Result<Ticket, ApiError> {
-        let Inner { engines, next, in_flight } = &*self.0;
-        let start = next.fetch_add(1, Ordering::Relaxed);
-        let turn = (0..engines.len()).map(|i| &engines[(start + i) % engines.len()]);
-        let engine = turn.into_iter().find(|engine| !ask.tried.contains(&engine.id)).ok_or_else(|| {
-            ApiError::Unavailable { message: "No engine is left to try.".to_owned(), retry_after: 1 }
-        })?;
-        in_flight.fetch_add(1, Ordering::Relaxed);
-        Ok(Ticket {
-            engine: engine.clone(),
-            route: HeaderValue::from_static("round-robin"),
-            fleet: self.0.clone(),
+    /// What is wrong with it, in words.
+    pub(crate) fn add(&self, engine: settings::Engine) -> Result<Arc<Member>, String> {
+        let _changing = self.0.changing.lock();
+        let members = self.0.members.load();
+        if members.iter().any(|member| member.settings.name == engine.name) {
+            return Err(format!("name: found `{}`, which another engine has already", engine.name));
+        }
+        let id = EngineId(self.0.next_id.fetch_add(1, Ordering::Relaxed));
+        let member = Arc::new(Member::new(id, engine)?);
+        let mut more = Vec::clone(&members);
+        more.push(member.clone());
+        self.0.members.store(Arc::new(more));
+        Ok(member)
+    }
+
+    /// Lets an engine go: no new requests, no view. What runs there ends as it may.
+    pub fn remove(&self, name: &str) -> bool {
+        let _changing = self.0.changing.lock();
+        let members = self.0.members.load();
+        let Some(gone) = members.iter().find(|member| member.settings.name == name) else { return false };
+        gone.followers.lock().clear();
+        gone.draining.store(true, Ordering::Relaxed);
+        for worker in &gone.workers {
+            self.0.index.forget(*worker);
+        }
+        let left = members.iter().filter(|member| member.settings.name != name).cloned().collect();
+        self.0.members.store(Arc::new(left));
+        true
+    }
+
+    /// Stops or resumes sending new requests to an engine; whether it is there.
+    pub fn drain(&self, name: &str, drain: bool) -> bool {
+        let members = self.0.members.load();
+        let found = members.iter().find(|member| member.settings.name == name);
+        found.is_some_and(|member| {
+            member.draining.store(drain, Ordering::Relaxed);
+            true
         })
     }
-}
 
-fn engine((id, settings): (usize, &settings::Engine)) -> Result<Arc<Engine>, String> {
-    let authority = settings.url.strip_prefix("http://").ok_or("an engine's url begins with http://")?;
-    Ok(Arc::new(Engine {
-        id: EngineId(id as u32),
-        name: settings.name.as_str().into(),
-        authority: authority.into(),
-        host: HeaderValue::from_str(authority).map_err(|error| error.to_string())?,
-        base_path: "".into(),
-        bearer: None,
-    }))
-}
-
-// === impl Ticket ===
-
-impl Ticket {
-    /// Where to send the request.
-    pub fn engine(&self) -> &Arc<Engine> {
-        &self.engine
+    /// The model of this name, alias or adapter, if the settings say something about it.
+    pub fn model(&self, name: &str) -> Option<&Arc<Model>> {
+        self.0.models.iter().find(|model| model.answers_to(name))
     }
 
-    /// The value of `x-warmline-route`.
-    pub fn route(&self) -> &HeaderValue {
-        &self.route
+    /// Whether anybody serves this model.
+    pub fn serves(&self, model: &str) -> bool {
+        self.0.members.load().iter().any(|member| self.takes(member, model))
     }
 
-    /// The first byte of the answer's body has come: the prompt is computed, decoding has begun.
-    pub fn first_byte(&mut self, _now: Duration) {}
+    /// Every name that a request may ask for, each once.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for member in self.0.members.load().iter() {
+            names.extend(member.models.load().iter().cloned());
+        }
+        let served = |model: &&Arc<Model>| names.contains(&model.settings.name);
+        let more: Vec<String> =
+            self.0.models.iter().filter(served).flat_map(|model| model.settings.aliases.clone()).collect();
+        names.extend(more);
+        names.sort();
+        names.dedup();
+        names
+    }
 
-    /// So many more tokens (roughly: events of the stream) have been answered.
-    pub fn progressed(&mut self, _tokens: u32) {}
+    /// An engine that serves this model and is well: for questions that any of them can answer.
+    pub fn any(&self, model: Option<&str>) -> Option<Arc<Engine>> {
+        let now = self.0.clock.now();
+        let members = self.0.members.load();
+        let well = |member: &&Arc<Member>| member.standing(now) == crate::route::Standing::Ready;
+        let takes = |member: &&Arc<Member>| model.is_none_or(|model| self.takes(member, model));
+        members.iter().filter(well).find(takes).map(|member| member.engine.clone())
+    }
 
-    /// Gives the place back.
-    pub fn finish(self, _outcome: Outcome, _now: Duration) {}
+    /// Requests that are being served now.
+    pub fn in_flight(&self) -> u64 {
+        let members = self.0.members.load();
+        members.iter().map(|member| u64::from(member::Load::count(&member.load.in_flight))).sum()
+    }
+
+    /// The last decisions.
+    pub fn journal(&self) -> &Journal {
+        &self.0.journal
+    }
+
+    /// The settings that it runs with.
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    /// The clock that everything here runs by.
+    pub fn clock(&self) -> Clock {
+        self.0.clock
+    }
+
+    pub(crate) fn members(&self) -> Arc<Vec<Arc<Member>>> {
+        self.0.members.load_full()
+    }
+
+    pub(crate) fn decided(&self) -> &Decided {
+        &self.0.decided
+    }
+
+    pub(crate) fn index(&self) -> &Arc<Index> {
+        &self.0.index
+    }
+
+    /// Whether a request for `model` can go to this engine: by its own name, an alias or an adapter's name.
+    fn takes(&self, member: &Member, model: &str) -> bool {
+        member.serves(model) || self.model(model).is_some_and(|known| member.serves(&known.settings.name))
+    }
+
+    /// The adapter that a model's name means, as the engines' events call it. An engine lists an adapter as a
+    /// model; without word in the settings a name that is not the first of its list is taken for one.
+    fn adapter(&self, member: &Member, model: &str) -> Option<String> {
+        if let Some(known) = self.model(model) {
+            return known.settings.loras.get(model).cloned();
+        }
+        let models = member.models.load();
+        (models.first().map(String::as_str) != Some(model)).then(|| model.to_owned())
+    }
+
+    fn now(&self) -> Duration {
+        self.0.clock.now()
+    }
 }
 
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.fleet.in_flight.fetch_sub(1, Ordering::Relaxed);
+fn load(model: &settings::Model) -> Result<Arc<Model>, String> {
+    let tokeniser = Tokeniser::load(model).map_err(|error| format!("models `{}`: {error}", model.name))?;
+    Ok(Arc::new(Model { settings: model.clone(), tokeniser }))
+}
+
+impl Model {
+    fn answers_to(&self, name: &str) -> bool {
+        let settings::Model { name: own, aliases, loras, .. } = &self.settings;
+        own == name || aliases.iter().any(|alias| alias == name) || loras.contains_key(name)
+    }
+}
+
+impl Failure {
+    /// The word this house uses.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "no connection",
+            Self::BeforeFirstByte => "broke before its first byte",
+            Self::Midway => "broke within its answer",
+            Self::Timeout => "was silent for too long",
+            Self::Garbage => "did not answer properly",
+            Self::Overloaded => "is overloaded",
+        }
     }
 }

@@ -1,0 +1,197 @@
+//! What the operator's API says, in types that the command line shares.
+
+use serde::{Deserialize, Serialize};
+
+use crate::fleet::Mismatch;
+use crate::posture::Surface;
+use crate::route::{Standing, Why};
+use crate::settings::Policy;
+use crate::tokens::Way;
+
+/// `GET /status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The version that runs.
+    pub version: String,
+    /// Seconds since it started.
+    pub uptime_s: f64,
+    /// Whether `/readyz` would say yes, and if not, why.
+    pub ready: bool,
+    /// See `ready`.
+    pub waiting_for: Option<String>,
+    /// The rule by which engines are chosen.
+    pub policy: Policy,
+    /// The engines.
+    pub engines: Vec<EngineStatus>,
+    /// What the index holds.
+    pub index: IndexStatus,
+    /// Requests that are being served now.
+    pub in_flight: u64,
+    /// What is open, and to whom.
+    pub posture: Vec<Surface>,
+}
+
+/// One engine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EngineStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub url: String,
+    /// Whether it may be chosen.
+    pub standing: Standing,
+    /// What it serves.
+    pub models: Vec<String>,
+    /// Its caches, one a data-parallel rank; none if it does not tell of them.
+    pub views: Vec<ViewStatus>,
+    /// How far predictions of its cached tokens have come true lately, from 0 to 1.
+    pub confidence: f64,
+    /// Predictions that were held against the truth.
+    pub observations: u32,
+    /// Views that were built anew because predictions failed.
+    pub rebuilds: u64,
+    /// Our tokens and its own differ: it is routed approximately.
+    pub mismatch: Option<Mismatch>,
+    /// Requests in flight, by our count.
+    pub in_flight: u32,
+    /// Prompt tokens that it still has to compute for us.
+    pub backlog_tokens: u32,
+    /// Sequences that it decodes for us.
+    pub decoding: u32,
+    /// What its own metrics say: requests that run and wait, of all who use it.
+    pub running: u32,
+    /// See `running`.
+    pub waiting: u32,
+    /// Requests that it served.
+    pub served: u64,
+    /// Requests that it failed.
+    pub failed: u64,
+    /// Prompt tokens that it served, where it said how many.
+    pub prompt_tokens: u64,
+    /// Of these, found in its cache.
+    pub cached_tokens: u64,
+    /// Of these, predicted.
+    pub predicted_tokens: u64,
+    /// Tokens in one of its blocks.
+    pub block_size: u32,
+    /// What last went wrong.
+    pub trouble: Option<String>,
+}
+
+/// One followed cache.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ViewStatus {
+    /// The data-parallel rank.
+    pub rank: u32,
+    /// `exact`, `recovering` or `stale`.
+    pub view: String,
+    /// Whether the event stream is connected.
+    pub connected: bool,
+    /// The last sequence that was applied.
+    pub sequence: Option<u64>,
+    /// Blocks that it holds.
+    pub blocks: usize,
+    /// Batches that were applied.
+    pub batches: u64,
+    /// Holes in the stream.
+    pub gaps: u64,
+    /// New lives of the engine.
+    pub restarts: u64,
+    /// Views that were built anew.
+    pub rebuilds: u64,
+    /// What last went wrong.
+    pub trouble: Option<String>,
+}
+
+/// What the index holds.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct IndexStatus {
+    /// Different blocks.
+    pub blocks: usize,
+    /// Blocks times their holders.
+    pub held: usize,
+    /// Bytes on the heap.
+    pub heap_bytes: usize,
+}
+
+/// `GET /explain/{request id}`: why a request went where it went.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The request id.
+    pub id: String,
+    /// Seconds since 1970.
+    pub at: f64,
+    /// The model.
+    pub model: String,
+    /// How its prompt became tokens.
+    pub way: Way,
+    /// Tokens of the prompt, as far as they are known here.
+    pub prompt_tokens: u32,
+    /// The rule.
+    pub policy: Policy,
+    /// Each engine that was tried, in order.
+    pub attempts: Vec<Attempt>,
+    /// Prompt tokens that were predicted to be cached on the last of them.
+    pub predicted_tokens: Option<u32>,
+    /// What the engine said.
+    pub cached_tokens: Option<u32>,
+}
+
+/// One decision.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Who was chosen.
+    pub engine: String,
+    /// What decided.
+    pub why: Why,
+    /// Who else could have been, and at what cost.
+    pub candidates: Vec<Considered>,
+    /// How it ended; none while it goes on.
+    pub outcome: Option<String>,
+    /// Milliseconds until the first byte.
+    pub first_byte_ms: Option<f64>,
+    /// Milliseconds in all.
+    pub total_ms: Option<f64>,
+}
+
+/// One candidate of a decision.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Considered {
+    /// Which engine.
+    pub engine: String,
+    /// Whether it could be chosen.
+    pub standing: Standing,
+    /// Its view: `exact`, `recovering`, `stale`, or `none` if it does not tell.
+    pub view: String,
+    /// Prompt tokens that lie on its device, in host memory or nearer, and anywhere.
+    pub cached_tokens: [u32; 3],
+    /// How far that was relied on.
+    pub trust: f64,
+    /// Prompt tokens before this request.
+    pub backlog_tokens: u32,
+    /// Sequences that decoded.
+    pub decoding: u32,
+    /// Requests in flight.
+    pub in_flight: u32,
+    /// The cost, in prompt tokens to compute.
+    pub cost: f64,
+}
+
+/// `POST /route`: where a body would go now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DryRun {
+    /// The model.
+    pub model: String,
+    /// How its prompt became tokens.
+    pub way: Way,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// The rule.
+    pub policy: Policy,
+    /// Who would be chosen.
+    pub engine: Option<String>,
+    /// What would decide.
+    pub why: Option<Why>,
+    /// Who else could be, and at what cost.
+    pub candidates: Vec<Considered>,
+}

@@ -1,0 +1,157 @@
+//! The operator's door: status, metrics, explanations, registration.
+
+pub mod api;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use hyper::body::Incoming;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::error::ApiError;
+use crate::fleet::Fleet;
+use crate::gateway::Gateway;
+use crate::http::{Answer, answer, body, json as respond, serve};
+use crate::posture::posture;
+use crate::settings;
+
+/// What the admin listener needs.
+pub struct Admin {
+    gateway: Gateway,
+    key: Option<String>,
+    /// Called with the name of an engine that was registered.
+    registered: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+impl Admin {
+    /// # Errors
+    /// A key file that cannot be read, in words.
+    pub fn new(gateway: Gateway, registered: Box<dyn Fn(&str) + Send + Sync>) -> Result<Self, String> {
+        let path = gateway.fleet().settings().admin.key_file.clone();
+        let read = |path: std::path::PathBuf| {
+            let text = std::fs::read_to_string(&path);
+            let text = text.map_err(|error| format!("admin.key_file: cannot read {}: {error}", path.display()))?;
+            let line = text.lines().next().unwrap_or_default().trim().to_owned();
+            if line.is_empty() { Err(format!("admin.key_file: {} is empty", path.display())) } else { Ok(line) }
+        };
+        let key = path.map(read).transpose()?;
+        Ok(Self { gateway, key, registered })
+    }
+
+    /// Serves until `stop` says so.
+    pub async fn run(self, listener: TcpListener, stop: watch::Receiver<bool>) {
+        let admin = Arc::new(self);
+        serve(listener, move |request| { let admin = admin.clone(); async move { admin.handle(request).await } }, stop).await;
+    }
+
+    fn fleet(&self) -> &Fleet {
+        self.gateway.fleet()
+    }
+
+    async fn handle(&self, request: Request<Incoming>) -> Answer {
+        let (head, incoming) = request.into_parts();
+        let path = head.uri.path().trim_end_matches('/').to_owned();
+        if !matches!(path.as_str(), "/healthz" | "/readyz") && !self.may(head.headers.get(header::AUTHORIZATION)) {
+            return failure(&ApiError::Unauthorized("This listener asks for the key of admin.key_file.".to_owned()));
+        }
+        let parts: Vec<&str> = path.split('/').skip(1).collect();
+        match (&head.method, parts.as_slice()) {
+            (&Method::GET, ["status"]) => respond(StatusCode::OK, &self.fleet().status()),
+            (&Method::GET, ["engines"]) => respond(StatusCode::OK, &self.fleet().status().engines),
+            (&Method::POST, ["engines"]) => self.register(incoming).await,
+            (&Method::DELETE, ["engines", name]) => self.found(name, self.fleet().remove(name)),
+            (&Method::POST, ["engines", name, "drain"]) => self.found(name, self.fleet().drain(name, true)),
+            (&Method::POST, ["engines", name, "undrain"]) => self.found(name, self.fleet().drain(name, false)),
+            (&Method::GET, ["explain"]) => respond(StatusCode::OK, &self.fleet().journal().newest(50)),
+            (&Method::GET, ["explain", id]) => self.explain(id),
+            (&Method::POST, ["route"]) => self.dry_run(incoming).await,
+            (&Method::GET, ["metrics"]) => {
+                let text = crate::metrics::text(self.fleet(), self.gateway.counters());
+                answer(StatusCode::OK, "text/plain; version=0.0.4", text)
+            }
+            (&Method::GET, ["config"]) => respond(StatusCode::OK, self.fleet().settings()),
+            (&Method::GET, ["posture"]) => respond(StatusCode::OK, &posture(self.fleet().settings())),
+            (&Method::GET, ["healthz"]) => respond(StatusCode::OK, &json!({"status": "ok"})),
+            (&Method::GET, ["readyz"]) => ready(self.fleet()),
+            (_, ["status" | "engines" | "explain" | "route" | "metrics" | "config" | "posture" | "healthz" | "readyz", ..]) => {
+                failure(&ApiError::Method(head.method.to_string()))
+            }
+            _ => failure(&ApiError::UnknownPath(path)),
+        }
+    }
+
+    fn may(&self, given: Option<&http::HeaderValue>) -> bool {
+        let Some(key) = &self.key else { return true };
+        let given = given.and_then(|value| value.to_str().ok()).and_then(|value| value.strip_prefix("Bearer "));
+        // Hashes are compared, so that the time it takes says nothing about the key.
+        let hash = |text: &str| xxhash_rust::xxh3::xxh3_128(text.as_bytes());
+        given.is_some_and(|given| hash(given) == hash(key) && given == key)
+    }
+
+    async fn register(&self, incoming: Incoming) -> Answer {
+        let engine = match parse::<settings::Engine>(incoming).await {
+            Ok(engine) => engine,
+            Err(error) => return failure(&error),
+        };
+        let name = engine.name.clone();
+        match self.fleet().add(engine) {
+            Ok(_) => {
+                (self.registered)(&name);
+                respond(StatusCode::CREATED, &json!({"status": "registered", "name": name}))
+            }
+            Err(why) if why.contains("another engine") => {
+                respond(StatusCode::CONFLICT, &json!({"error": {"message": why, "type": "invalid_request_error", "code": "conflict", "param": "name"}}))
+            }
+            Err(why) => failure(&ApiError::invalid(why)),
+        }
+    }
+
+    fn found(&self, name: &str, found: bool) -> Answer {
+        if found {
+            return respond(StatusCode::OK, &json!({"status": "ok", "name": name}));
+        }
+        let known: Vec<String> = self.fleet().status().engines.into_iter().map(|engine| engine.name).collect();
+        failure(&ApiError::UnknownPath(format!("engine `{name}`; registered are {known:?}")))
+    }
+
+    fn explain(&self, id: &str) -> Answer {
+        match self.fleet().journal().explain(id) {
+            Some(explanation) => respond(StatusCode::OK, &explanation),
+            None => failure(&ApiError::UnknownPath(format!(
+                "request id `{id}`; the last {} decisions are kept (routing.journal)",
+                self.fleet().settings().routing.journal
+            ))),
+        }
+    }
+
+    async fn dry_run(&self, incoming: Incoming) -> Answer {
+        let body = match body(incoming).await {
+            Ok(body) => body,
+            Err(why) => return failure(&ApiError::invalid(why)),
+        };
+        match self.gateway.dry_run(&body).await {
+            Ok(decision) => respond(StatusCode::OK, &decision),
+            Err(error) => failure(&error),
+        }
+    }
+}
+
+/// Whether to send us requests.
+pub fn ready(fleet: &Fleet) -> Answer {
+    match fleet.waiting_for() {
+        None => respond(StatusCode::OK, &json!({"status": "ready"})),
+        Some(why) => respond(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "not ready", "waiting_for": why})),
+    }
+}
+
+async fn parse<T: serde::de::DeserializeOwned>(incoming: Incoming) -> Result<T, ApiError> {
+    let body: Bytes = body(incoming).await.map_err(ApiError::invalid)?;
+    serde_json::from_slice(&body).map_err(|error| ApiError::invalid(error.to_string()))
+}
+
+fn failure(error: &ApiError) -> Answer {
+    answer(error.status(), "application/json", error.json())
+}

@@ -1,0 +1,94 @@
+//! What Prometheus reads: each metric a name, a unit, a sentence; labels only from the settings, never from requests.
+
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
+
+use crate::admin::api::EngineStatus;
+use crate::fleet::Fleet;
+use crate::gateway::Counters;
+use crate::route::Standing;
+
+/// One metric of an engine.
+type OfEngine = (&'static str, &'static str, &'static str, fn(&EngineStatus) -> f64);
+
+const ENGINE: [OfEngine; 14] = [
+    ("warmline_fleet_engine_up", "gauge", "1 if the engine may be chosen.", |engine| {
+        f64::from(u8::from(engine.standing == Standing::Ready))
+    }),
+    ("warmline_fleet_in_flight_requests", "gauge", "Requests in flight to the engine.", |e| f64::from(e.in_flight)),
+    ("warmline_fleet_backlog_tokens", "gauge", "Prompt tokens the engine still has to compute for us.", |e| {
+        f64::from(e.backlog_tokens)
+    }),
+    ("warmline_fleet_decoding_requests", "gauge", "Requests that the engine decodes for us.", |e| f64::from(e.decoding)),
+    ("warmline_fleet_served_requests_total", "counter", "Requests that the engine served.", |e| e.served as f64),
+    ("warmline_fleet_failed_requests_total", "counter", "Requests that the engine failed.", |e| e.failed as f64),
+    ("warmline_fleet_prompt_tokens_total", "counter", "Prompt tokens that the engine reported.", |e| {
+        e.prompt_tokens as f64
+    }),
+    ("warmline_fleet_cached_tokens_total", "counter", "Of these, found in its cache.", |e| e.cached_tokens as f64),
+    ("warmline_fleet_predicted_tokens_total", "counter", "Cached prompt tokens that were predicted.", |e| {
+        e.predicted_tokens as f64
+    }),
+    ("warmline_fleet_confidence_ratio", "gauge", "How far predictions have come true lately.", |e| e.confidence),
+    ("warmline_fleet_mismatch", "gauge", "1 if our tokens and the engine's differ.", |e| {
+        f64::from(u8::from(e.mismatch.is_some()))
+    }),
+    ("warmline_events_gaps_total", "counter", "Holes in the engine's event stream.", |e| {
+        e.views.iter().map(|view| view.gaps).sum::<u64>() as f64
+    }),
+    ("warmline_events_restarts_total", "counter", "New lives of the engine.", |e| {
+        e.views.iter().map(|view| view.restarts).sum::<u64>() as f64
+    }),
+    ("warmline_events_view_exact", "gauge", "1 if every view of the engine is exact.", |e| {
+        let exact = !e.views.is_empty() && e.views.iter().all(|view| view.view == "exact");
+        f64::from(u8::from(exact))
+    }),
+];
+
+/// Everything, in Prometheus's text form.
+pub fn text(fleet: &Fleet, gateway: &Counters) -> String {
+    let status = fleet.status();
+    let mut out = String::with_capacity(8 << 10);
+    for (name, kind, help, value) in ENGINE {
+        head(&mut out, name, kind, help);
+        for engine in &status.engines {
+            // Names of engines are checked when they come in: no character needs escaping.
+            let _ = writeln!(out, "{name}{{engine=\"{}\"}} {}", engine.name, value(engine));
+        }
+    }
+    let decided = fleet.decided();
+    let name = "warmline_route_decisions_total";
+    head(&mut out, name, "counter", "Requests that were placed, by what decided.");
+    for (why, count) in ["warm", "load", "spilled", "turn", "pinned", "trial"].iter().zip(&decided.by_why) {
+        let _ = writeln!(out, "{name}{{why=\"{why}\"}} {}", count.load(Ordering::Relaxed));
+    }
+    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed) as f64;
+    let singles = [
+        ("warmline_route_refused_total", "counter", "Requests that no engine could take.", load(&decided.nobody)),
+        ("warmline_route_best_tokens_total", "counter", "Cached tokens on the warmest engine of each request.", load(&decided.best_tokens)),
+        ("warmline_route_chosen_tokens_total", "counter", "Cached tokens on the engine that was chosen.", load(&decided.chosen_tokens)),
+        ("warmline_route_prompt_tokens_total", "counter", "Prompt tokens of placed requests.", load(&decided.prompt_tokens)),
+        ("warmline_index_blocks", "gauge", "Different blocks in the index.", status.index.blocks as f64),
+        ("warmline_index_held_blocks", "gauge", "Blocks times their holders.", status.index.held as f64),
+        ("warmline_index_heap_bytes", "gauge", "Memory of the index.", status.index.heap_bytes as f64),
+        ("warmline_server_ready", "gauge", "1 if /readyz says yes.", f64::from(u8::from(status.ready))),
+        ("warmline_server_uptime_seconds", "gauge", "Time since the start.", status.uptime_s),
+    ];
+    for (name, kind, help, value) in singles {
+        single(&mut out, name, kind, help, value);
+    }
+    for (name, kind, help, value) in gateway.rows() {
+        single(&mut out, name, kind, help, value);
+    }
+    out
+}
+
+fn single(out: &mut String, name: &str, kind: &str, help: &str, value: f64) {
+    head(out, name, kind, help);
+    let _ = writeln!(out, "{name} {value}");
+}
+
+fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
