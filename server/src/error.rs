@@ -117,6 +117,22 @@ impl ApiError {
         serde_json::to_string(&Body { error }).expect("strings always serialise")
     }
 
+    /// The body in Anthropic's form.
+    pub fn anthropic(&self) -> String {
+        let kind = match self {
+            Self::Invalid { .. } | Self::TooSlow(_) | Self::Method(_) => "invalid_request_error",
+            Self::Unauthorized(_) => "authentication_error",
+            Self::Forbidden(_) => "permission_error",
+            Self::UnknownModel(_) | Self::UnknownPath(_) => "not_found_error",
+            Self::TooLarge { .. } => "request_too_large",
+            Self::Busy { .. } => "rate_limit_error",
+            Self::Unavailable { .. } => "overloaded_error",
+            Self::EngineTimeout(_) => "timeout_error",
+            Self::BadEngine(_) | Self::Internal(_) => "api_error",
+        };
+        serde_json::json!({"type": "error", "error": {"type": kind, "message": self.to_string()}}).to_string()
+    }
+
     fn row(&self) -> (StatusCode, &'static str, &'static str) {
         const INVALID: &str = "invalid_request_error";
         match self {

@@ -1,11 +1,14 @@
 //! The binary `warmline`: settings, gateway, admin, CLI, and the wiring of every room.
 
+pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod error;
 pub mod fleet;
 pub mod gateway;
 pub mod http;
+pub mod journal;
+pub mod metrics;
 pub mod openapi;
 pub mod posture;
 pub mod prompt;
@@ -13,3 +16,4 @@ pub mod route;
 pub mod settings;
 pub mod telemetry;
 pub mod tokens;
+pub mod wiring;

@@ -15,21 +15,36 @@ const ENGINE: [OfEngine; 14] = [
     ("warmline_fleet_engine_up", "gauge", "1 if the engine may be chosen.", |engine| {
         f64::from(u8::from(engine.standing == Standing::Ready))
     }),
-    ("warmline_fleet_in_flight_requests", "gauge", "Requests in flight to the engine.", |e| f64::from(e.in_flight)),
-    ("warmline_fleet_backlog_tokens", "gauge", "Prompt tokens the engine still has to compute for us.", |e| {
-        f64::from(e.backlog_tokens)
+    ("warmline_fleet_in_flight_requests", "gauge", "Requests in flight to the engine.", |e| {
+        f64::from(e.in_flight)
     }),
-    ("warmline_fleet_decoding_requests", "gauge", "Requests that the engine decodes for us.", |e| f64::from(e.decoding)),
-    ("warmline_fleet_served_requests_total", "counter", "Requests that the engine served.", |e| e.served as f64),
-    ("warmline_fleet_failed_requests_total", "counter", "Requests that the engine failed.", |e| e.failed as f64),
+    (
+        "warmline_fleet_backlog_tokens",
+        "gauge",
+        "Prompt tokens the engine still has to compute for us.",
+        |e| f64::from(e.backlog_tokens),
+    ),
+    ("warmline_fleet_decoding_requests", "gauge", "Requests that the engine decodes for us.", |e| {
+        f64::from(e.decoding)
+    }),
+    ("warmline_fleet_served_requests_total", "counter", "Requests that the engine served.", |e| {
+        e.served as f64
+    }),
+    ("warmline_fleet_failed_requests_total", "counter", "Requests that the engine failed.", |e| {
+        e.failed as f64
+    }),
     ("warmline_fleet_prompt_tokens_total", "counter", "Prompt tokens that the engine reported.", |e| {
         e.prompt_tokens as f64
     }),
-    ("warmline_fleet_cached_tokens_total", "counter", "Of these, found in its cache.", |e| e.cached_tokens as f64),
+    ("warmline_fleet_cached_tokens_total", "counter", "Of these, found in its cache.", |e| {
+        e.cached_tokens as f64
+    }),
     ("warmline_fleet_predicted_tokens_total", "counter", "Cached prompt tokens that were predicted.", |e| {
         e.predicted_tokens as f64
     }),
-    ("warmline_fleet_confidence_ratio", "gauge", "How far predictions have come true lately.", |e| e.confidence),
+    ("warmline_fleet_confidence_ratio", "gauge", "How far predictions have come true lately.", |e| {
+        e.confidence
+    }),
     ("warmline_fleet_mismatch", "gauge", "1 if our tokens and the engine's differ.", |e| {
         f64::from(u8::from(e.mismatch.is_some()))
     }),
@@ -64,10 +79,30 @@ pub fn text(fleet: &Fleet, gateway: &Counters) -> String {
     }
     let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed) as f64;
     let singles = [
-        ("warmline_route_refused_total", "counter", "Requests that no engine could take.", load(&decided.nobody)),
-        ("warmline_route_best_tokens_total", "counter", "Cached tokens on the warmest engine of each request.", load(&decided.best_tokens)),
-        ("warmline_route_chosen_tokens_total", "counter", "Cached tokens on the engine that was chosen.", load(&decided.chosen_tokens)),
-        ("warmline_route_prompt_tokens_total", "counter", "Prompt tokens of placed requests.", load(&decided.prompt_tokens)),
+        (
+            "warmline_route_refused_total",
+            "counter",
+            "Requests that no engine could take.",
+            load(&decided.nobody),
+        ),
+        (
+            "warmline_route_best_tokens_total",
+            "counter",
+            "Cached tokens on the warmest engine of each request.",
+            load(&decided.best_tokens),
+        ),
+        (
+            "warmline_route_chosen_tokens_total",
+            "counter",
+            "Cached tokens on the engine that was chosen.",
+            load(&decided.chosen_tokens),
+        ),
+        (
+            "warmline_route_prompt_tokens_total",
+            "counter",
+            "Prompt tokens of placed requests.",
+            load(&decided.prompt_tokens),
+        ),
         ("warmline_index_blocks", "gauge", "Different blocks in the index.", status.index.blocks as f64),
         ("warmline_index_held_blocks", "gauge", "Blocks times their holders.", status.index.held as f64),
         ("warmline_index_heap_bytes", "gauge", "Memory of the index.", status.index.heap_bytes as f64),

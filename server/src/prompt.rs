@@ -23,6 +23,10 @@ pub struct Request<'a> {
     pub max_tokens: Option<u32>,
     /// Keeps this request's blocks from being shared with other salts.
     pub cache_salt: Option<Cow<'a, str>>,
+    /// `stream_options` as it stands in the body.
+    pub stream_options: Option<&'a str>,
+    /// `vllm_xargs` as it stands in the body.
+    pub vllm_xargs: Option<&'a str>,
     /// Whatever names the conversation or user (`user`, `session_id`, …): a hint, never a key.
     pub session: Option<Cow<'a, str>>,
 }

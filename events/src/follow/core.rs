@@ -320,7 +320,9 @@ impl Core {
         self.translator.reset();
         self.seen.clear();
         self.phase = Phase::Live;
-        self.say(View::Exact);
+        // Said again even if it was said before: whoever forgets a worker forgets its view.
+        self.view = View::Exact;
+        self.sink.set_view(self.worker, View::Exact);
         self.in_step(0, payload, now)
     }
 

@@ -33,9 +33,14 @@ impl Admin {
         let path = gateway.fleet().settings().admin.key_file.clone();
         let read = |path: std::path::PathBuf| {
             let text = std::fs::read_to_string(&path);
-            let text = text.map_err(|error| format!("admin.key_file: cannot read {}: {error}", path.display()))?;
+            let text =
+                text.map_err(|error| format!("admin.key_file: cannot read {}: {error}", path.display()))?;
             let line = text.lines().next().unwrap_or_default().trim().to_owned();
-            if line.is_empty() { Err(format!("admin.key_file: {} is empty", path.display())) } else { Ok(line) }
+            if line.is_empty() {
+                Err(format!("admin.key_file: {} is empty", path.display()))
+            } else {
+                Ok(line)
+            }
         };
         let key = path.map(read).transpose()?;
         Ok(Self { gateway, key, registered })
@@ -44,7 +49,15 @@ impl Admin {
     /// Serves until `stop` says so.
     pub async fn run(self, listener: TcpListener, stop: watch::Receiver<bool>) {
         let admin = Arc::new(self);
-        serve(listener, move |request| { let admin = admin.clone(); async move { admin.handle(request).await } }, stop).await;
+        serve(
+            listener,
+            move |request| {
+                let admin = admin.clone();
+                async move { admin.handle(request).await }
+            },
+            stop,
+        )
+        .await;
     }
 
     fn fleet(&self) -> &Fleet {
@@ -54,8 +67,12 @@ impl Admin {
     async fn handle(&self, request: Request<Incoming>) -> Answer {
         let (head, incoming) = request.into_parts();
         let path = head.uri.path().trim_end_matches('/').to_owned();
-        if !matches!(path.as_str(), "/healthz" | "/readyz") && !self.may(head.headers.get(header::AUTHORIZATION)) {
-            return failure(&ApiError::Unauthorized("This listener asks for the key of admin.key_file.".to_owned()));
+        if !matches!(path.as_str(), "/healthz" | "/readyz")
+            && !self.may(head.headers.get(header::AUTHORIZATION))
+        {
+            return failure(&ApiError::Unauthorized(
+                "This listener asks for the key of admin.key_file.".to_owned(),
+            ));
         }
         let parts: Vec<&str> = path.split('/').skip(1).collect();
         match (&head.method, parts.as_slice()) {
@@ -64,7 +81,9 @@ impl Admin {
             (&Method::POST, ["engines"]) => self.register(incoming).await,
             (&Method::DELETE, ["engines", name]) => self.found(name, self.fleet().remove(name)),
             (&Method::POST, ["engines", name, "drain"]) => self.found(name, self.fleet().drain(name, true)),
-            (&Method::POST, ["engines", name, "undrain"]) => self.found(name, self.fleet().drain(name, false)),
+            (&Method::POST, ["engines", name, "undrain"]) => {
+                self.found(name, self.fleet().drain(name, false))
+            }
             (&Method::GET, ["explain"]) => respond(StatusCode::OK, &self.fleet().journal().newest(50)),
             (&Method::GET, ["explain", id]) => self.explain(id),
             (&Method::POST, ["route"]) => self.dry_run(incoming).await,
@@ -76,16 +95,22 @@ impl Admin {
             (&Method::GET, ["posture"]) => respond(StatusCode::OK, &posture(self.fleet().settings())),
             (&Method::GET, ["healthz"]) => respond(StatusCode::OK, &json!({"status": "ok"})),
             (&Method::GET, ["readyz"]) => ready(self.fleet()),
-            (_, ["status" | "engines" | "explain" | "route" | "metrics" | "config" | "posture" | "healthz" | "readyz", ..]) => {
-                failure(&ApiError::Method(head.method.to_string()))
-            }
+            (
+                _,
+                [
+                    "status" | "engines" | "explain" | "route" | "metrics" | "config" | "posture" | "healthz"
+                    | "readyz",
+                    ..,
+                ],
+            ) => failure(&ApiError::Method(head.method.to_string())),
             _ => failure(&ApiError::UnknownPath(path)),
         }
     }
 
     fn may(&self, given: Option<&http::HeaderValue>) -> bool {
         let Some(key) = &self.key else { return true };
-        let given = given.and_then(|value| value.to_str().ok()).and_then(|value| value.strip_prefix("Bearer "));
+        let given =
+            given.and_then(|value| value.to_str().ok()).and_then(|value| value.strip_prefix("Bearer "));
         // Hashes are compared, so that the time it takes says nothing about the key.
         let hash = |text: &str| xxhash_rust::xxh3::xxh3_128(text.as_bytes());
         given.is_some_and(|given| hash(given) == hash(key) && given == key)
@@ -102,9 +127,10 @@ impl Admin {
                 (self.registered)(&name);
                 respond(StatusCode::CREATED, &json!({"status": "registered", "name": name}))
             }
-            Err(why) if why.contains("another engine") => {
-                respond(StatusCode::CONFLICT, &json!({"error": {"message": why, "type": "invalid_request_error", "code": "conflict", "param": "name"}}))
-            }
+            Err(why) if why.contains("another engine") => respond(
+                StatusCode::CONFLICT,
+                &json!({"error": {"message": why, "type": "invalid_request_error", "code": "conflict", "param": "name"}}),
+            ),
             Err(why) => failure(&ApiError::invalid(why)),
         }
     }
@@ -113,7 +139,8 @@ impl Admin {
         if found {
             return respond(StatusCode::OK, &json!({"status": "ok", "name": name}));
         }
-        let known: Vec<String> = self.fleet().status().engines.into_iter().map(|engine| engine.name).collect();
+        let known: Vec<String> =
+            self.fleet().status().engines.into_iter().map(|engine| engine.name).collect();
         failure(&ApiError::UnknownPath(format!("engine `{name}`; registered are {known:?}")))
     }
 
@@ -143,7 +170,9 @@ impl Admin {
 pub fn ready(fleet: &Fleet) -> Answer {
     match fleet.waiting_for() {
         None => respond(StatusCode::OK, &json!({"status": "ready"})),
-        Some(why) => respond(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "not ready", "waiting_for": why})),
+        Some(why) => {
+            respond(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "not ready", "waiting_for": why}))
+        }
     }
 }
 

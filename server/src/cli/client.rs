@@ -32,7 +32,8 @@ impl Client {
     pub(super) fn new(url: &str, key: Option<String>, timeout: Duration) -> Self {
         let rest = url.strip_prefix("http://").unwrap_or(url);
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let base_path = if path.is_empty() { String::new() } else { format!("/{}", path.trim_end_matches('/')) };
+        let base_path =
+            if path.is_empty() { String::new() } else { format!("/{}", path.trim_end_matches('/')) };
         Self { authority: authority.to_owned(), base_path, key, timeout }
     }
 
@@ -61,7 +62,11 @@ impl Client {
 
     fn connect(&self) -> std::io::Result<TcpStream> {
         let mut last = std::io::Error::other("the name has no address");
-        let with_port = if self.authority.contains(':') { self.authority.clone() } else { format!("{}:80", self.authority) };
+        let with_port = if self.authority.contains(':') {
+            self.authority.clone()
+        } else {
+            format!("{}:80", self.authority)
+        };
         for address in with_port.to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, self.timeout) {
                 Ok(stream) => {
@@ -129,7 +134,8 @@ impl Answer {
         if !(200..300).contains(&self.status) {
             return Err(self.complaint());
         }
-        serde_json::from_slice(&self.body).map_err(|error| format!("the answer is not what was expected: {error}"))
+        serde_json::from_slice(&self.body)
+            .map_err(|error| format!("the answer is not what was expected: {error}"))
     }
 
     /// The server's own words about what is wrong.

@@ -1,8 +1,11 @@
 //! The command line: what each command takes, and how failures leave.
 
+mod client;
 mod config;
 mod hash;
 mod output;
+mod serve;
+mod sim;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,6 +25,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Serve: the gateway, the index and everything behind it.
+    Serve(serve::Serve),
+    /// Run simulated engines, for trying things out.
+    Sim(sim::Sim),
     /// Show the effective settings: defaults, file, environment and flags put together.
     Config(config::Config),
     /// Hash tokens into block hashes, as engines' event streams and other routers do.
@@ -46,6 +53,8 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
+        Command::Serve(command) => command.run(),
+        Command::Sim(command) => command.run(),
         Command::Config(command) => command.run(),
         Command::Hash(command) => command.run(),
     }

@@ -79,14 +79,19 @@ impl Member {
         settings::check::engine(&settings)?;
         let rest = settings.url.strip_prefix("http://").unwrap_or(&settings.url);
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let with_port = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
+        let with_port =
+            if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
         let key = settings.key_file.as_deref().map(key).transpose()?;
         let engine = Engine {
             id,
             name: settings.name.as_str().into(),
             host: HeaderValue::from_str(authority).map_err(|error| error.to_string())?,
             authority: with_port.into(),
-            base_path: if path.is_empty() { "".into() } else { format!("/{}", path.trim_end_matches('/')).into() },
+            base_path: if path.is_empty() {
+                "".into()
+            } else {
+                format!("/{}", path.trim_end_matches('/')).into()
+            },
             bearer: key,
         };
         let workers = (0..settings.ranks).map(|rank| Worker { instance: u64::from(id.0), rank }).collect();
@@ -158,7 +163,8 @@ impl Load {
 }
 
 fn key(path: &std::path::Path) -> Result<HeaderValue, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("key_file: cannot read {}: {error}", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("key_file: cannot read {}: {error}", path.display()))?;
     let line = text.lines().next().unwrap_or_default().trim();
     let mut value = HeaderValue::from_str(&format!("Bearer {line}"))
         .map_err(|_| format!("key_file: {} does not hold a key", path.display()))?;

@@ -137,7 +137,8 @@ impl Fleet {
                 continue;
             }
             let adapter = self.adapter(member, ask.model);
-            let size = if ask.way == Way::Bytes { BYTES_A_BLOCK } else { member.block_size.load(Ordering::Relaxed) };
+            let size =
+                if ask.way == Way::Bytes { BYTES_A_BLOCK } else { member.block_size.load(Ordering::Relaxed) };
             let known = chains.iter().position(|blocks| blocks.size == size && blocks.adapter == adapter);
             let chain = known.unwrap_or_else(|| {
                 chains.push(self.blocks(ask, size, adapter));
@@ -149,7 +150,8 @@ impl Fleet {
     }
 
     fn blocks(&self, ask: &Ask<'_>, size: u32, adapter: Option<String>) -> Blocks {
-        let block_size = BlockSize::new(size).unwrap_or_else(|| unreachable!("checked when the engine was taken in"));
+        let block_size =
+            BlockSize::new(size).unwrap_or_else(|| unreachable!("checked when the engine was taken in"));
         let mut chain = Chain::new(Hasher::new(block_size, Seed::of(adapter.as_deref(), ask.cache_salt)));
         if ask.way == Way::Bytes {
             chain.extend(&ask.bytes.iter().map(|byte| u32::from(*byte)).collect::<Vec<_>>());
@@ -164,13 +166,21 @@ impl Fleet {
         Blocks { size, adapter, chain, matches }
     }
 
-    fn find_out(&self, ask: &Ask<'_>, member: &Arc<Member>, blocks: &Blocks, chain: usize, now: Duration) -> Found {
+    fn find_out(
+        &self,
+        ask: &Ask<'_>,
+        member: &Arc<Member>,
+        blocks: &Blocks,
+        chain: usize,
+        now: Duration,
+    ) -> Found {
         let routing = &self.0.settings.routing;
         let (mismatched, confidence) = {
             let truth = member.truth.lock();
             (truth.mismatch().is_some(), truth.confidence())
         };
-        let tells = ask.way != Way::Bytes && routing.policy != Policy::Approximate && member.tells() && !mismatched;
+        let tells =
+            ask.way != Way::Bytes && routing.policy != Policy::Approximate && member.tells() && !mismatched;
         let mut found = Found {
             candidate: Candidate {
                 engine: member.engine.id,
@@ -198,7 +208,11 @@ impl Fleet {
             found.candidate.cached = [depth * tokens; 3];
             return found;
         }
-        let best = member.workers.iter().filter_map(|worker| blocks.matches.of(*worker)).max_by_key(|found| found.blocks());
+        let best = member
+            .workers
+            .iter()
+            .filter_map(|worker| blocks.matches.of(*worker))
+            .max_by_key(|found| found.blocks());
         let view = match best {
             Some(best) => best.view,
             None => self.0.index.view(member.workers[0]).unwrap_or(View::Stale),
@@ -230,15 +244,32 @@ impl Fleet {
             self.0.turn.load(Ordering::Relaxed)
         };
         let pinned = ask.pinned.and_then(|name| {
-            self.0.members.load().iter().find(|member| member.settings.name == name).map(|member| member.engine.id)
+            self.0
+                .members
+                .load()
+                .iter()
+                .find(|member| member.settings.name == name)
+                .map(|member| member.engine.id)
         });
-        let prompt = if ask.way == Way::Bytes { ask.bytes.len() as u32 / BYTES_A_TOKEN } else { ask.tokens.len() as u32 };
+        let prompt = if ask.way == Way::Bytes {
+            ask.bytes.len() as u32 / BYTES_A_TOKEN
+        } else {
+            ask.tokens.len() as u32
+        };
         let chance = xxhash_rust::xxh3::xxh3_64(&turn.to_le_bytes());
         Wish { prompt: prompt.max(1), policy: self.0.settings.routing.policy, pinned, chance, turn }
     }
 
     /// Takes the place that was chosen.
-    fn seat(&self, ask: &Ask<'_>, wish: &Wish, choice: Choice, all: &[Found], chains: &[Blocks], now: Duration) -> Ticket {
+    fn seat(
+        &self,
+        ask: &Ask<'_>,
+        wish: &Wish,
+        choice: Choice,
+        all: &[Found],
+        chains: &[Blocks],
+        now: Duration,
+    ) -> Ticket {
         let found = &all[choice.at];
         let Found { member, candidate, .. } = found;
         let blocks = &chains[found.chain];
@@ -256,7 +287,9 @@ impl Fleet {
                 let until = now + self.0.settings.routing.expect_for.get();
                 self.0.index.expect(found.worker, &blocks.chain, until);
             }
-            None if self.0.settings.routing.policy != Policy::RoundRobin => member.history.lock().note(prefix),
+            None if self.0.settings.routing.policy != Policy::RoundRobin => {
+                member.history.lock().note(prefix)
+            }
             None => {}
         }
         self.count(choice.why, candidate, all, wish);
@@ -277,7 +310,14 @@ impl Fleet {
         }
     }
 
-    fn predict(&self, ask: &Ask<'_>, wish: &Wish, found: &Found, prefix: &[PrefixHash], now: Duration) -> Option<Prediction> {
+    fn predict(
+        &self,
+        ask: &Ask<'_>,
+        wish: &Wish,
+        found: &Found,
+        prefix: &[PrefixHash],
+        now: Duration,
+    ) -> Option<Prediction> {
         // Only what the engine itself told can be proven wrong.
         if found.view.is_none() && !found.member.tells() || ask.way == Way::Bytes {
             return None;
@@ -309,11 +349,19 @@ impl Fleet {
         decided.prompt_tokens.fetch_add(u64::from(wish.prompt), Ordering::Relaxed);
     }
 
-    fn write_down(&self, ask: &Ask<'_>, wish: &Wish, choice: Choice, all: &[Found], prediction: Option<&Prediction>) {
+    fn write_down(
+        &self,
+        ask: &Ask<'_>,
+        wish: &Wish,
+        choice: Choice,
+        all: &[Found],
+        prediction: Option<&Prediction>,
+    ) {
         if self.0.settings.routing.journal == 0 {
             return;
         }
-        let predicted = prediction.filter(|prediction| prediction.tokens != u32::MAX).map(|prediction| prediction.tokens);
+        let predicted =
+            prediction.filter(|prediction| prediction.tokens != u32::MAX).map(|prediction| prediction.tokens);
         let attempt = Attempt {
             engine: all[choice.at].member.settings.name.clone(),
             why: choice.why,
@@ -395,7 +443,8 @@ fn header(found: &Found, why: Why, way: Way, prompt: u32) -> HeaderValue {
         why.name(),
         way.name(),
     );
-    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).unwrap_or_else(|_| HeaderValue::from_static("unprintable"))
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(text))
+        .unwrap_or_else(|_| HeaderValue::from_static("unprintable"))
 }
 
 // === impl Ticket ===
@@ -460,7 +509,9 @@ impl Ticket {
         self.fleet.0.journal.amend(&self.id, |entry| entry.cached_tokens = Some(cached));
         let Some(mut prediction) = self.prediction.take() else { return };
         // Only a prompt that the engine computed from its first block on must be told of.
-        if let Some(awaited) = prediction.awaited.take().filter(|_| cached == 0 && usage.prompt > prediction.block) {
+        if let Some(awaited) =
+            prediction.awaited.take().filter(|_| cached == 0 && usage.prompt > prediction.block)
+        {
             let due = self.fleet.now() + TELL_WITHIN;
             self.member.await_root(Awaited { due, ..awaited });
         }
@@ -469,7 +520,13 @@ impl Ticket {
         }
         load.predicted.fetch_add(u64::from(prediction.tokens), Ordering::Relaxed);
         let rule = &self.fleet.0.settings.closed_loop;
-        let advice = self.member.truth.lock().observe(prediction.tokens, cached, prediction.prompt, prediction.block, rule);
+        let advice = self.member.truth.lock().observe(
+            prediction.tokens,
+            cached,
+            prediction.prompt,
+            prediction.block,
+            rule,
+        );
         if advice == Advice::Rebuild {
             tracing::warn!(engine = %self.member.settings.name, "predictions of cached tokens fail: its view is built anew");
             for follower in self.member.followers.lock().iter() {

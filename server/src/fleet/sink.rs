@@ -36,7 +36,9 @@ impl Sink for IndexSink {
     fn replace(&self, worker: Worker, events: &[Event]) {
         match self.index.replace(worker, events) {
             Ok(0) => {}
-            Ok(orphans) => tracing::debug!(%worker, orphans, "runs without a parent were left out of a new view"),
+            Ok(orphans) => {
+                tracing::debug!(%worker, orphans, "runs without a parent were left out of a new view")
+            }
             Err(refused) => tracing::error!(%worker, ?refused, "a new view was not taken"),
         }
     }

@@ -31,17 +31,22 @@ impl Fleet {
         if members.is_empty() {
             return Some("no engine is registered".to_owned());
         }
-        if !members.iter().any(|member| member.up.load(Ordering::Relaxed) && !member.models.load().is_empty()) {
+        if !members.iter().any(|member| member.up.load(Ordering::Relaxed) && !member.models.load().is_empty())
+        {
             return Some("no engine answers".to_owned());
         }
         if self.clock().now() >= self.settings().health.ready_grace.get() {
             return None;
         }
         let views = self.index().workers();
-        let behind = members.iter().filter(|member| member.up.load(Ordering::Relaxed) && member.tells()).find(|member| {
-            let state = |worker| views.iter().find(|(known, ..)| *known == worker).map(|(_, view, _)| *view);
-            member.workers.iter().any(|worker| state(*worker) != Some(blocks::View::Exact))
-        });
+        let behind = members
+            .iter()
+            .filter(|member| member.up.load(Ordering::Relaxed) && member.tells())
+            .find(|member| {
+                let state =
+                    |worker| views.iter().find(|(known, ..)| *known == worker).map(|(_, view, _)| *view);
+                member.workers.iter().any(|worker| state(*worker) != Some(blocks::View::Exact))
+            });
         behind.map(|member| format!("the view of `{}` is not exact yet", member.settings.name))
     }
 

@@ -88,10 +88,18 @@ impl Truth {
     }
 
     /// A prediction and what came of it, in prompt tokens.
-    pub fn observe(&mut self, predicted: u32, actual: u32, prompt: u32, block: u32, rule: &ClosedLoop) -> Advice {
+    pub fn observe(
+        &mut self,
+        predicted: u32,
+        actual: u32,
+        prompt: u32,
+        block: u32,
+        rule: &ClosedLoop,
+    ) -> Advice {
         let miss = f64::from(predicted.abs_diff(actual));
         // One block either way is the engine's rounding, not an error of the view.
-        let right = if miss <= f64::from(block) { 1.0 } else { 1.0 - (miss / f64::from(prompt.max(1))).min(1.0) };
+        let right =
+            if miss <= f64::from(block) { 1.0 } else { 1.0 - (miss / f64::from(prompt.max(1))).min(1.0) };
         self.confidence += rule.smoothing * (right - self.confidence);
         self.observations = self.observations.saturating_add(1);
         self.since_rebuild += 1;

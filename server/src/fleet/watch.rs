@@ -26,7 +26,9 @@ pub async fn engine(fleet: Fleet, name: String, sink: Arc<dyn Sink>) {
     let mut round = 0_u32;
     loop {
         let members = fleet.members();
-        let Some(member) = members.iter().find(|member| member.settings.name == name).cloned() else { return };
+        let Some(member) = members.iter().find(|member| member.settings.name == name).cloned() else {
+            return;
+        };
         drop(members);
         probe(&fleet, &member, &sink, round).await;
         check_awaited(&fleet, &member);
@@ -53,7 +55,9 @@ async fn probe(fleet: &Fleet, member: &Arc<Member>, sink: &Arc<dyn Sink>, round:
             if let Ok((StatusCode::OK, metrics)) = get(fleet, member, "/metrics").await {
                 read_metrics(member, &String::from_utf8_lossy(&metrics));
             }
-            if member.models.load().is_empty() || member.settings.models.is_empty() && round.is_multiple_of(MODELS_EVERY) {
+            if member.models.load().is_empty()
+                || member.settings.models.is_empty() && round.is_multiple_of(MODELS_EVERY)
+            {
                 learn_models(fleet, member).await;
             }
             if !member.tells() {
@@ -87,7 +91,8 @@ fn down(member: &Member, was_up: bool, why: &str) {
 async fn get(fleet: &Fleet, member: &Member, path: &str) -> Result<(StatusCode, Bytes), String> {
     let path = format!("{}{path}", member.engine.base_path);
     let timeout = fleet.settings().health.probe_timeout.get();
-    ask(Method::GET, &member.engine.authority, &path, member.engine.bearer.as_ref(), Bytes::new(), timeout).await
+    ask(Method::GET, &member.engine.authority, &path, member.engine.bearer.as_ref(), Bytes::new(), timeout)
+        .await
 }
 
 /// Load, and the start of the process: a new one is a new life.
@@ -174,7 +179,10 @@ async fn discover(fleet: &Fleet, member: &Member) -> Vec<Source> {
 
 /// An endpoint with a wildcard host means the engine's own address.
 fn reachable(endpoint: &str, host: &str) -> String {
-    endpoint.replace("//*:", &format!("//{host}:")).replace("//0.0.0.0:", &format!("//{host}:")).replace("//[::]:", &format!("//{host}:"))
+    endpoint
+        .replace("//*:", &format!("//{host}:"))
+        .replace("//0.0.0.0:", &format!("//{host}:"))
+        .replace("//[::]:", &format!("//{host}:"))
 }
 
 /// An engine that was told a plain address connects to it; then we are the ones who listen, on every address.
@@ -222,7 +230,9 @@ fn check_awaited(fleet: &Fleet, member: &Member) {
             if told.is_empty() {
                 return "the engine computed prompts but told of none".to_owned();
             }
-            let word = |id: Option<u32>| id.map_or("nothing".to_owned(), |id| format!("{:?}", tokeniser.decode(&[id])));
+            let word = |id: Option<u32>| {
+                id.map_or("nothing".to_owned(), |id| format!("{:?}", tokeniser.decode(&[id])))
+            };
             format!(
                 "{}: ours is {}, the engine's {}; the engine reads {:?}",
                 tokeniser.locate(&awaited.tokens, position),
@@ -251,6 +261,9 @@ mod tests {
         assert_eq!(reachable("tcp://127.0.0.1:5557", "10.0.0.5"), "tcp://127.0.0.1:5557");
         assert_eq!(nth_port("tcp://10.0.0.5:5557", 3), "tcp://10.0.0.5:5560");
         assert_eq!(nth_port("ipc:///tmp/kv", 1), "ipc:///tmp/kv_1");
-        assert_eq!((nth_port("tcp://*:5557", 0), binds("tcp://*:5557")), ("tcp://0.0.0.0:5557".to_owned(), true));
+        assert_eq!(
+            (nth_port("tcp://*:5557", 0), binds("tcp://*:5557")),
+            ("tcp://0.0.0.0:5557".to_owned(), true)
+        );
     }
 }

@@ -44,6 +44,8 @@ impl<'a> Request<'a> {
             wants_stream_usage: usage.and_then(|options| options.include_usage).unwrap_or(false),
             max_tokens: hint(fields.max_completion_tokens).or_else(|| hint(fields.max_tokens)),
             cache_salt: text("cache_salt", fields.cache_salt)?,
+            stream_options: fields.stream_options.map(RawValue::get),
+            vllm_xargs: fields.vllm_xargs.map(RawValue::get),
             session: [fields.session_id, fields.prompt_cache_key, fields.user]
                 .into_iter()
                 .find_map(|raw| text("", raw).ok().flatten()),
@@ -70,6 +72,7 @@ struct Fields<'a> {
     max_tokens: Option<&'a RawValue>,
     max_completion_tokens: Option<&'a RawValue>,
     cache_salt: Option<&'a RawValue>,
+    vllm_xargs: Option<&'a RawValue>,
     session_id: Option<&'a RawValue>,
     prompt_cache_key: Option<&'a RawValue>,
     user: Option<&'a RawValue>,

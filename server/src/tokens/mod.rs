@@ -30,7 +30,7 @@ pub use source::Error;
 pub const QUICK_BYTES: usize = 64 << 10;
 
 /// How a prompt became tokens; shown in `x-warmline-route`, `explain` and the metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Way {
     /// The client sent token ids.
@@ -41,6 +41,18 @@ pub enum Way {
     Engine,
     /// Not at all: routing is approximate, on the bytes of the prompt.
     Bytes,
+}
+
+impl Way {
+    /// The word this house uses.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Given => "given",
+            Self::Local => "local",
+            Self::Engine => "engine",
+            Self::Bytes => "bytes",
+        }
+    }
 }
 
 /// Turns prompts of one model into token ids.

@@ -1,0 +1,113 @@
+//! The one place where the rooms meet: a line for each, in the order of the drawing.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use events::sink::Sink;
+use index::Index;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::admin::Admin;
+use crate::clock::Clock;
+use crate::fleet::{Fleet, IndexSink, watch as look};
+use crate::gateway::{self, Gateway};
+use crate::settings::Settings;
+
+/// Everything that runs. Dropping it ends it at once; [`Running::stop`] lets requests come to their end.
+pub struct Running {
+    gateway: Gateway,
+    address: SocketAddr,
+    admin: SocketAddr,
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<std::io::Result<()>>,
+    others: Arc<parking_lot::Mutex<tokio::task::JoinSet<()>>>,
+}
+
+/// Starts every role of this machine: binds first, then works.
+///
+/// # Errors
+/// What stands in the way, in words; then nothing runs.
+pub async fn start(settings: Settings) -> Result<Running, String> {
+    let (front, address) = bind("gateway.listen", settings.gateway.listen).await?;
+    let (back, admin) = bind("admin.listen", settings.admin.listen).await?;
+
+    let clock = Clock::start();
+    let index = Arc::new(Index::new());
+    let sink = IndexSink::new(index.clone());
+    let fleet = Fleet::new(&settings, index, clock)?;
+    sink.introduce(fleet.clone());
+    let gateway = Gateway::new(fleet.clone())?;
+
+    let (stop, stopped) = watch::channel(false);
+    let others = Arc::new(parking_lot::Mutex::new(tokio::task::JoinSet::new()));
+    let watch_one = watcher(&fleet, sink, &others);
+    for engine in &settings.engines {
+        watch_one(&engine.name);
+    }
+    let operator = Admin::new(gateway.clone(), Box::new(watch_one))?;
+    others.lock().spawn(look::expectations(fleet));
+    others.lock().spawn(operator.run(back, stopped.clone()));
+    let serving = tokio::spawn(gateway::run(gateway.clone(), front, stopped));
+    Ok(Running { gateway, address, admin, stop, serving, others })
+}
+
+/// Watches engines: those of the settings, and those that are registered later.
+fn watcher(
+    fleet: &Fleet,
+    sink: Arc<dyn Sink>,
+    tasks: &Arc<parking_lot::Mutex<tokio::task::JoinSet<()>>>,
+) -> impl Fn(&str) + Send + Sync + 'static {
+    let (fleet, tasks) = (fleet.clone(), Arc::downgrade(tasks));
+    move |name| {
+        if let Some(tasks) = tasks.upgrade() {
+            tasks.lock().spawn(look::engine(fleet.clone(), name.to_owned(), sink.clone()));
+        }
+    }
+}
+
+async fn bind(key: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
+    let wrong = |error: std::io::Error| format!("{key}: cannot listen on {address}: {error}");
+    let listener = TcpListener::bind(address).await.map_err(wrong)?;
+    let bound = listener.local_addr().map_err(wrong)?;
+    Ok((listener, bound))
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where operators connect.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The engines.
+    pub fn fleet(&self) -> &Fleet {
+        self.gateway.fleet()
+    }
+
+    /// Takes no new requests, lets those that run come to their end, and ends.
+    ///
+    /// # Errors
+    /// A gateway that could not run.
+    pub async fn stop(mut self) -> Result<(), String> {
+        self.stop.send_replace(true);
+        match (&mut self.serving).await {
+            Ok(served) => served.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        self.others.lock().abort_all();
+    }
+}
