@@ -27,7 +27,7 @@ mod worker;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use blocks::{Chain, Event, Hasher, PrefixHash, View, Worker};
+use blocks::{Event, Hasher, PrefixHash, TokensHash, View, Worker};
 use parking_lot::{Mutex, RwLock};
 
 pub use matches::{Match, Matches};
@@ -154,8 +154,8 @@ impl Index {
 
     /// A request was sent to `worker` that will create these blocks: count them as held until `until`, unless
     /// an event confirms them before.
-    pub fn expect(&self, worker: Worker, chain: &Chain, until: Duration) {
-        self.insert_expected(worker, chain.prefix_hashes(), chain.tokens_hashes(), until);
+    pub fn expect(&self, worker: Worker, prefix: &[PrefixHash], tokens: &[TokensHash], until: Duration) {
+        self.insert_expected(worker, prefix, tokens, until);
     }
 
     /// Drops what was expected until `now` and has not been confirmed.

@@ -187,7 +187,13 @@ fn take(index: &Index, model: &mut Model, step: Step) {
             }
         }
         Step::Expect { worker: number, path, until } => {
-            index.expect(worker(number), &chain(&path), Duration::from_secs(until));
+            let chain = chain(&path);
+            index.expect(
+                worker(number),
+                chain.prefix_hashes(),
+                chain.tokens_hashes(),
+                Duration::from_secs(until),
+            );
             let held = model.0.entry(number).or_default();
             for depth in 1..=path.len() {
                 let path = path[..depth].to_vec();

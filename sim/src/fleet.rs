@@ -1,1 +1,121 @@
-//! A room that is being built.
+//! A fleet of engines and a router in virtual time: a whole day's trace in seconds, the same every time.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use blocks::Event;
+
+use crate::engine::{Engine, Job, Output, Shape, What};
+use crate::trace::Request;
+
+/// Who decides where a job goes, and hears what a gateway would hear, when it would hear it.
+pub trait Router {
+    /// Which engine takes this job. `engines` are the engines as they truly are: only a router that claims to
+    /// know everything may look.
+    fn choose(&mut self, job: &Job, engines: &[Engine], now: Duration) -> usize;
+
+    /// An engine's cache changed.
+    fn told(&mut self, _engine: usize, _event: &Event, _now: Duration) {}
+
+    /// A job's first token came back.
+    fn first_token(&mut self, _job: u64, _engine: usize, _now: Duration) {}
+
+    /// A job's last token came back.
+    fn finished(&mut self, _job: u64, _engine: usize, _now: Duration) {}
+}
+
+/// What became of a load.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Times to first token, ascending.
+    pub ttft: Vec<Duration>,
+    /// Tokens of all prompts.
+    pub prompt_tokens: u64,
+    /// Of these, found in the caches.
+    pub cached_tokens: u64,
+    /// Requests that each engine served.
+    pub served: Vec<u64>,
+    /// Jobs that no engine could ever hold; they are left out of everything else.
+    pub unfit: u64,
+}
+
+/// Runs a load to its end.
+pub fn run(
+    requests: &[Request],
+    engines: usize,
+    shape: &Shape,
+    router: &mut dyn Router,
+    event_delay: Duration,
+) -> Report {
+    let mut engines: Vec<Engine> = (0..engines as u64)
+        .map(|i| Engine::new(Shape { hash_seed: shape.hash_seed + i, ..shape.clone() }))
+        .collect();
+    let mut report = Report { served: vec![0; engines.len()], ..Report::default() };
+    let mut arrived: Vec<Duration> = vec![Duration::ZERO; requests.len()];
+    let mut late: VecDeque<(Duration, usize, Event)> = VecDeque::new();
+    let mut waiting = requests.iter().peekable();
+    let mut out: Vec<Output> = Vec::new();
+    loop {
+        let arrival = waiting.peek().map(|request| request.at);
+        let step = engines.iter().enumerate().filter_map(|(i, engine)| Some((engine.next_at()?, i))).min();
+        let news = late.front().map(|(at, ..)| *at);
+        let next = [arrival, step.map(|(at, _)| at), news].into_iter().flatten().min();
+        let Some(now) = next else { break };
+        if news == Some(now) {
+            if let Some((_, engine, event)) = late.pop_front() {
+                router.told(engine, &event, now);
+            }
+        } else if let Some((_, engine)) = step.filter(|(at, _)| *at == now) {
+            engines[engine].advance(now, &mut out);
+            for output in out.drain(..) {
+                match output.what {
+                    What::Told(told) => late.push_back((now + event_delay, engine, told.event())),
+                    What::Token { job, count: 1, cached, done } => {
+                        report.ttft.push(now.saturating_sub(arrived[job as usize]));
+                        report.cached_tokens += cached as u64;
+                        router.first_token(job, engine, now);
+                        if done {
+                            router.finished(job, engine, now);
+                        }
+                    }
+                    What::Token { job, done: true, .. } => router.finished(job, engine, now),
+                    What::Token { .. } => {}
+                }
+            }
+        } else if let Some(request) = waiting.next() {
+            let job = &request.job;
+            if !engines[0].fits(job) {
+                report.unfit += 1;
+                continue;
+            }
+            let engine = router.choose(job, &engines, now);
+            arrived[job.id as usize] = now;
+            report.prompt_tokens += job.prompt as u64;
+            report.served[engine] += 1;
+            engines[engine].submit(job.clone(), now);
+        }
+    }
+    report.ttft.sort_unstable();
+    report
+}
+
+// === impl Report ===
+
+impl Report {
+    /// Milliseconds that this part of the requests did not exceed; from 0 to 1.
+    pub fn quantile_ms(&self, part: f64) -> f64 {
+        let last = self.ttft.len().saturating_sub(1);
+        self.ttft.get((last as f64 * part).round() as usize).map_or(0.0, |ttft| ttft.as_secs_f64() * 1e3)
+    }
+
+    /// The mean time to first token in milliseconds.
+    pub fn mean_ms(&self) -> f64 {
+        let sum: f64 = self.ttft.iter().map(Duration::as_secs_f64).sum();
+        sum * 1e3 / self.ttft.len().max(1) as f64
+    }
+
+    /// Prompt tokens found in the caches, of all prompt tokens.
+    pub fn cached_ratio(&self) -> f64 {
+        self.cached_tokens as f64 / self.prompt_tokens.max(1) as f64
+    }
+}

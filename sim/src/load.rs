@@ -1,1 +1,1 @@
-//! A room that is being built.
+//! A load over HTTP that is measured as a client sees it.

@@ -1,5 +1,6 @@
 //! The command line: what each command takes, and how failures leave.
 
+mod bench;
 mod client;
 mod config;
 mod hash;
@@ -29,6 +30,8 @@ enum Command {
     Serve(serve::Serve),
     /// Run simulated engines, for trying things out.
     Sim(sim::Sim),
+    /// Measure what is claimed.
+    Bench(bench::Bench),
     /// Show the effective settings: defaults, file, environment and flags put together.
     Config(config::Config),
     /// Hash tokens into block hashes, as engines' event streams and other routers do.
@@ -55,6 +58,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(command) => command.run(),
         Command::Sim(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Config(command) => command.run(),
         Command::Hash(command) => command.run(),
     }

@@ -285,7 +285,7 @@ impl Fleet {
         match found.view {
             Some(_) => {
                 let until = now + self.0.settings.routing.expect_for.get();
-                self.0.index.expect(found.worker, &blocks.chain, until);
+                self.0.index.expect(found.worker, prefix, blocks.chain.tokens_hashes(), until);
             }
             None if self.0.settings.routing.policy != Policy::RoundRobin => {
                 member.history.lock().note(prefix)

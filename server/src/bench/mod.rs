@@ -1,0 +1,3 @@
+//! `warmline bench`: what the house claims, measured.
+
+pub mod route;

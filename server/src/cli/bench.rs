@@ -1,0 +1,133 @@
+//! `warmline bench`: what the house claims, measured on this machine.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use sim::cost::Cost;
+use sim::engine::Shape;
+use sim::trace;
+
+use super::output::{self, Failure};
+use crate::bench::route;
+use crate::settings::Routing;
+
+/// Measure.
+#[derive(Args)]
+pub(super) struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Routing policies on the same load, in virtual time, against a router that knows everything.
+    Route(Box<Route>),
+}
+
+#[derive(Args)]
+struct Route {
+    /// A trace: a JSON object a line with timestamp, `input_length`, `output_length` and `hash_ids`.
+    #[arg(long, value_name = "FILE")]
+    trace: PathBuf,
+    /// Engines in the fleet.
+    #[arg(long, default_value_t = 8)]
+    engines: usize,
+    /// How much faster the requests come than they were recorded.
+    #[arg(long, default_value_t = 2.0)]
+    time_scale: f64,
+    /// Tokens in a block.
+    #[arg(long, default_value_t = 16)]
+    block_size: usize,
+    /// Blocks in each engine's cache.
+    #[arg(long, default_value_t = 50_000)]
+    cache_blocks: usize,
+    /// What a prompt token costs to compute.
+    #[arg(long, default_value_t = Cost::default().prefill_us, value_name = "US")]
+    prefill_us: f64,
+    /// What a step costs, whatever it does.
+    #[arg(long, default_value_t = Cost::default().step_us, value_name = "US")]
+    step_us: f64,
+    /// What each decoding sequence adds to a step.
+    #[arg(long, default_value_t = Cost::default().decode_us, value_name = "US")]
+    decode_us: f64,
+    /// How long an engine's KV events take to reach the index.
+    #[arg(long, default_value_t = 1_300, value_name = "US")]
+    event_delay_us: u64,
+    /// Breaks ties; the same seed gives the same answer.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Cost of one decoding sequence, in prompt tokens [setting: routing.decode_weight].
+    #[arg(long)]
+    decode_weight: Option<f64>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Bench {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self.what {
+            What::Route(route) => route.run(),
+        }
+    }
+}
+
+impl Route {
+    fn run(self) -> Result<(), Failure> {
+        self.check().map_err(Failure::Input)?;
+        let path = self.trace.display();
+        let file = std::fs::File::open(&self.trace)
+            .map_err(|error| Failure::Input(format!("--trace {path}: {error}")))?;
+        let mut requests = trace::read(std::io::BufReader::new(file), self.block_size)
+            .map_err(|why| Failure::Input(format!("--trace {path}: {why}")))?;
+        trace::scale(&mut requests, self.time_scale);
+        let cost = Cost { step_us: self.step_us, prefill_us: self.prefill_us, decode_us: self.decode_us };
+        let defaults = Routing::default();
+        let plan = route::Plan {
+            requests,
+            engines: self.engines,
+            shape: Shape { block_size: self.block_size, blocks: self.cache_blocks, cost, ..Shape::default() },
+            event_delay: Duration::from_micros(self.event_delay_us),
+            seed: self.seed,
+            routing: Routing {
+                decode_weight: self.decode_weight.unwrap_or(defaults.decode_weight),
+                ..defaults
+            },
+        };
+        eprintln!("{} requests on {} engines, in virtual time", plan.requests.len(), plan.engines);
+        let result = route::measure(&plan, |name| eprintln!("  {name} …"));
+        if self.json { output::json(&result) } else { output::line(route::table(&result).trim_end()) }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let positive = [
+            ("--time-scale", self.time_scale),
+            ("--prefill-us", self.prefill_us),
+            ("--step-us", self.step_us),
+            ("--decode-us", self.decode_us),
+        ];
+        for (flag, found) in positive {
+            if !(found.is_finite() && found > 0.0) {
+                return Err(format!("{flag}: found {found}; allowed is more than 0"));
+            }
+        }
+        let ranges = [
+            ("--engines", self.engines, 1024),
+            ("--block-size", self.block_size, 512),
+            ("--cache-blocks", self.cache_blocks, 1 << 26),
+        ];
+        for (flag, found, most) in ranges {
+            if !(1..=most).contains(&found) {
+                return Err(format!("{flag}: found {found}; allowed is 1 to {most}"));
+            }
+        }
+        if 512 % self.block_size != 0 {
+            return Err(format!(
+                "--block-size: found {}; allowed is what divides the trace's 512",
+                self.block_size
+            ));
+        }
+        Ok(())
+    }
+}
