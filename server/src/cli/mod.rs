@@ -3,7 +3,9 @@
 mod bench;
 mod client;
 mod config;
+mod doctor;
 mod hash;
+mod operate;
 mod output;
 mod serve;
 mod sim;
@@ -28,6 +30,14 @@ struct Cli {
 enum Command {
     /// Serve: the gateway, the index and everything behind it.
     Serve(serve::Serve),
+    /// Show engines, views, load and confidence at a glance.
+    Status(operate::StatusCommand),
+    /// Show why a request went where it went.
+    Explain(operate::Explain),
+    /// Show where a request would go now.
+    Route(operate::Route),
+    /// Check the settings against the world: addresses, engines, events, tokens.
+    Doctor(doctor::Doctor),
     /// Run simulated engines, for trying things out.
     Sim(sim::Sim),
     /// Measure what is claimed.
@@ -57,6 +67,10 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(command) => command.run(),
+        Command::Status(command) => command.run(),
+        Command::Explain(command) => command.run(),
+        Command::Route(command) => command.run(),
+        Command::Doctor(command) => command.run(),
         Command::Sim(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Config(command) => command.run(),

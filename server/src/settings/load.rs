@@ -9,7 +9,7 @@ use super::{Settings, check};
 /// Where a variable must begin to be ours.
 const PREFIX: &str = "WARMLINE_";
 /// Variables that are ours but not settings.
-const OTHER_VARIABLES: [&str; 1] = ["WARMLINE_CONFIG"];
+const OTHER_VARIABLES: [&str; 2] = ["WARMLINE_CONFIG", "WARMLINE_ADMIN"];
 
 /// Why there are no settings. Nothing was started.
 #[derive(Debug, thiserror::Error)]
