@@ -4,6 +4,7 @@ pub mod admin;
 pub mod bench;
 pub mod cli;
 pub mod clock;
+pub mod demo;
 pub mod error;
 pub mod fleet;
 pub mod gateway;

@@ -3,6 +3,7 @@
 mod bench;
 mod client;
 mod config;
+mod demo;
 mod doctor;
 mod hash;
 mod operate;
@@ -28,6 +29,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// See it work: simulated engines, the gateway, a load, with nothing installed.
+    Demo(demo::Demo),
     /// Serve: the gateway, the index and everything behind it.
     Serve(serve::Serve),
     /// Show engines, views, load and confidence at a glance.
@@ -66,6 +69,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
+        Command::Demo(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Explain(command) => command.run(),
