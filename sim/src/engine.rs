@@ -246,6 +246,7 @@ impl Engine {
         }
         let mut budget = self.shape.step_tokens;
         let (mut prefill, mut decoding) = (0, 0);
+        let mut crowded = false;
         let mut at = 0;
         while at < self.running.len() {
             let sequence = &self.running[at];
@@ -254,6 +255,7 @@ impl Engine {
             if !self.grow(at, planned) {
                 // Every block is in use: the youngest sequence makes room, and begins again later.
                 self.preempt();
+                crowded = true;
                 continue;
             }
             let sequence = &mut self.running[at];
@@ -266,7 +268,8 @@ impl Engine {
             }
             at += 1;
         }
-        while budget > 0 && self.running.len() < self.shape.max_running {
+        // Who just made room must not take it back at once.
+        while budget > 0 && !crowded && self.running.len() < self.shape.max_running {
             let Some(planned) = self.admit(budget) else { break };
             budget -= planned;
             prefill += planned;

@@ -119,3 +119,86 @@ impl Report {
         self.cached_tokens as f64 / self.prompt_tokens.max(1) as f64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace;
+
+    /// Each in turn; holds time to its direction.
+    #[derive(Default)]
+    struct InTurn {
+        next: usize,
+        told: usize,
+        firsts: usize,
+        lasts: usize,
+        now: Duration,
+    }
+
+    impl InTurn {
+        fn pass(&mut self, now: Duration) {
+            assert!(now >= self.now, "time goes one way");
+            self.now = now;
+        }
+    }
+
+    impl Router for InTurn {
+        fn choose(&mut self, _: &Job, engines: &[Engine], now: Duration) -> usize {
+            self.pass(now);
+            self.next += 1;
+            self.next % engines.len()
+        }
+        fn told(&mut self, _: usize, _: &Event, now: Duration) {
+            self.pass(now);
+            self.told += 1;
+        }
+        fn first_token(&mut self, _: u64, _: usize, now: Duration) {
+            self.pass(now);
+            self.firsts += 1;
+        }
+        fn finished(&mut self, _: u64, _: usize, now: Duration) {
+            self.pass(now);
+            self.lasts += 1;
+        }
+    }
+
+    const DELAY: Duration = Duration::from_millis(1);
+
+    /// Forty requests that all begin with the same 512 tokens.
+    fn requests() -> Vec<Request> {
+        let line = |i: u64| {
+            let (at, length) = (i * 100, 600 + i);
+            format!(
+                "{{\"timestamp\":{at},\"input_length\":{length},\"output_length\":5,\"hash_ids\":[0,{}]}}",
+                i + 1
+            )
+        };
+        let lines: Vec<String> = (0..40).map(line).collect();
+        trace::read(lines.join("\n").as_bytes(), 16).unwrap()
+    }
+
+    #[test]
+    fn each_request_is_served_once_and_each_engine_computes_the_shared_prefix_once() {
+        let (requests, mut router) = (requests(), InTurn::default());
+        let report = run(&requests, 4, &Shape::default(), &mut router, DELAY);
+        assert_eq!(report.served, [10; 4]);
+        assert_eq!((report.ttft.len(), router.firsts, router.lasts), (40, 40, 40));
+        assert_eq!(report.cached_tokens, (40 - 4) * 512);
+        assert!(router.told >= 40, "every engine tells of every prompt");
+    }
+
+    #[test]
+    fn the_same_load_ends_the_same() {
+        let report = || run(&requests(), 3, &Shape::default(), &mut InTurn::default(), DELAY);
+        let (a, b) = (report(), report());
+        assert_eq!((a.ttft, a.cached_tokens), (b.ttft, b.cached_tokens));
+    }
+
+    #[test]
+    fn what_fits_into_no_engine_is_counted_and_left_out() {
+        let small = Shape { blocks: 40, ..Shape::default() };
+        let report = run(&requests(), 2, &small, &mut InTurn::default(), DELAY);
+        // 40 blocks are 640 tokens: 600 + i + 5 fits as long as i is at most 35.
+        assert_eq!((report.unfit, report.ttft.len()), (4, 36));
+    }
+}

@@ -116,8 +116,8 @@ async fn exchange(
     let mut response = sender.send_request(request).await.map_err(|error| text(&error))?;
     let route =
         response.headers().get("x-warmline-route").and_then(|route| route.to_str().ok()).unwrap_or_default();
-    sample.engine =
-        route.split(';').next().and_then(|part| part.strip_prefix("engine=")).unwrap_or_default().to_owned();
+    let engine = route.split(';').next().and_then(|part| part.strip_prefix("engine="));
+    engine.unwrap_or_default().clone_into(&mut sample.engine);
     let good = response.status().is_success();
     let mut held = Vec::new();
     let mut done = false;
@@ -164,4 +164,45 @@ fn take(event: &[u8], start: Instant, sample: &mut Sample, answer: &mut String) 
 #[expect(clippy::disallowed_methods, reason = "a load measures in real time")]
 fn clock() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{Faults, serve};
+    use crate::talk;
+
+    async fn samples(faults: Faults) -> Vec<Sample> {
+        let fast =
+            crate::http::Settings { speed: 200.0, events: None, replay: None, faults, ..Default::default() };
+        let engine = serve(fast).await.unwrap();
+        let load = talk::Settings { users: 1, turns: 4, ..talk::Settings::default() };
+        let authority = engine.address().to_string();
+        let settings =
+            Settings { authority, model: "sim".to_owned(), answer_tokens: 50, pause: Duration::ZERO };
+        let samples = Samples::default();
+        play(settings, talk::conversations(&load), samples.clone()).await;
+        std::mem::take(&mut *samples.lock().unwrap())
+    }
+
+    #[tokio::test]
+    async fn all_that_was_said_is_cached_except_for_the_last_word_which_was_never_read_back() {
+        let samples = samples(Faults::default()).await;
+        let cached: Vec<u64> = samples.iter().map(|sample| sample.cached).collect();
+        let known = |sample: &Sample| (sample.prompt + 50 - 1) / 16 * 16;
+        let expected: Vec<u64> = std::iter::once(0).chain(samples[..3].iter().map(known)).collect();
+        assert_eq!(cached, expected);
+        assert!(samples.iter().all(|sample| sample.ttft > Duration::ZERO && sample.ttft <= sample.total));
+    }
+
+    #[tokio::test]
+    async fn a_conversation_ends_with_the_answer_that_broke_off_or_was_refused() {
+        let broken = Faults { die_after: Some(3), ..Faults::default() };
+        let refused = Faults { status: Some(503), ..Faults::default() };
+        for faults in [broken, refused] {
+            let samples = samples(faults.clone()).await;
+            assert_eq!(samples.len(), 1, "{faults:?}");
+            assert!(samples[0].error.is_some(), "{faults:?}");
+        }
+    }
 }

@@ -1,0 +1,178 @@
+//! A simulated engine as its clients meet it: OpenAI's forms, vLLM's errors, and each fault that it can have.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use sim::http::{Faults, Running, Settings, serve};
+use tokio::net::TcpStream;
+
+async fn engine(faults: Faults) -> Running {
+    serve(Settings { speed: 100.0, loras: vec!["sql".to_owned()], faults, ..Settings::default() })
+        .await
+        .unwrap()
+}
+
+/// Status and body; `Err` if the connection broke.
+async fn call(engine: &Running, path: &str, body: Option<Value>) -> Result<(StatusCode, String), String> {
+    let stream = TcpStream::connect(engine.address()).await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let method = if body.is_some() { "POST" } else { "GET" };
+    let body = body.map(|body| body.to_string()).unwrap_or_default();
+    let request = Request::builder().method(method).uri(path).header("host", "engine");
+    let request =
+        request.header("content-type", "application/json").body(Full::new(Bytes::from(body))).unwrap();
+    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    let status = response.status();
+    let body = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+async fn ask(engine: &Running, path: &str, body: Value) -> Value {
+    let (status, text) = call(engine, path, Some(body)).await.unwrap();
+    assert_eq!(status, StatusCode::OK, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+fn hello(words: &str) -> Value {
+    json!({"model": "sim", "messages": [{"role": "user", "content": words}], "max_tokens": 20})
+}
+
+async fn metric(engine: &Running, name: &str) -> f64 {
+    let (_, text) = call(engine, "/metrics", None).await.unwrap();
+    let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {text}"));
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_chat_is_counted_as_tokenize_counts_it_and_repeated_it_is_cached() {
+    let engine = engine(Faults::default()).await;
+    let body = hello(&"how are you ".repeat(20));
+    let tokens = ask(&engine, "/tokenize", body.clone()).await;
+    let (first, second) = (
+        ask(&engine, "/v1/chat/completions", body.clone()).await,
+        ask(&engine, "/v1/chat/completions", body).await,
+    );
+    let prompt = tokens["count"].as_u64().unwrap();
+    assert_eq!(tokens["tokens"].as_array().unwrap().len() as u64, prompt);
+    assert_eq!(first["usage"]["prompt_tokens"], prompt);
+    assert_eq!(first["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+    assert_eq!(second["usage"]["prompt_tokens_details"]["cached_tokens"], (prompt - 1) / 16 * 16);
+    assert_eq!(first["choices"][0]["message"], second["choices"][0]["message"]);
+    assert_eq!(first["choices"][0]["finish_reason"], "length");
+}
+
+#[tokio::test]
+async fn adapters_and_salts_do_not_share_blocks() {
+    let engine = engine(Faults::default()).await;
+    let plain = hello(&"tell me a story ".repeat(10));
+    let with = |key: &str, value: &str| {
+        let mut body = plain.clone();
+        body[key] = json!(value);
+        body
+    };
+    for body in [plain.clone(), with("model", "sql"), with("cache_salt", "mine"), with("cache_salt", "yours")]
+    {
+        let answer = ask(&engine, "/v1/chat/completions", body.clone()).await;
+        assert_eq!(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 0, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_says_role_words_reason_usage_and_done_in_this_order() {
+    let engine = engine(Faults::default()).await;
+    let mut body = hello("hi");
+    let whole = ask(&engine, "/v1/chat/completions", body.clone()).await;
+    body["stream"] = json!(true);
+    body["stream_options"] = json!({"include_usage": true});
+    let (_, text) = call(&engine, "/v1/chat/completions", Some(body)).await.unwrap();
+    let events: Vec<&str> = text.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).collect();
+    let (done, chunks) = events.split_last().unwrap();
+    assert_eq!(*done, "[DONE]");
+    let chunks: Vec<Value> = chunks.iter().map(|chunk| serde_json::from_str(chunk).unwrap()).collect();
+    assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
+    let words: String =
+        chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect();
+    assert_eq!(words, whole["choices"][0]["message"]["content"]);
+    assert_eq!(chunks[chunks.len() - 2]["choices"][0]["finish_reason"], "length");
+    assert_eq!(chunks[chunks.len() - 1]["usage"]["completion_tokens"], 20);
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_in_the_form_of_an_error_object() {
+    let engine = engine(Faults::default()).await;
+    let unknown = json!({"model": "nobody", "messages": [{"role": "user", "content": "x"}]});
+    let cases = [
+        (unknown, StatusCode::NOT_FOUND),
+        (json!({"model": "sim"}), StatusCode::BAD_REQUEST),
+        (json!({"model": "sim", "messages": []}), StatusCode::BAD_REQUEST),
+        (json!({"model": "sim", "messages": [{"role": "user", "content": 7}]}), StatusCode::BAD_REQUEST),
+    ];
+    for (body, expected) in cases {
+        let (status, text) = call(&engine, "/v1/chat/completions", Some(body.clone())).await.unwrap();
+        assert_eq!(status, expected, "{body}: {text}");
+        let error: Value = serde_json::from_str(&text).unwrap();
+        assert!(error["error"]["message"].is_string(), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_frees_its_engine() {
+    let engine = serve(Settings { speed: 0.5, ..Settings::default() }).await.unwrap();
+    let mut body = hello("write for a long time");
+    body["max_tokens"] = json!(5_000);
+    let asking = call(&engine, "/v1/chat/completions", Some(body));
+    assert!(tokio::time::timeout(Duration::from_millis(200), asking).await.is_err());
+    let freed = async {
+        while metric(&engine, "vllm:request_aborted_total").await < 1.0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), freed).await.expect("the request was aborted");
+    assert!(metric(&engine, "vllm:num_requests_running").await.abs() < f64::EPSILON);
+    assert!(metric(&engine, "vllm:kv_cache_usage_perc").await.abs() < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn each_fault_shows_and_can_be_taken_back() {
+    let engine = engine(Faults::default()).await;
+    let chat = || call(&engine, "/v1/chat/completions", Some(hello("hi")));
+    let set = async |faults: Faults| ask(&engine, "/sim/faults", json!(faults)).await;
+
+    set(Faults { status: Some(503), ..Faults::default() }).await;
+    assert_eq!(chat().await.unwrap().0, StatusCode::SERVICE_UNAVAILABLE);
+
+    set(Faults { die_after: Some(3), ..Faults::default() }).await;
+    let mut stream = hello("hi");
+    stream["stream"] = json!(true);
+    assert!(call(&engine, "/v1/chat/completions", Some(stream)).await.is_err(), "the connection breaks");
+
+    set(Faults { hang: true, ..Faults::default() }).await;
+    assert!(tokio::time::timeout(Duration::from_millis(200), chat()).await.is_err());
+
+    set(Faults { garbage: true, ..Faults::default() }).await;
+    let garbage = chat().await;
+    let sense = garbage.is_ok_and(|(_, text)| serde_json::from_str::<Value>(&text).is_ok());
+    assert!(!sense, "garbage makes no sense");
+
+    set(Faults { template_prefix: "x".to_owned(), ..Faults::default() }).await;
+    let longer = ask(&engine, "/tokenize", hello("hi")).await["count"].as_u64().unwrap();
+    set(Faults::default()).await;
+    let right = ask(&engine, "/tokenize", hello("hi")).await["count"].as_u64().unwrap();
+    assert_eq!(longer, right + 1);
+    assert_eq!(chat().await.unwrap().0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_engine_tells_where_its_events_are() {
+    let engine = engine(Faults::default()).await;
+    let (_, text) = call(&engine, "/kv_event_sources", None).await.unwrap();
+    let sources: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(sources["0"]["endpoint"], engine.events().unwrap());
+    assert_eq!(sources["0"]["replay_endpoint"], engine.replay().unwrap());
+}
