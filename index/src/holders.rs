@@ -1,4 +1,4 @@
-//! Who holds one block: one holder in eight bytes, more of them in a list of their own.
+//! Who holds one block: one holder in twelve bytes, more of them in a list of their own.
 
 use blocks::Tier;
 
@@ -8,8 +8,9 @@ pub(crate) struct Holder {
     pub(crate) slot: u16,
     /// Copies on each tier. An engine rarely has two; more than 255 are not told apart.
     pub(crate) copies: [u8; 4],
-    /// Counted as held on the device because a request was sent, until an event says so or time runs out.
-    pub(crate) expected: bool,
+    /// Counted as held on the device because a request was sent, until an event says so or time runs out:
+    /// tenths of a second since the origin, plus one; 0 if it is not. It lasts for thirteen years.
+    pub(crate) expected_until: u32,
 }
 
 /// The holders of one block.
@@ -28,17 +29,22 @@ pub(crate) enum Holders {
 
 impl Holder {
     pub(crate) fn new(slot: u16) -> Self {
-        Self { slot, copies: [0; 4], expected: false }
+        Self { slot, copies: [0; 4], expected_until: 0 }
     }
 
     /// Whether there is anything to it.
     pub(crate) fn holds(self) -> bool {
-        self.copies != [0; 4] || self.expected
+        self.copies != [0; 4] || self.expected()
+    }
+
+    /// Whether it counts only because a request was sent.
+    pub(crate) fn expected(self) -> bool {
+        self.expected_until > 0
     }
 
     /// The nearest tier with a copy.
     pub(crate) fn nearest(self) -> Tier {
-        if self.expected {
+        if self.expected() {
             return Tier::Device;
         }
         Tier::ALL[self.copies.iter().position(|copies| *copies > 0).unwrap_or(Tier::ALL.len() - 1)]

@@ -136,7 +136,7 @@ impl Shard {
                         found.push(*reach);
                         return false;
                     };
-                    if !holder.expected && reach.told == depth - 1 {
+                    if !holder.expected() && reach.told == depth - 1 {
                         reach.told = depth;
                     }
                     let nearest = holder.nearest() as usize;

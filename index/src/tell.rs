@@ -279,7 +279,7 @@ impl Index {
         expected.extend(kept);
         drop(expected);
         for entry in &gone {
-            self.withdraw(entry);
+            self.withdraw(entry, u32::MAX);
         }
         self.workers.write().close(slot);
     }
@@ -311,7 +311,7 @@ impl Index {
             before = Some((place.prefix, place.depth));
             let (_, holder) = shard.hold(place, slot);
             if holder.copies == [0; 4] {
-                holder.expected = true;
+                holder.expected_until = holder.expected_until.max(tenths(until));
                 prefixes.push(*hash);
             }
         }
@@ -332,19 +332,23 @@ impl Index {
             };
             let Some(entry) = entry else { return };
             if self.workers.read().generation(entry.slot) == Some(entry.generation) {
-                let unconfirmed = self.withdraw(&entry);
+                let unconfirmed = self.withdraw(&entry, tenths(now));
                 self.unconfirmed.fetch_add(unconfirmed as u64, Relaxed);
             }
         }
     }
 
-    fn withdraw(&self, entry: &Expected) -> usize {
+    fn withdraw(&self, entry: &Expected, until: u32) -> usize {
         let mut shard = self.shards[shard::of(entry.root)].write();
         let mut withdrawn = 0;
         for prefix in &entry.prefixes {
             let Some(id) = shard.find(*prefix) else { continue };
             shard.change(id, entry.slot, |holder| {
-                withdrawn += usize::from(std::mem::take(&mut holder.expected));
+                // Somebody may have expected it for longer since.
+                if holder.expected() && holder.expected_until <= until {
+                    holder.expected_until = 0;
+                    withdrawn += 1;
+                }
             });
         }
         withdrawn
@@ -368,10 +372,15 @@ impl Place {
     }
 }
 
+/// A time as holders keep it.
+fn tenths(time: Duration) -> u32 {
+    u32::try_from(time.as_millis() / 100 + 1).unwrap_or(u32::MAX)
+}
+
 fn add(holder: &mut Holder, tier: Tier) {
     let copies = &mut holder.copies[tier as usize];
     *copies = copies.saturating_add(1);
-    holder.expected = false;
+    holder.expected_until = 0;
 }
 
 fn ensure(holds: bool, message: impl FnOnce() -> String) -> Result<(), String> {

@@ -205,14 +205,7 @@ fn take(index: &Index, model: &mut Model, step: Step) {
         Step::Expire { now } => {
             index.expire(Duration::from_secs(now));
             for held in model.0.values_mut() {
-                // An expectation made twice ends with the first that runs out: it is one flag.
-                let over: Vec<Path> = held
-                    .expected
-                    .iter()
-                    .filter(|(until, _)| *until <= now)
-                    .map(|(_, path)| path.clone())
-                    .collect();
-                held.expected.retain(|(_, path)| !over.contains(path));
+                held.expected.retain(|(until, _)| *until > now);
             }
         }
     }

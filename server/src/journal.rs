@@ -38,11 +38,11 @@ impl Journal {
             known.attempts.push(attempt);
             return;
         }
-        if pages.entries.len() == self.most {
-            if let Some(oldest) = pages.entries.pop_front() {
-                pages.places.remove(&oldest.id);
-                pages.gone += 1;
-            }
+        if pages.entries.len() == self.most
+            && let Some(oldest) = pages.entries.pop_front()
+        {
+            pages.places.remove(&oldest.id);
+            pages.gone += 1;
         }
         let place = pages.gone + pages.entries.len() as u64;
         let mut entry = entry();

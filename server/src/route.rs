@@ -105,10 +105,10 @@ const NEAR: f64 = 0.02;
 /// # Errors
 /// [`Nobody`], if no candidate may be chosen.
 pub fn choose(wish: &Wish, candidates: &[Candidate], routing: &Routing) -> Result<Choice, Nobody> {
-    if let Some(at) = wish.pinned.and_then(|pinned| candidates.iter().position(|one| one.engine == pinned)) {
-        if candidates[at].open() {
-            return Ok(Choice { at, why: Why::Pinned });
-        }
+    if let Some(at) = wish.pinned.and_then(|pinned| candidates.iter().position(|one| one.engine == pinned))
+        && candidates[at].open()
+    {
+        return Ok(Choice { at, why: Why::Pinned });
     }
     // An engine that may be well again gets one request now and then, or it would never be known.
     if let Some(at) = candidates.iter().position(|one| one.standing == Standing::Trial && !one.full()) {

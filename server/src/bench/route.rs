@@ -202,7 +202,7 @@ impl Router for Gateway {
         self.jobs.insert(job.id, adds);
         match &mut self.knowledge {
             Knowledge::Events(index) => {
-                index.expect(worker(at), prefix, tokens, now + self.routing.expect_for.get())
+                index.expect(worker(at), prefix, tokens, now + self.routing.expect_for.get());
             }
             Knowledge::History(index, sent) => {
                 index.expect(worker(at), prefix, tokens, now + HISTORY);

@@ -6,7 +6,7 @@ use super::Failure;
 
 /// What recent outcomes say of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Breaker {
+pub(crate) enum Breaker {
     /// Requests go through; so many failed in a row.
     Closed {
         /// Failures in a row.
@@ -26,7 +26,7 @@ pub enum Breaker {
 
 /// How a breaker judges.
 #[derive(Clone, Copy, Debug)]
-pub struct Rule {
+pub(crate) struct Rule {
     /// Failures in a row that open it.
     pub trip_after: u32,
     /// How long it stays open.
@@ -35,12 +35,12 @@ pub struct Rule {
 
 impl Breaker {
     /// Nothing is known: innocent.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self::Closed { failures: 0 }
     }
 
     /// Whether requests go through, and if not, whether one may try.
-    pub fn allows(self, now: Duration) -> Allows {
+    pub(crate) fn allows(self, now: Duration) -> Allows {
         match self {
             Self::Closed { .. } => Allows::All,
             Self::Open { until } | Self::Trying { until } if now >= until => Allows::Trial,
@@ -49,19 +49,19 @@ impl Breaker {
     }
 
     /// Open -> Trying
-    pub fn try_one(&mut self, now: Duration, rule: Rule) {
+    pub(crate) fn try_one(&mut self, now: Duration, rule: Rule) {
         if self.allows(now) == Allows::Trial {
             *self = Self::Trying { until: now + rule.retry_after };
         }
     }
 
     /// Any -> Closed
-    pub fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self) {
         *self = Self::new();
     }
 
     /// Closed -> Closed or Open; Trying -> Open
-    pub fn failed(&mut self, failure: Failure, now: Duration, rule: Rule) {
+    pub(crate) fn failed(&mut self, failure: Failure, now: Duration, rule: Rule) {
         // An engine that says it is busy is well.
         if failure == Failure::Overloaded {
             return;
@@ -80,7 +80,7 @@ impl Breaker {
 
 /// What a breaker lets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Allows {
+pub(crate) enum Allows {
     /// Everything.
     All,
     /// One request.

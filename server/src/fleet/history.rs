@@ -6,7 +6,7 @@ use blocks::PrefixHash;
 
 /// The prefixes that were sent to one engine, the most recent ones.
 #[derive(Debug, Default)]
-pub struct History {
+pub(crate) struct History {
     sent: HashMap<PrefixHash, u64>,
     order: VecDeque<(PrefixHash, u64)>,
     clock: u64,
@@ -17,12 +17,12 @@ const MOST: usize = 1 << 18;
 
 impl History {
     /// Blocks from the first on that were sent.
-    pub fn depth(&self, prefix: &[PrefixHash]) -> usize {
+    pub(crate) fn depth(&self, prefix: &[PrefixHash]) -> usize {
         prefix.iter().take_while(|hash| self.sent.contains_key(*hash)).count()
     }
 
     /// These were sent now.
-    pub fn note(&mut self, prefix: &[PrefixHash]) {
+    pub(crate) fn note(&mut self, prefix: &[PrefixHash]) {
         // From the end, so that the beginning, which more prompts share, is forgotten last.
         for hash in prefix.iter().rev() {
             self.clock += 1;
@@ -38,7 +38,7 @@ impl History {
     }
 
     /// The engine began a new life.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
 }

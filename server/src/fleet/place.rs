@@ -281,14 +281,14 @@ impl Fleet {
         if choice.why == Why::Trial {
             member.breaker.lock().try_one(now, self.rule());
         }
-        let prediction = self.predict(ask, wish, found, prefix, now);
+        let prediction = predict(ask, wish, found, prefix, now);
         match found.view {
             Some(_) => {
                 let until = now + self.0.settings.routing.expect_for.get();
                 self.0.index.expect(found.worker, prefix, blocks.chain.tokens_hashes(), until);
             }
             None if self.0.settings.routing.policy != Policy::RoundRobin => {
-                member.history.lock().note(prefix)
+                member.history.lock().note(prefix);
             }
             None => {}
         }
@@ -308,36 +308,6 @@ impl Fleet {
             prediction,
             ended: false,
         }
-    }
-
-    fn predict(
-        &self,
-        ask: &Ask<'_>,
-        wish: &Wish,
-        found: &Found,
-        prefix: &[PrefixHash],
-        now: Duration,
-    ) -> Option<Prediction> {
-        // Only what the engine itself told can be proven wrong.
-        if found.view.is_none() && !found.member.tells() || ask.way == Way::Bytes {
-            return None;
-        }
-        let cached = found.candidate.cached[2];
-        let root = prefix.first().copied().filter(|_| cached == 0 && wish.prompt > found.block);
-        let awaited = root.map(|root| Awaited {
-            due: now + TELL_WITHIN,
-            worker: found.worker,
-            root,
-            tokens: ask.tokens.iter().copied().take(4_096).collect(),
-            model: ask.model.to_owned(),
-        });
-        let certain = found.view.is_some() && found.certain;
-        (certain || awaited.is_some()).then_some(Prediction {
-            tokens: if certain { cached } else { u32::MAX },
-            prompt: wish.prompt,
-            block: found.block,
-            awaited,
-        })
     }
 
     fn count(&self, why: Why, chosen: &Candidate, all: &[Found], wish: &Wish) {
@@ -403,6 +373,35 @@ impl Fleet {
         let health = &self.0.settings.health;
         breaker::Rule { trip_after: health.trip_after, retry_after: health.retry_after.get() }
     }
+}
+
+fn predict(
+    ask: &Ask<'_>,
+    wish: &Wish,
+    found: &Found,
+    prefix: &[PrefixHash],
+    now: Duration,
+) -> Option<Prediction> {
+    // Only what the engine itself told can be proven wrong.
+    if found.view.is_none() && !found.member.tells() || ask.way == Way::Bytes {
+        return None;
+    }
+    let cached = found.candidate.cached[2];
+    let root = prefix.first().copied().filter(|_| cached == 0 && wish.prompt > found.block);
+    let awaited = root.map(|root| Awaited {
+        due: now + TELL_WITHIN,
+        worker: found.worker,
+        root,
+        tokens: ask.tokens.iter().copied().take(4_096).collect(),
+        model: ask.model.to_owned(),
+    });
+    let certain = found.view.is_some() && found.certain;
+    (certain || awaited.is_some()).then_some(Prediction {
+        tokens: if certain { cached } else { u32::MAX },
+        prompt: wish.prompt,
+        block: found.block,
+        awaited,
+    })
 }
 
 fn recycle(chains: Vec<Blocks>) {

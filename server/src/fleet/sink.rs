@@ -37,7 +37,7 @@ impl Sink for IndexSink {
         match self.index.replace(worker, events) {
             Ok(0) => {}
             Ok(orphans) => {
-                tracing::debug!(%worker, orphans, "runs without a parent were left out of a new view")
+                tracing::debug!(%worker, orphans, "runs without a parent were left out of a new view");
             }
             Err(refused) => tracing::error!(%worker, ?refused, "a new view was not taken"),
         }

@@ -11,7 +11,7 @@ use crate::settings::ClosedLoop;
 
 /// How far an engine's view has been right.
 #[derive(Clone, Debug)]
-pub struct Truth {
+pub(crate) struct Truth {
     confidence: f64,
     observations: u32,
     /// Observations since the last rebuild, or ever.
@@ -39,7 +39,7 @@ pub struct Mismatch {
 
 /// What an observation leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Advice {
+pub(crate) enum Advice {
     /// Go on.
     None,
     /// The view proves wrong: build it anew.
@@ -55,7 +55,7 @@ const NO_ACCIDENT: u32 = 2;
 
 impl Truth {
     /// Nothing has been observed: believe.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             confidence: 1.0,
             observations: 0,
@@ -68,27 +68,27 @@ impl Truth {
     }
 
     /// From 0 to 1: how far predictions have come true lately.
-    pub fn confidence(&self) -> f64 {
+    pub(crate) fn confidence(&self) -> f64 {
         self.confidence
     }
 
     /// How many predictions were held against the truth.
-    pub fn observations(&self) -> u32 {
+    pub(crate) fn observations(&self) -> u32 {
         self.observations
     }
 
     /// Rebuilds that were advised.
-    pub fn rebuilds(&self) -> u64 {
+    pub(crate) fn rebuilds(&self) -> u64 {
         self.rebuilds
     }
 
     /// How our tokens and the engine's differ, if they do.
-    pub fn mismatch(&self) -> Option<&Mismatch> {
+    pub(crate) fn mismatch(&self) -> Option<&Mismatch> {
         self.mismatch.as_ref()
     }
 
     /// A prediction and what came of it, in prompt tokens.
-    pub fn observe(
+    pub(crate) fn observe(
         &mut self,
         predicted: u32,
         actual: u32,
@@ -112,7 +112,7 @@ impl Truth {
     }
 
     /// The engine told the beginning of a prompt.
-    pub fn root(&mut self, tokens: &[u32]) {
+    pub(crate) fn root(&mut self, tokens: &[u32]) {
         if self.roots.len() == ROOTS {
             self.roots.pop_front();
         }
@@ -120,13 +120,13 @@ impl Truth {
     }
 
     /// The engine served a prompt of ours whose first block was not cached, and has told of it since.
-    pub fn seen(&mut self) {
+    pub(crate) fn seen(&mut self) {
         self.unseen = 0;
         self.mismatch = None;
     }
 
     /// It served one, and did not tell of it. Returns a difference that was found for the first time.
-    pub fn unseen(
+    pub(crate) fn unseen(
         &mut self,
         ours: &[u32],
         explain: impl FnOnce(usize, Option<u32>, Option<u32>, &[u32]) -> String,
@@ -149,7 +149,7 @@ impl Truth {
     }
 
     /// The engine began a new life; what it was caught at belongs to the old one.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         *self = Self { rebuilds: self.rebuilds, ..Self::new() };
     }
 }

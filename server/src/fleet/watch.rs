@@ -152,7 +152,7 @@ async fn follow(fleet: &Fleet, member: &Arc<Member>, sink: &Arc<dyn Sink>) {
     let mut followers = member.followers.lock();
     for source in sources {
         tracing::info!(engine = %member.settings.name, endpoint = %source.endpoint, replay = ?source.replay, "following its KV events");
-        let seed = u64::from(member.engine.id.0) << 32 | u64::from(source.worker.rank) + 1;
+        let seed = (u64::from(member.engine.id.0) << 32) | (u64::from(source.worker.rank) + 1);
         followers.push(Follower::start(source, sink.clone(), Settings { seed, ..Settings::default() }));
     }
 }

@@ -21,10 +21,10 @@ pub(super) fn edit(body: &Bytes, request: &Request<'_>, ask_usage: bool, streams
         return Edited { body: body.clone(), usage_is_ours: false };
     }
     let mut cuts: Vec<(usize, usize, String)> = Vec::new();
-    if let Some(xargs) = blinding {
-        if let Some(clean) = without(xargs, BLINDING) {
-            cuts.push(place(body, xargs, clean));
-        }
+    if let Some(xargs) = blinding
+        && let Some(clean) = without(xargs, BLINDING)
+    {
+        cuts.push(place(body, xargs, clean));
     }
     let mut usage_is_ours = false;
     if ours {

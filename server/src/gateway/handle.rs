@@ -490,15 +490,12 @@ fn decoded(text: &str) -> String {
     while let Some((byte, more)) = rest.split_first() {
         let code =
             more.get(..2).and_then(|code| u8::from_str_radix(std::str::from_utf8(code).ok()?, 16).ok());
-        match (byte, code) {
-            (b'%', Some(code)) => {
-                bytes.push(code);
-                rest = &more[2..];
-            }
-            _ => {
-                bytes.push(*byte);
-                rest = more;
-            }
+        if let (b'%', Some(code)) = (byte, code) {
+            bytes.push(code);
+            rest = &more[2..];
+        } else {
+            bytes.push(*byte);
+            rest = more;
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()

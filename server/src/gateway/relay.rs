@@ -179,10 +179,10 @@ impl Body for Answer {
             Self::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Relay(relay) => relay,
         };
-        if let Some(first) = relay.first.take() {
-            if let Some(bytes) = relay.data(first) {
-                return Poll::Ready(Some(Ok(Frame::data(bytes))));
-            }
+        if let Some(first) = relay.first.take()
+            && let Some(bytes) = relay.data(first)
+        {
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
         while !relay.ended {
             match Pin::new(&mut relay.incoming).poll_frame(context) {
@@ -227,7 +227,6 @@ impl Drop for Relay {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the relay waits in real time")]
 fn now() -> Instant {
     Instant::now()
 }

@@ -120,8 +120,8 @@ impl Stream {
 
 /// The payload of an event's `data:` line.
 fn data(event: &[u8]) -> Option<&[u8]> {
-    let lines = event.split(|byte| *byte == b'\n');
-    let data = lines.filter_map(|line| line.strip_prefix(b"data:")).next()?;
+    let mut lines = event.split(|byte| *byte == b'\n');
+    let data = lines.find_map(|line| line.strip_prefix(b"data:"))?;
     Some(data.trim_ascii())
 }
 

@@ -66,9 +66,8 @@ pub(super) async fn send(
                 },
             }
         }
-        let mut sender = match tokio::time::timeout(connect_timeout, connect(engine)).await {
-            Ok(Ok(sender)) => sender,
-            Ok(Err(_)) | Err(_) => return Err(Failure::Connect),
+        let Ok(Ok(mut sender)) = tokio::time::timeout(connect_timeout, connect(engine)).await else {
+            return Err(Failure::Connect);
         };
         match sender.try_send_request(request).await {
             Ok(answer) => Ok((answer, sender)),
