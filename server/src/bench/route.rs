@@ -1,9 +1,9 @@
 //! `warmline bench route`: each policy on the same load, in virtual time, against a router that knows everything.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use blocks::{Event, Tier, Worker};
+use blocks::{Event, PrefixHash, Tier, Worker};
 use index::{Index, Matches};
 use serde::{Deserialize, Serialize};
 use sim::engine::{Engine, Job, Shape};
@@ -26,6 +26,8 @@ pub struct Plan {
     pub shape: Shape,
     /// How long an engine's news takes to reach the index.
     pub event_delay: Duration,
+    /// Blocks that `approximate` remembers of each engine; without being told, nobody knows what an engine holds.
+    pub history_blocks: usize,
     /// Breaks ties.
     pub seed: u64,
     /// Weights.
@@ -86,7 +88,7 @@ fn router(name: &str, plan: &Plan) -> Box<dyn Router> {
     };
     let knowledge = match name {
         "omniscient" => Knowledge::Truth,
-        "approximate" => Knowledge::History(Index::new(), HashMap::new()),
+        "approximate" => Knowledge::History((0..plan.engines).map(|_| Sent::default()).collect()),
         "warm" => Knowledge::Events(Index::new()),
         _ => Knowledge::Nothing,
     };
@@ -95,7 +97,7 @@ fn router(name: &str, plan: &Plan) -> Box<dyn Router> {
         knowledge,
         routing: plan.routing.clone(),
         block: plan.shape.block_size as u32,
-        blocks: plan.shape.blocks,
+        history_blocks: plan.history_blocks,
         loads: vec![Load::default(); plan.engines],
         jobs: HashMap::new(),
         random: Random::new(plan.seed),
@@ -108,8 +110,8 @@ fn router(name: &str, plan: &Plan) -> Box<dyn Router> {
 /// What a router knows of the caches.
 enum Knowledge {
     Nothing,
-    /// What it sent where, the oldest forgotten when an engine could not hold more.
-    History(Index, HashMap<usize, Vec<u64>>),
+    /// What it sent where.
+    History(Vec<Sent>),
     /// What the engines' events told.
     Events(Index),
     /// The caches themselves.
@@ -122,7 +124,7 @@ struct Gateway {
     knowledge: Knowledge,
     routing: Routing,
     block: u32,
-    blocks: usize,
+    history_blocks: usize,
     loads: Vec<Load>,
     /// What each job adds to the backlog until its first token.
     jobs: HashMap<u64, u32>,
@@ -139,8 +141,13 @@ struct Load {
     in_flight: u32,
 }
 
-/// What was sent is remembered for so long, where nothing tells when it was forgotten.
-const HISTORY: Duration = Duration::from_secs(100_000_000);
+/// The prefixes that were sent to one engine, the most recent ones.
+#[derive(Default)]
+struct Sent {
+    last: HashMap<PrefixHash, u64>,
+    order: VecDeque<(PrefixHash, u64)>,
+    clock: u64,
+}
 
 fn worker(engine: usize) -> Worker {
     Worker { instance: engine as u64, rank: 0 }
@@ -157,7 +164,7 @@ impl Router for Gateway {
         let prompt_blocks = job.prompt / self.block as usize;
         let prefix = &job.text.prefix_hashes[..prompt_blocks.min(job.text.prefix_hashes.len())];
         let tokens = &job.text.tokens_hashes[..prefix.len()];
-        if let Knowledge::Events(index) | Knowledge::History(index, _) = &self.knowledge {
+        if let Knowledge::Events(index) = &self.knowledge {
             index.lookup(prefix, &mut self.found);
         }
         let most = (job.prompt as u32 - 1) / self.block;
@@ -166,7 +173,8 @@ impl Router for Gateway {
                 let cached = match &self.knowledge {
                     Knowledge::Nothing => 0,
                     Knowledge::Truth => engines[engine].cached(job) as u32,
-                    Knowledge::Events(_) | Knowledge::History(..) => {
+                    Knowledge::History(sent) => (sent[engine].depth(prefix) as u32).min(most) * self.block,
+                    Knowledge::Events(_) => {
                         let depth =
                             self.found.of(worker(engine)).map_or(0, |found| found.on(Tier::Device) as u32);
                         depth.min(most) * self.block
@@ -204,17 +212,7 @@ impl Router for Gateway {
             Knowledge::Events(index) => {
                 index.expect(worker(at), prefix, tokens, now + self.routing.expect_for.get());
             }
-            Knowledge::History(index, sent) => {
-                index.expect(worker(at), prefix, tokens, now + HISTORY);
-                let sent = sent.entry(at).or_default();
-                sent.push(prefix.len() as u64);
-                // A guess at the engine's size: once so many blocks were sent that it must have forgotten
-                // nearly all of the first, begin again.
-                if sent.iter().sum::<u64>() as usize > 4 * self.blocks {
-                    index.forget(worker(at));
-                    sent.clear();
-                }
-            }
+            Knowledge::History(sent) => sent[at].note(prefix, self.history_blocks),
             Knowledge::Nothing | Knowledge::Truth => {}
         }
         at
@@ -236,6 +234,27 @@ impl Router for Gateway {
     fn finished(&mut self, _job: u64, engine: usize, _now: Duration) {
         self.loads[engine].decoding -= 1;
         self.loads[engine].in_flight -= 1;
+    }
+}
+
+impl Sent {
+    fn depth(&self, prefix: &[PrefixHash]) -> usize {
+        prefix.iter().take_while(|hash| self.last.contains_key(*hash)).count()
+    }
+
+    /// Notes from the end, so that the beginning, which more prompts share, is forgotten last.
+    fn note(&mut self, prefix: &[PrefixHash], most: usize) {
+        for hash in prefix.iter().rev() {
+            self.clock += 1;
+            self.last.insert(*hash, self.clock);
+            self.order.push_back((*hash, self.clock));
+        }
+        while self.last.len() > most {
+            let Some((hash, noted)) = self.order.pop_front() else { return };
+            if self.last.get(&hash) == Some(&noted) {
+                self.last.remove(&hash);
+            }
+        }
     }
 }
 
@@ -284,4 +303,65 @@ pub fn table(result: &Result) -> String {
         );
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Twenty conversations of five turns over four engines whose caches hold about half of them.
+    fn plan(seed: u64) -> Plan {
+        let line = |i: u64| {
+            let (talk, turn) = (i % 20, i / 20);
+            let ids: Vec<String> = (0..=2 * turn + 1).map(|block| (talk * 100 + block).to_string()).collect();
+            let length = 512 * ids.len() - 100;
+            let (at, ids) = (i * 40, ids.join(","));
+            format!(
+                "{{\"timestamp\":{at},\"input_length\":{length},\"output_length\":20,\"hash_ids\":[{ids}]}}"
+            )
+        };
+        let lines: Vec<String> = (0..100).map(line).collect();
+        Plan {
+            requests: sim::trace::read(lines.join("\n").as_bytes(), 16).unwrap(),
+            engines: 3,
+            shape: Shape { blocks: 2_500, ..Shape::default() },
+            event_delay: Duration::from_micros(1_300),
+            history_blocks: 2_500,
+            seed,
+            routing: Routing::default(),
+        }
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_answer() {
+        let json = || serde_json::to_string(&measure(&plan(3), |_| ())).unwrap();
+        assert_eq!(json(), json());
+    }
+
+    #[test]
+    fn every_policy_serves_every_request_and_what_is_known_of_caches_is_found_in_them() {
+        let result = measure(&plan(5), |_| ());
+        assert!(result.policies.values().all(|row| row.requests == 100), "{result:?}");
+        let cached = |name: &str| result.policies[name].cached_token_ratio;
+        assert!(cached("warm") > cached("round-robin") * 1.5, "{result:?}");
+        assert!(cached("warm") >= cached("omniscient") * 0.95, "{result:?}");
+    }
+
+    #[test]
+    fn a_history_forgets_what_was_sent_longest_ago_and_keeps_beginnings() {
+        let mut sent = Sent::default();
+        let chain = |of: u64| (0..8).map(|i| PrefixHash(of << 8 | i)).collect::<Vec<_>>();
+        sent.note(&chain(1), 12);
+        sent.note(&chain(2), 12);
+        assert_eq!((sent.depth(&chain(1)), sent.depth(&chain(2))), (4, 8));
+    }
+
+    #[test]
+    fn the_result_has_the_form_that_scripts_rely_on() {
+        let ttft_ms = Times { mean: 1.0, p50: 2.0, p90: 3.0, p99: 4.0 };
+        let row = Row { ttft_ms, cached_token_ratio: 0.5, requests: 7 };
+        let result = Result { policies: BTreeMap::from([("warm".to_owned(), row)]) };
+        let expected = r#"{"policies":{"warm":{"ttft_ms":{"mean":1.0,"p50":2.0,"p90":3.0,"p99":4.0},"cached_token_ratio":0.5,"requests":7}}}"#;
+        assert_eq!(serde_json::to_string(&result).unwrap(), expected);
+    }
 }

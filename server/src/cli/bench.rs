@@ -54,6 +54,10 @@ struct Route {
     /// How long an engine's KV events take to reach the index.
     #[arg(long, default_value_t = 1_300, value_name = "US")]
     event_delay_us: u64,
+    /// Blocks that `approximate` remembers of each engine. The default is the gateway's own bound; what an engine
+    /// really holds is known only to those who are told.
+    #[arg(long, default_value_t = 1 << 18)]
+    history_blocks: usize,
     /// Breaks ties; the same seed gives the same answer.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -89,6 +93,7 @@ impl Route {
             engines: self.engines,
             shape: Shape { block_size: self.block_size, blocks: self.cache_blocks, cost, ..Shape::default() },
             event_delay: Duration::from_micros(self.event_delay_us),
+            history_blocks: self.history_blocks,
             seed: self.seed,
             routing: Routing {
                 decode_weight: self.decode_weight.unwrap_or(defaults.decode_weight),
@@ -116,6 +121,7 @@ impl Route {
             ("--engines", self.engines, 1024),
             ("--block-size", self.block_size, 512),
             ("--cache-blocks", self.cache_blocks, 1 << 26),
+            ("--history-blocks", self.history_blocks, 1 << 26),
         ];
         for (flag, found, most) in ranges {
             if !(1..=most).contains(&found) {
