@@ -53,6 +53,8 @@ struct Found {
     view: Option<View>,
     /// Whether all of `candidate.cached` was told, none of it only expected.
     certain: bool,
+    /// Whether the engine has told of the prompt's first block.
+    root_told: bool,
     block: u32,
     /// Where in the chains its blocks are.
     chain: usize,
@@ -196,6 +198,7 @@ impl Fleet {
             worker: member.workers[0],
             view: None,
             certain: false,
+            root_told: false,
             block: blocks.size,
             chain,
         };
@@ -223,6 +226,7 @@ impl Fleet {
             let on = |tier| (best.on(tier) as u32).min(most) * blocks.size;
             found.candidate.cached = [on(Tier::Device), on(Tier::Host), on(Tier::Store)];
             found.certain = best.told() >= best.blocks().min(most as usize);
+            found.root_told = best.told() > 0;
             found.worker = best.worker;
         } else {
             found.certain = true;
@@ -387,7 +391,8 @@ fn predict(
         return None;
     }
     let cached = found.candidate.cached[2];
-    let root = prefix.first().copied().filter(|_| cached == 0 && wish.prompt > found.block);
+    // Whether the engine computes this block or has it: if it reads the tokens that we read, it tells of it.
+    let root = prefix.first().copied().filter(|_| !found.root_told && wish.prompt > found.block);
     let awaited = root.map(|root| Awaited {
         due: now + TELL_WITHIN,
         worker: found.worker,
@@ -507,10 +512,7 @@ impl Ticket {
         load.cached.fetch_add(u64::from(cached), Ordering::Relaxed);
         self.fleet.0.journal.amend(&self.id, |entry| entry.cached_tokens = Some(cached));
         let Some(mut prediction) = self.prediction.take() else { return };
-        // Only a prompt that the engine computed from its first block on must be told of.
-        if let Some(awaited) =
-            prediction.awaited.take().filter(|_| cached == 0 && usage.prompt > prediction.block)
-        {
+        if let Some(awaited) = prediction.awaited.take().filter(|_| usage.prompt > prediction.block) {
             let due = self.fleet.now() + TELL_WITHIN;
             self.member.await_root(Awaited { due, ..awaited });
         }

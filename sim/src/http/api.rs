@@ -40,18 +40,18 @@ pub(super) async fn handle(
     let faults = shared.faults();
     let (head, body) = request.into_parts();
     let path = head.uri.path();
-    let admin = path.starts_with("/sim/");
-    if !admin && faults.hang {
+    // Faults are about the work; probes and operators are answered, as by many an engine that is in trouble.
+    let work = head.method == Method::POST && path.starts_with("/v1/");
+    if work && faults.hang {
         std::future::pending::<Infallible>().await;
     }
-    if let Some(status) =
-        faults.status.filter(|_| !admin).and_then(|status| StatusCode::from_u16(status).ok())
+    if let Some(status) = faults.status.filter(|_| work).and_then(|status| StatusCode::from_u16(status).ok())
     {
         return Ok(answer::error(status, "InternalServerError", "a simulated fault"));
     }
     let Ok(body) = body.collect().await else { return Err(std::io::Error::other("the client went away")) };
     let body = body.to_bytes();
-    if faults.garbage && path.starts_with("/v1/") && head.method == Method::POST {
+    if faults.garbage && work {
         return Ok(answer::text(
             StatusCode::OK,
             "text/html",
