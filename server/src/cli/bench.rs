@@ -9,7 +9,7 @@ use sim::engine::Shape;
 use sim::trace;
 
 use super::output::{self, Failure};
-use crate::bench::route;
+use crate::bench::{gateway, route};
 use crate::settings::Routing;
 
 /// Measure.
@@ -23,6 +23,30 @@ pub(super) struct Bench {
 enum What {
     /// Routing policies on the same load, in virtual time, against a router that knows everything.
     Route(Box<Route>),
+    /// What the gateway costs a request, beside a bare proxy of the same HTTP library.
+    Gateway(Gateway),
+}
+
+#[derive(Args)]
+struct Gateway {
+    /// Client connections.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    connections: u16,
+    /// Seconds that each row is measured.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=600))]
+    seconds: u16,
+    /// Print the rows as JSON.
+    #[arg(long)]
+    json: bool,
+    /// What this process plays for another one that measures.
+    #[arg(long, value_enum, hide = true)]
+    play: Option<gateway::Role>,
+    /// Where it listens.
+    #[arg(long, hide = true, default_value = "127.0.0.1:0")]
+    listen: std::net::SocketAddr,
+    /// The engine behind the bare proxy.
+    #[arg(long, hide = true)]
+    engine: Option<String>,
 }
 
 #[derive(Args)]
@@ -73,7 +97,27 @@ impl Bench {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self.what {
             What::Route(route) => route.run(),
+            What::Gateway(gateway) => gateway.run(),
         }
+    }
+}
+
+impl Gateway {
+    fn run(self) -> Result<(), Failure> {
+        if let Some(role) = self.play {
+            return gateway::play(role, self.listen, self.engine).map_err(Failure::Work);
+        }
+        let folder = std::env::temp_dir().join(format!("warmline-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        let plan = gateway::Plan {
+            connections: self.connections.into(),
+            time: Duration::from_secs(self.seconds.into()),
+        };
+        let rows = gateway::measure(plan, &folder, |what| eprintln!("  {what} …"));
+        // Three small files in the temporary folder; a leftover harms nobody.
+        let _ = std::fs::remove_dir_all(&folder);
+        let rows = rows.map_err(Failure::Work)?;
+        if self.json { output::json(&rows) } else { output::line(gateway::table(&rows).trim_end()) }
     }
 }
 
