@@ -1,5 +1,6 @@
 //! From an engine's words to the house's: tokens become hashes, salts are inherited, groups that do not count are left out.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -20,7 +21,10 @@ const WHOLE: [&str; 4] = ["full_attention", "mla_attention", "mla", "full"];
 pub struct Translator {
     /// Hashers by block size, seed and shape: a seed costs a derived secret.
     hashers: HashMap<(u32, Seed, bool), Hasher>,
-    salted: HashMap<EngineHash, Arc<str>>,
+    /// The salt of each salted block, and how many copies of the block there are, on whatever tier.
+    salted: HashMap<EngineHash, (Arc<str>, u32)>,
+    /// A run on the device was left out since this was last asked.
+    misfit: bool,
     /// KV cache groups whose blocks do not hold the whole prefix.
     partial: BTreeSet<u32>,
     /// What was left out, and why.
@@ -36,8 +40,10 @@ pub struct Counts {
     pub unknown_media: u64,
     /// Events of groups that do not hold the whole prefix.
     pub partial_groups: u64,
-    /// Runs whose tokens do not fill their blocks.
+    /// Runs on the device whose tokens do not fill their blocks (masked ones, say): the view lacks them.
     pub misfits: u64,
+    /// Runs on farther tiers that came without token ids, as offloading connectors tell them.
+    pub untold: u64,
     /// Salted blocks that could not be remembered.
     pub forgotten_salts: u64,
 }
@@ -55,9 +61,7 @@ impl Translator {
                     return None;
                 }
                 if !self.salted.is_empty() {
-                    for hash in &hashes {
-                        self.salted.remove(hash);
-                    }
+                    hashes.iter().for_each(|hash| self.release(*hash));
                 }
                 Some(Event::Removed { blocks: hashes, tier: self.tier(medium.as_deref()) })
             }
@@ -76,6 +80,12 @@ impl Translator {
     pub fn reset(&mut self) {
         self.salted.clear();
         self.partial.clear();
+        self.misfit = false;
+    }
+
+    /// Whether a run on the device was left out since this was last asked: a view without it is not exact.
+    pub fn take_misfit(&mut self) -> bool {
+        std::mem::take(&mut self.misfit)
     }
 
     fn stored(&mut self, stored: Stored, root: impl FnOnce(&Root<'_>)) -> Option<Event> {
@@ -86,7 +96,7 @@ impl Translator {
         }
         let salt = self.salt(&stored);
         let Some(hashes) = self.hashes(&stored, salt.as_deref()) else {
-            self.counts.misfits += 1;
+            self.left_out(&stored);
             return None;
         };
         if let Some(salt) = &salt {
@@ -112,18 +122,45 @@ impl Translator {
         });
         match (said, stored.parent) {
             (Some(salt), _) => Some(salt.into()),
-            (None, Some(parent)) if !self.salted.is_empty() => self.salted.get(&parent).cloned(),
+            (None, Some(parent)) if !self.salted.is_empty() => {
+                self.salted.get(&parent).map(|(salt, _)| salt.clone())
+            }
             _ => None,
         }
     }
 
     fn remember(&mut self, hashes: &[EngineHash], salt: &Arc<str>) {
         for hash in hashes {
-            if self.salted.len() >= MAX_SALTED && !self.salted.contains_key(hash) {
+            if let Some((_, copies)) = self.salted.get_mut(hash) {
+                *copies = copies.saturating_add(1);
+            } else if self.salted.len() >= MAX_SALTED {
                 self.counts.forgotten_salts += 1;
             } else {
-                self.salted.insert(*hash, salt.clone());
+                self.salted.insert(*hash, (salt.clone(), 1));
             }
+        }
+    }
+
+    /// One copy is gone; with the last one the salt is forgotten.
+    fn release(&mut self, hash: EngineHash) {
+        if let Entry::Occupied(mut salted) = self.salted.entry(hash) {
+            let copies = &mut salted.get_mut().1;
+            *copies -= 1;
+            if *copies == 0 {
+                salted.remove();
+            }
+        }
+    }
+
+    /// A run whose blocks cannot be hashed. On farther tiers some engines never say tokens: that only makes
+    /// those tiers look emptier than they are. On the device it means that the view is not exact.
+    fn left_out(&mut self, stored: &Stored) {
+        let untold = matches!(&stored.content, Content::Tokens(tokens) if tokens.is_empty());
+        if untold && self.tier(stored.medium.as_deref()) != Tier::Device {
+            self.counts.untold += 1;
+        } else {
+            self.counts.misfits += 1;
+            self.misfit = true;
         }
     }
 

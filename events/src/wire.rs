@@ -24,6 +24,8 @@ pub(crate) struct Subscriber {
 /// What a subscriber hears.
 pub(crate) enum Heard {
     Message(Vec<Bytes>),
+    /// An engine connected to a socket that was bound for it.
+    Accepted,
     /// The peer is gone. A connecting subscriber is to be dropped and made anew.
     Disconnected,
 }
@@ -63,6 +65,7 @@ impl Subscriber {
                 message = self.socket.recv() => return Ok(Heard::Message(frames(message.map_err(text)?))),
                 event = self.events.next() => match event {
                     Some(SocketEvent::Disconnected(_)) | None => return Ok(Heard::Disconnected),
+                    Some(SocketEvent::Accepted(..)) => return Ok(Heard::Accepted),
                     Some(_) => {}
                 },
             }

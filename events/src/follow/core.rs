@@ -168,8 +168,12 @@ impl Core {
     pub fn connected(&mut self, now: Duration) -> Option<Action> {
         self.attempts = 0;
         if !self.settings.replay {
-            // Without replay only the first live batch can tell; an empty wait is no proof of anything.
+            // Without replay only the first live batch can tell; an empty wait is no proof of anything. And what
+            // was said between two connections is lost for good.
             self.phase = Phase::Live;
+            if self.last.is_some() {
+                self.lost();
+            }
             return None;
         }
         Some(self.recover(now))
@@ -519,6 +523,7 @@ impl Core {
                     complete = true;
                     events.clear();
                 }
+                complete &= !self.translator.take_misfit();
                 events.extend(event);
             }
         }
@@ -606,10 +611,12 @@ impl Core {
         let batch = codec::decode(payload).map_err(|_| Rejected::Undecodable)?;
         let mut refused = false;
         for said in batch.said {
-            let Some(event) = self.translator.translate(said, |root| self.sink.saw_root(self.worker, root))
-            else {
-                continue;
-            };
+            let event = self.translator.translate(said, |root| self.sink.saw_root(self.worker, root));
+            if self.translator.take_misfit() {
+                // The engine holds blocks that the view does not, and no replay would say more of them.
+                self.lost();
+            }
+            let Some(event) = event else { continue };
             refused |= self.sink.apply(self.worker, &event).is_err();
             self.counters.events += 1;
             if event == Event::Cleared {

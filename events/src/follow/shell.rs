@@ -166,9 +166,12 @@ impl Shell {
             match connected {
                 Ok(subscriber) => {
                     tracing::debug!(worker = %self.source.worker, endpoint = %self.source.endpoint, "following");
-                    let action = self.core.connected(self.now());
-                    self.act(action);
-                    self.report(true, None);
+                    // A socket that was bound has no engine yet; what is said until one is there is lost.
+                    if !*bind {
+                        let action = self.core.connected(self.now());
+                        self.act(action);
+                    }
+                    self.report(!self.source.bind, None);
                     let trouble = self.follow(subscriber).await;
                     tracing::debug!(worker = %self.source.worker, trouble, "lost the event stream");
                     self.stop_asking();
@@ -184,6 +187,7 @@ impl Shell {
     /// Takes what comes until the peer is lost; returns what was lost.
     async fn follow(&mut self, mut subscriber: Subscriber) -> String {
         let mut since_report = 0;
+        let mut connected = !self.source.bind;
         loop {
             let tick = self.core.next_tick().map(|at| at.saturating_sub(self.now()));
             let action = tokio::select! {
@@ -192,10 +196,17 @@ impl Shell {
                         since_report += 1;
                         self.live(frames)
                     }
-                    Ok(Heard::Disconnected) if self.source.bind => {
-                        // The socket stays; what the engine said while it was away is lost.
-                        self.core.disconnected();
+                    Ok(Heard::Accepted) => {
+                        connected = true;
+                        since_report = 0;
                         self.core.connected(self.now())
+                    }
+                    Ok(Heard::Disconnected) if self.source.bind => {
+                        // The socket stays; what the engine says until it is back is lost.
+                        connected = false;
+                        self.stop_asking();
+                        self.core.disconnected();
+                        None
                     }
                     Ok(Heard::Disconnected) => return "the engine closed the connection".to_owned(),
                     Err(trouble) => return trouble,
@@ -207,7 +218,7 @@ impl Shell {
             let acted = action.is_some();
             self.act(action);
             if acted || since_report == 0 || since_report >= BURST || self.core.view() != View::Exact {
-                self.report(true, None);
+                self.report(connected, None);
                 since_report = 0;
             } else {
                 self.report_progress();
