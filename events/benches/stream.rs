@@ -70,7 +70,7 @@ fn tokens(run: usize, count: usize) -> Vec<u32> {
     (0..count as u32).map(|i| (run as u32 ^ i).wrapping_mul(2_654_435_761) % 151_936).collect()
 }
 
-fn batches<'t>(size: u32, tokens: &'t [Vec<u32>]) -> impl Iterator<Item = Batch> + use<'t> {
+fn batches(size: u32, tokens: &[Vec<u32>]) -> impl Iterator<Item = Batch> + use<'_> {
     tokens.chunks(RUNS).enumerate().map(move |(i, runs)| {
         let said = runs.iter().enumerate().map(|(j, run)| {
             let name = |k: usize| EngineHash(((i * RUNS + j) * RUN + k) as u64 ^ 0xdead_beef_0000_0000);

@@ -61,7 +61,9 @@ impl Translator {
                     return None;
                 }
                 if !self.salted.is_empty() {
-                    hashes.iter().for_each(|hash| self.release(*hash));
+                    for hash in &hashes {
+                        self.release(*hash);
+                    }
                 }
                 Some(Event::Removed { blocks: hashes, tier: self.tier(medium.as_deref()) })
             }

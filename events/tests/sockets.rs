@@ -25,15 +25,9 @@ struct Peer {
 
 impl Peer {
     fn start(settings: &Value) -> Self {
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-        let python = Command::new(format!("{root}/tests/setup-python.sh")).output().unwrap();
-        assert!(
-            python.status.success(),
-            "tests/setup-python.sh: {}",
-            String::from_utf8_lossy(&python.stderr)
-        );
-        let python = String::from_utf8(python.stdout).unwrap();
-        let mut child = Command::new(python.trim())
+        let python = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/venv/bin/python");
+        assert!(std::path::Path::new(python).exists(), "no {python}: run tests/setup.sh first");
+        let mut child = Command::new(python)
             .args([concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer.py"), &settings.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -96,7 +90,7 @@ fn take(held: &mut BTreeSet<u64>, event: &Event) -> Result<(), UnknownParent> {
             Ok(())
         }
         Event::Removed { blocks, .. } => {
-            blocks.iter().for_each(|block| drop(held.remove(&block.0)));
+            held.retain(|hash| blocks.iter().all(|block| block.0 != *hash));
             Ok(())
         }
         Event::Cleared => {
