@@ -253,6 +253,11 @@ impl Fleet {
         members.iter().filter(well).find(takes).map(|member| member.engine.clone())
     }
 
+    /// Whether any engine tells what it has cached.
+    pub fn anybody_tells(&self) -> bool {
+        self.0.members.load().iter().any(|member| member.tells())
+    }
+
     /// Requests that are being served now.
     pub fn in_flight(&self) -> u64 {
         let members = self.0.members.load();

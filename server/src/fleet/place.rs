@@ -155,14 +155,16 @@ impl Fleet {
         let block_size =
             BlockSize::new(size).unwrap_or_else(|| unreachable!("checked when the engine was taken in"));
         let mut chain = Chain::new(Hasher::new(block_size, Seed::of(adapter.as_deref(), ask.cache_salt)));
-        if ask.way == Way::Bytes {
+        if !self.0.settings.routing.policy.looks_at_caches() {
+            // Nobody will ask.
+        } else if ask.way == Way::Bytes {
             chain.extend(&ask.bytes.iter().map(|byte| u32::from(*byte)).collect::<Vec<_>>());
         } else {
             chain.extend(ask.tokens);
         }
         let mut matches = MATCHES.with_borrow_mut(Vec::pop).unwrap_or_default();
         matches.clear();
-        if ask.way != Way::Bytes && self.0.settings.routing.policy != Policy::RoundRobin {
+        if ask.way != Way::Bytes && self.0.settings.routing.policy == Policy::Warm {
             self.0.index.lookup(chain.prefix_hashes(), &mut matches);
         }
         Blocks { size, adapter, chain, matches }
@@ -202,7 +204,7 @@ impl Fleet {
             block: blocks.size,
             chain,
         };
-        if matches!(routing.policy, Policy::RoundRobin | Policy::LeastLoaded) {
+        if !routing.policy.looks_at_caches() {
             return found;
         }
         if !tells {
@@ -291,7 +293,7 @@ impl Fleet {
                 let until = now + self.0.settings.routing.expect_for.get();
                 self.0.index.expect(found.worker, prefix, blocks.chain.tokens_hashes(), until);
             }
-            None if self.0.settings.routing.policy != Policy::RoundRobin => {
+            None if self.0.settings.routing.policy.looks_at_caches() => {
                 member.history.lock().note(prefix);
             }
             None => {}

@@ -378,6 +378,10 @@ impl Gateway {
         match &asked.prompt {
             Prompt::Opaque => return none(),
             Prompt::Tokens(ids) => return (Way::Given, ids.as_slice().into()),
+            // Turns and loads need no tokens: their length in bytes is good enough.
+            Prompt::Chat(_) | Prompt::Text(_) if !self.0.settings.routing.policy.looks_at_caches() => {
+                return none();
+            }
             Prompt::Chat(_) | Prompt::Text(_) => {}
         }
         if let Some(tokeniser) = self.fleet().model(&asked.model).and_then(|model| model.tokeniser.as_ref()) {
@@ -388,6 +392,10 @@ impl Gateway {
                     none()
                 }
             };
+        }
+        // Asking an engine costs a round trip: only worth it if somebody tells what it has cached.
+        if !self.fleet().anybody_tells() {
+            return none();
         }
         match self.ask_engine(&asked.model, body).await {
             Some(ids) => (Way::Engine, ids.into()),

@@ -120,6 +120,13 @@ pub enum Policy {
     Approximate,
 }
 
+impl Policy {
+    /// Whether it matters to this rule what is cached where.
+    pub const fn looks_at_caches(self) -> bool {
+        matches!(self, Self::Warm | Self::Approximate)
+    }
+}
+
 /// How engines are watched.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
