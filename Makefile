@@ -40,9 +40,19 @@ e2e: ## The built binary, driven by real clients
 	$(CARGO) build --bin warmline --locked
 	target/venv/bin/python -m pytest tests -q
 
-bench: ## All benchmarks with their floors; a few minutes
-	$(call say,hashing)
+bench: ## All benchmarks with their floors; about fifteen minutes
+	$(call say,hashing blocks)
 	$(CARGO) bench -p warmline-blocks --bench hashing
+	$(call say,decoding events)
+	$(CARGO) bench -p warmline-events --bench stream
+	$(call say,tokenising)
+	./scripts/fetch-tokenizers.sh
+	$(CARGO) bench -p warmline-server --bench tokens
+	$(call say,the gateway)
+	$(CARGO) build --release --bin warmline
+	./target/release/warmline bench gateway
+	$(call say,the index and its peers)
+	cd bench/peers/index && $(CARGO) run --release && $(CARGO) run --release -- --holders 4
 
 fmt: ## Format everything
 	$(CARGO) fmt --all
