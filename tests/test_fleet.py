@@ -98,7 +98,7 @@ def test_an_engine_that_swallows_events_loses_confidence_and_is_rebuilt(start):
     door.chat(LONG)
     engine.faults(drop_events=True)
     texts = [f"{i} " + LONG for i in range(4)]
-    for _ in range(8):
+    for _ in range(60):
         for text in texts:
             door.chat(text, max_tokens=1)
         time.sleep(0.25)
@@ -146,3 +146,12 @@ def test_sigterm_lets_a_stream_come_to_its_end(start):
         rest = first + "".join(text)
     assert rest.rstrip().endswith("data: [DONE]")
     assert door.run.process.wait(timeout=30) == 0
+
+
+def test_a_long_prompt_is_tokenised_here_as_well(start):
+    door = start.gateway([start.engine("quick", "--speed", "50")])
+    text = "a long prompt " * 6000
+    first = door.chat(text)
+    again = door.chat(text)
+    assert route(first)["tokens"] == route(again)["tokens"] == "local"
+    assert int(route(again)["cached"]) == again.json()["usage"]["prompt_tokens_details"]["cached_tokens"] > 80_000

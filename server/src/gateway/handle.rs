@@ -14,9 +14,9 @@ use super::sse::Stream;
 use super::upstream::{self, Connection};
 use super::{Gateway, edit, usage};
 use crate::error::ApiError;
-use crate::fleet::{Ask, Failure, Outcome, Ticket};
+use crate::fleet::{Ask, Failure, Model, Outcome, Ticket};
 use crate::prompt::{Kind, Prompt, Request as Asked};
-use crate::tokens::Way;
+use crate::tokens::{QUICK_BYTES, Way};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ROUTE: HeaderName = HeaderName::from_static("x-warmline-route");
@@ -384,11 +384,11 @@ impl Gateway {
             }
             Prompt::Chat(_) | Prompt::Text(_) => {}
         }
-        if let Some(tokeniser) = self.fleet().model(&asked.model).and_then(|model| model.tokeniser.as_ref()) {
-            return match tokeniser.tokens(&asked.prompt) {
+        if let Some(model) = self.fleet().model(&asked.model).filter(|model| model.tokeniser.is_some()) {
+            return match here(model, asked, body).await {
                 Ok(ids) => (Way::Local, ids),
                 Err(why) => {
-                    tracing::debug!(model = %asked.model, %why, "not tokenised here");
+                    tracing::debug!(model = %asked.model, why, "not tokenised here");
                     none()
                 }
             };
@@ -452,6 +452,25 @@ impl Gateway {
         };
         Ok(json(StatusCode::OK, body.to_string().into()))
     }
+}
+
+/// Tokenises here; a long prompt elsewhere than on the thread that serves everybody's connections.
+async fn here(model: &Arc<Model>, asked: &Asked<'_>, body: &Bytes) -> Result<Arc<[u32]>, String> {
+    let tokenise = |model: &Model, prompt: &Prompt<'_>| match &model.tokeniser {
+        Some(tokeniser) => tokeniser.tokens(prompt).map_err(|error| error.to_string()),
+        None => Err("no tokenizer is configured".to_owned()),
+    };
+    if body.len() <= QUICK_BYTES {
+        return tokenise(model, &asked.prompt);
+    }
+    let kind = if matches!(asked.prompt, Prompt::Chat(_)) { Kind::Chat } else { Kind::Completion };
+    let (model, body) = (model.clone(), body.clone());
+    // The prompt is borrowed from the body, so it is read again where it is used.
+    let long = move || {
+        let asked = Asked::read(kind, &body).map_err(|error| error.to_string())?;
+        tokenise(&model, &asked.prompt)
+    };
+    tokio::task::spawn_blocking(long).await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
 fn endpoint(path: &str) -> Endpoint {

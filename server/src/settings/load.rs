@@ -227,7 +227,7 @@ mod tests {
             ("[gateway]\nlisten = 3\n", &[], &["warmline.toml", "line 2", "listen", "3"]),
             ("[gateway]\nlissten = \"x\"\n", &[], &["warmline.toml", "lissten", "expected one of", "listen"]),
             ("[gatewy]\n", &[], &["warmline.toml", "gatewy", "gateway"]),
-            ("[gateway]\nidle_timeout = \"5 parsecs\"\n", &[], &["line 2", "5 parsecs", "250ms"]),
+            ("[gateway]\nhead_timeout = \"5 parsecs\"\n", &[], &["line 2", "5 parsecs", "250ms"]),
             ("nonsense", &[], &["warmline.toml", "line 1"]),
             ("[routing]\npolicy = \"hot\"\n", &[], &["hot", "round-robin"]),
             ("", &[("WARMLINE_GATEWAY_THREADS", "many")], &["WARMLINE_GATEWAY_THREADS", "many", "example"]),

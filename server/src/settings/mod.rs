@@ -51,12 +51,10 @@ pub struct Gateway {
     pub max_head_bytes: usize,
     /// Client connections at a time; more are refused at once.
     pub max_connections: usize,
-    /// How long a client may take to send its head.
+    /// How long a client may take to send its head; a connection that is idle for so long is closed as well.
     pub head_timeout: Span,
     /// How long a client may take to send its body.
     pub body_timeout: Span,
-    /// How long an idle client connection is kept.
-    pub idle_timeout: Span,
     /// How long a client may take nothing of its answer before it is cut off: slow readers hold engines.
     pub client_stall_timeout: Span,
     /// How long an engine may take to accept a connection.
@@ -244,9 +242,8 @@ impl Default for Gateway {
             max_body_bytes: 16 << 20,
             max_head_bytes: 64 << 10,
             max_connections: 16_384,
-            head_timeout: Span::seconds(10),
+            head_timeout: Span::seconds(30),
             body_timeout: Span::seconds(60),
-            idle_timeout: Span::seconds(120),
             client_stall_timeout: Span::seconds(60),
             connect_timeout: Span::millis(1_000),
             first_byte_timeout: Span::seconds(600),
