@@ -4,7 +4,7 @@
 //! Answers come with the state of each worker's view, because a view may be behind and then says so.
 //!
 //! ```
-//! use blocks::{Block, EngineHash, Event, PrefixHash, Stored, Tier, TokensHash, Worker};
+//! use blocks::{Block, EngineHash, Event, Stored, Tier, TokensHash, Worker};
 //! use index::{Index, Matches};
 //!
 //! let index = Index::new();
@@ -14,27 +14,35 @@
 //! index.apply(worker, &Event::Stored(Stored { parent: None, blocks, tier: Tier::Device })).unwrap();
 //!
 //! let mut found = Matches::default();
-//! index.lookup(&PrefixHash::chain(&tokens), &mut found);
+//! index.lookup(&tokens, &mut found);
 //! assert_eq!(found.of(worker).unwrap().on(Tier::Device), 4);
 //! ```
 
-mod holders;
+mod arena;
+mod bits;
+mod check;
+mod dump;
+mod expect;
 mod matches;
+mod names;
+mod run;
 mod shard;
 mod tell;
-mod worker;
+mod workers;
 
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::sync::atomic::Ordering::Relaxed;
 
-use blocks::{Event, Hasher, PrefixHash, TokensHash, View, Worker};
+use blocks::{Hasher, TokensHash, View, Worker};
 use parking_lot::{Mutex, RwLock};
 
 pub use matches::{Match, Matches};
 pub use tell::{Applied, Refused};
 
+use expect::Expected;
 use shard::Shard;
-use worker::Workers;
+use workers::Workers;
 
 /// The index. Share it by reference: readers and writers go in parallel.
 ///
@@ -42,15 +50,18 @@ use worker::Workers;
 /// one moment.
 ///
 /// Invariants, all proved by [`Index::check`]:
-/// - I1: what a worker's map names is held by that worker, as often as it says, and nothing else is.
-/// - I2: no node is without holders, no holder without a copy or an expectation.
-/// - I3: every node is found by its prefix.
+/// - I1: what a worker's names and expectations say is what runs say it holds, on each tier.
+/// - I2: no run is without holdings; holdings are sorted, none is empty, and each has its shortest form.
+/// - I3: every run is found by its head, and the prefixes it keeps are those of its blocks.
+/// - I4: no block lies in two places.
+///
+/// Locks, in this order: a worker's names, the expectations, one shard. The workers may be locked alone or
+/// before a shard, never together with names, and never twice by one thread.
 pub struct Index {
     shards: Box<[RwLock<Shard>]>,
     workers: RwLock<Workers>,
-    /// Expected entries by the time at which they expire, oldest first.
-    expected: Mutex<std::collections::VecDeque<worker::Expected>>,
-    /// Removals of blocks that were not held, and entries that nobody confirmed.
+    /// What is expected, by the time at which it expires, oldest first.
+    expected: Mutex<VecDeque<Expected>>,
     unknown_removals: AtomicU64,
     unconfirmed: AtomicU64,
 }
@@ -85,29 +96,29 @@ impl Index {
     /// How deep each worker's cache reaches into this chain. Workers that hold nothing of it are not listed.
     ///
     /// `found` is emptied first; reuse it, and a lookup allocates nothing.
-    pub fn lookup(&self, prefix: &[PrefixHash], found: &mut Matches) {
+    pub fn lookup(&self, chain: &[TokensHash], found: &mut Matches) {
         found.clear();
-        let Some(root) = prefix.first() else { return };
+        let Some(root) = chain.first() else { return };
         // Names are held first: a slot cannot pass to another worker between the search and its naming.
         let workers = self.workers.read();
-        self.shards[shard::of(*root)].read().lookup(prefix, found);
-        found.resolve(|slot| workers.of(slot));
+        self.shards[shard::of(root.as_root())].read().lookup(chain, found);
+        found.resolve(|slot| workers.at(slot).and_then(|slot| Some((slot.worker?, slot.view))));
     }
 
     /// The same, for these workers only.
-    pub fn lookup_among(&self, prefix: &[PrefixHash], among: &[Worker], found: &mut Matches) {
-        self.lookup(prefix, found);
+    pub fn lookup_among(&self, chain: &[TokensHash], among: &[Worker], found: &mut Matches) {
+        self.lookup(chain, found);
         found.retain(|found| among.contains(&found.worker));
     }
 
     /// The same, for tokens.
     pub fn lookup_tokens(&self, hasher: &Hasher, tokens: &[u32], found: &mut Matches) {
-        self.lookup(&PrefixHash::chain(&hasher.tokens_hashes(tokens)), found);
+        self.lookup(&hasher.tokens_hashes(tokens), found);
     }
 
     /// The same, for many chains.
-    pub fn lookup_batch(&self, chains: &[&[PrefixHash]]) -> Vec<Matches> {
-        let one = |chain: &&[PrefixHash]| {
+    pub fn lookup_batch(&self, chains: &[&[TokensHash]]) -> Vec<Matches> {
+        let one = |chain: &&[TokensHash]| {
             let mut found = Matches::default();
             self.lookup(chain, &mut found);
             found
@@ -117,50 +128,37 @@ impl Index {
 
     /// The state of a worker's view; `None` if nobody has heard of it.
     pub fn view(&self, worker: Worker) -> Option<View> {
-        let workers = self.workers.read();
-        workers.slot(worker).map(|slot| workers.of(slot).1)
+        self.workers.read().slot(worker).map(|slot| slot.view)
     }
 
     /// Every worker, the state of its view, and how many blocks it holds.
     pub fn workers(&self) -> Vec<(Worker, View, usize)> {
-        self.workers.read().list()
+        let slots = self.workers.read().all();
+        let shown = |slot: workers::Slot| Some((slot.worker?, slot.view, slot.names.lock().len()));
+        let mut list: Vec<_> = slots.into_iter().filter_map(shown).collect();
+        list.sort_by_key(|(worker, ..)| *worker);
+        list
     }
 
-    /// How much is held.
+    /// How much is held. Looks at everything, a shard at a time.
     pub fn counts(&self) -> Counts {
-        use std::sync::atomic::Ordering::Relaxed;
         let mut counts = Counts {
             unknown_removals: self.unknown_removals.load(Relaxed),
             unconfirmed: self.unconfirmed.load(Relaxed),
-            held: self.workers.read().list().iter().map(|(_, _, held)| held).sum(),
-            heap_bytes: self.workers.read().heap_bytes(),
             ..Counts::default()
         };
+        let slots = self.workers.read().all();
+        for slot in slots {
+            let names = slot.names.lock();
+            counts.held += if slot.worker.is_some() { names.len() } else { 0 };
+            counts.heap_bytes += names.heap_bytes();
+        }
         for shard in &self.shards {
             let shard = shard.read();
-            counts.blocks += shard.len();
+            counts.blocks += shard.blocks();
             counts.heap_bytes += shard.heap_bytes();
         }
         counts
-    }
-
-    /// Applies one change. See [`Refused`] for what it means if it cannot be.
-    ///
-    /// # Errors
-    /// [`Refused`]; then nothing of the event was applied.
-    pub fn apply(&self, worker: Worker, event: &Event) -> Result<Applied, Refused> {
-        self.tell(worker, event)
-    }
-
-    /// A request was sent to `worker` that will create these blocks: count them as held until `until`, unless
-    /// an event confirms them before.
-    pub fn expect(&self, worker: Worker, prefix: &[PrefixHash], tokens: &[TokensHash], until: Duration) {
-        self.insert_expected(worker, prefix, tokens, until);
-    }
-
-    /// Drops what was expected until `now` and has not been confirmed.
-    pub fn expire(&self, now: Duration) {
-        self.drop_expected(now);
     }
 }
 

@@ -2,12 +2,13 @@
 
 use blocks::{Tier, View, Worker};
 
+use crate::run::Plane;
+
 /// How deep workers' caches reach into one chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Matches {
+    /// Sorted by slot during a search.
     found: Vec<Match>,
-    /// Scratch of the search: slots that still hold every block so far, and on which tier at worst.
-    pub(crate) reach: Vec<Reach>,
 }
 
 /// How deep one worker's cache reaches.
@@ -17,20 +18,16 @@ pub struct Match {
     pub worker: Worker,
     /// How far what is known of it can be trusted.
     pub view: View,
-    /// See [`Match::on`].
-    depth: [u32; 4],
-    /// See [`Match::told`].
-    told: u32,
+    reach: Reach,
     slot: u16,
 }
 
-/// A worker that is still in the running during a search.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How many blocks from the first on are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Reach {
-    pub(crate) slot: u16,
-    /// Blocks so far, for each tier: all of them lie on it or nearer.
-    pub(crate) depth: [u32; 4],
-    /// Blocks before the first that is only expected.
+    /// On each tier or a nearer one.
+    pub(crate) on: [u32; 4],
+    /// On any tier, and not only because a request was sent.
     pub(crate) told: u32,
 }
 
@@ -50,7 +47,7 @@ impl Matches {
     /// The deepest `n`, deepest first; nearer tiers break ties.
     pub fn best(&self, n: usize) -> Vec<Match> {
         let mut sorted = self.found.clone();
-        sorted.sort_by_key(|found| std::cmp::Reverse((found.blocks(), found.depth)));
+        sorted.sort_by_key(|found| std::cmp::Reverse((found.blocks(), found.reach)));
         sorted.truncate(n);
         sorted
     }
@@ -63,31 +60,37 @@ impl Matches {
     /// Empties the buffer and keeps its memory.
     pub fn clear(&mut self) {
         self.found.clear();
-        self.reach.clear();
     }
 
     pub(crate) fn retain(&mut self, keep: impl FnMut(&Match) -> bool) {
         self.found.retain(keep);
     }
 
-    /// Notes the end of a worker's run.
-    pub(crate) fn push(&mut self, reach: Reach) {
-        let worker = Worker { instance: 0, rank: 0 };
-        self.found.push(Match {
-            worker,
-            view: View::Stale,
-            depth: reach.depth,
-            told: reach.told,
-            slot: reach.slot,
-        });
+    /// Adds what is held of one run to what was found of a worker in all runs before it, which have `depth`
+    /// blocks; whether it holds all of those. Slots come in order: `from` is where to look for the next one.
+    pub(crate) fn extend(&mut self, from: &mut usize, slot: u16, depth: usize, reach: Reach) -> bool {
+        if depth == 0 {
+            if reach.blocks() > 0 {
+                let worker = Worker { instance: 0, rank: 0 };
+                self.found.push(Match { worker, view: View::Stale, reach, slot });
+            }
+            return true;
+        }
+        *from += self.found[*from..].partition_point(|found| found.slot < slot);
+        match self.found.get_mut(*from) {
+            Some(found) if found.slot == slot => found.reach.extend(depth as u32, reach),
+            _ => false,
+        }
     }
 
     /// Puts names to slots. A worker that was forgotten in between is dropped.
-    pub(crate) fn resolve(&mut self, mut name: impl FnMut(u16) -> (Option<Worker>, View)) {
+    pub(crate) fn resolve(&mut self, name: impl Fn(u16) -> Option<(Worker, View)>) {
         self.found.retain_mut(|found| {
-            let (worker, view) = name(found.slot);
-            found.view = view;
-            worker.map(|worker| found.worker = worker).is_some()
+            let named = name(found.slot);
+            if let Some((worker, view)) = named {
+                (found.worker, found.view) = (worker, view);
+            }
+            named.is_some()
         });
     }
 }
@@ -98,16 +101,41 @@ impl Match {
     /// Blocks from the first on that all lie on `tier` or a nearer one. It never shrinks with the distance:
     /// `on(Device)` can be used at once, the rest up to `on(Host)` must come from host memory, and so on.
     pub fn on(&self, tier: Tier) -> usize {
-        self.depth[tier as usize] as usize
+        self.reach.on[tier as usize] as usize
     }
 
     /// Blocks from the first on that the worker itself has told of; the rest is only expected.
     pub fn told(&self) -> usize {
-        self.told as usize
+        self.reach.told as usize
     }
 
     /// Blocks from the first on that are held at all.
     pub fn blocks(&self) -> usize {
         self.on(Tier::Store)
+    }
+}
+
+// === impl Reach ===
+
+impl Reach {
+    /// What reaches this far on one plane, and nowhere else.
+    pub(crate) fn alone(plane: Plane, blocks: usize) -> Self {
+        let blocks = blocks as u32;
+        let on = std::array::from_fn(|tier| if tier >= plane.nearest() { blocks } else { 0 });
+        Self { on, told: if plane == Plane::Expected { 0 } else { blocks } }
+    }
+
+    pub(crate) fn blocks(self) -> usize {
+        self.on[3] as usize
+    }
+
+    /// Continues where all `depth` blocks before are held; whether they are, on any tier.
+    fn extend(&mut self, depth: u32, more: Self) -> bool {
+        let whole = self.on[3] == depth;
+        for (on, more) in self.on.iter_mut().zip(more.on) {
+            *on += if *on == depth { more } else { 0 };
+        }
+        self.told += if self.told == depth { more.told } else { 0 };
+        whole
     }
 }

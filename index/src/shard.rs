@@ -1,11 +1,12 @@
-//! One shard: the blocks below some of the roots, found by the hash of their whole prefix.
+//! One shard: the runs below some of the roots, found by the prefix that ends with their first block.
 
-use blocks::{PrefixHash, TokensHash};
+use blocks::{PrefixHash, Tier, TokensHash};
 use hashbrown::HashTable;
 
-use crate::holders::{Holder, Holders};
+use crate::arena::{Arena, Id};
+use crate::bits::{Bits, MOST};
 use crate::matches::{Matches, Reach};
-use crate::tell::Place;
+use crate::run::{Holding, Plane, Run, Sparse};
 
 /// Shards. Enough that writers below different roots rarely meet, few enough to look at them all.
 pub(crate) const COUNT: usize = 64;
@@ -15,157 +16,205 @@ pub(crate) fn of(root: PrefixHash) -> usize {
     (root.0 >> 58) as usize
 }
 
-/// A node's number within its shard.
-pub(crate) type Id = u32;
-
-/// One block, with all before it.
-#[derive(Debug)]
-pub(crate) struct Node {
-    pub(crate) prefix: PrefixHash,
-    pub(crate) parent: Option<PrefixHash>,
-    pub(crate) tokens: TokensHash,
-    pub(crate) depth: u32,
-    pub(crate) holders: Holders,
-}
-
+/// The runs below some of the roots.
+///
+/// A block lies in one run only, at one place, for as long as anybody holds anything of that run. A run is
+/// never split: whatever comes behind one of its blocks other than the next is a run of its own, found by its
+/// head. So a place stays valid while it is held.
 #[derive(Debug, Default)]
 pub(crate) struct Shard {
-    table: HashTable<Id>,
-    nodes: Vec<Option<Node>>,
-    free: Vec<Id>,
+    heads: HashTable<Id>,
+    runs: Arena<Run>,
+    sparse: Sparse,
 }
 
-/// Chains are searched this many blocks ahead, so that memory answers several questions at once.
-const AHEAD: usize = 8;
+/// Where a block lies within a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Place {
+    pub(crate) run: Id,
+    pub(crate) at: u8,
+}
+
+/// A way down a chain while its blocks are being stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cursor {
+    pub(crate) place: Place,
+    /// The prefix that ends here, if it had to be computed anyway.
+    prefix: Option<PrefixHash>,
+}
 
 // === impl Shard ===
 
 impl Shard {
-    pub(crate) fn len(&self) -> usize {
-        self.table.len()
+    pub(crate) fn run(&self, id: Id) -> &Run {
+        self.runs.get(id).unwrap_or_else(|| unreachable!("a run that is held stays"))
     }
 
-    pub(crate) fn find(&self, prefix: PrefixHash) -> Option<Id> {
-        self.table.find(prefix.0, |id| self.node(*id).prefix == prefix).copied()
+    fn run_mut(&mut self, id: Id) -> &mut Run {
+        self.runs.get_mut(id).unwrap_or_else(|| unreachable!("a run that is held stays"))
     }
 
-    pub(crate) fn node(&self, id: Id) -> &Node {
-        self.nodes[id as usize].as_ref().unwrap_or_else(|| unreachable!("a number in use names a node"))
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (Id, &Run)> {
+        self.runs.iter()
     }
 
-    fn node_mut(&mut self, id: Id) -> &mut Node {
-        self.nodes[id as usize].as_mut().unwrap_or_else(|| unreachable!("a number in use names a node"))
+    pub(crate) fn sparse(&self) -> &Sparse {
+        &self.sparse
     }
 
-    /// The holder of a block, added with its node if they are not there.
-    pub(crate) fn hold(&mut self, place: Place, slot: u16) -> (Id, &mut Holder) {
-        let id = match self.find(place.prefix) {
-            Some(id) => id,
-            None => self.add(place, slot),
+    pub(crate) fn headed(&self, head: PrefixHash) -> Option<Id> {
+        self.heads.find(head.0, |id| self.run(*id).head == head.0).copied()
+    }
+
+    /// The place of the block that comes next, made if it is not there. Whoever makes it must [`Shard::set`] it.
+    /// `more` are likely to follow.
+    pub(crate) fn step(&mut self, behind: Option<Cursor>, tokens: TokensHash, more: usize) -> Cursor {
+        let Some(Cursor { place: Place { run: id, at }, prefix }) = behind else {
+            return self.fork(None, tokens, more);
         };
-        (id, self.node_mut(id).holders.entry(slot))
-    }
-
-    fn add(&mut self, place: Place, slot: u16) -> Id {
-        let Place { prefix, parent, tokens, depth } = place;
-        let node = Node { prefix, parent, tokens, depth, holders: Holders::One(Holder::new(slot)) };
-        let id = self.free.pop().unwrap_or_else(|| {
-            self.nodes.push(None);
-            (self.nodes.len() - 1) as Id
-        });
-        self.nodes[id as usize] = Some(node);
-        let nodes = &self.nodes;
-        self.table
-            .insert_unique(prefix.0, id, |id| nodes[*id as usize].as_ref().map_or(0, |node| node.prefix.0));
-        id
-    }
-
-    /// Changes a worker's copies of a block; afterwards it may hold nothing and is then dropped.
-    pub(crate) fn change(&mut self, id: Id, slot: u16, change: impl FnOnce(&mut Holder)) {
-        let holders = &mut self.node_mut(id).holders;
-        let Some(holder) = holders.of_mut(slot) else { return };
-        change(holder);
-        if !holder.holds() && !holders.remove(slot) {
-            self.remove(id);
+        let run = self.run(id);
+        let next = at as usize + 1;
+        if run.tokens().get(next) == Some(&tokens) {
+            return Cursor { place: Place { run: id, at: next as u8 }, prefix: None };
         }
+        let prefix = prefix.unwrap_or_else(|| run.prefix(at as usize));
+        let depth = run.depth + next as u32;
+        if next < run.tokens().len() || next == MOST {
+            return self.fork(Some((prefix, depth)), tokens, more);
+        }
+        let head = prefix.then(tokens);
+        if let Some(id) = self.headed(head) {
+            return Cursor { place: Place { run: id, at: 0 }, prefix: Some(head) };
+        }
+        self.run_mut(id).push(tokens, head, more);
+        Cursor { place: Place { run: id, at: next as u8 }, prefix: Some(head) }
     }
 
-    fn remove(&mut self, id: Id) {
-        let prefix = self.node(id).prefix;
-        if let Ok(entry) = self.table.find_entry(prefix.0, |other| *other == id) {
+    /// The run that begins with this block, made if it is not there.
+    fn fork(&mut self, behind: Option<(PrefixHash, u32)>, tokens: TokensHash, more: usize) -> Cursor {
+        let head = PrefixHash::after(behind.map(|(prefix, _)| prefix), tokens);
+        let at_head = |run| Cursor { place: Place { run, at: 0 }, prefix: Some(head) };
+        if let Some(id) = self.headed(head) {
+            return at_head(id);
+        }
+        let id = self.runs.insert(Run::new(behind, tokens, more + 1));
+        let runs = &self.runs;
+        self.heads.insert_unique(head.0, id, |id| runs.get(*id).map_or(0, |run| run.head));
+        at_head(id)
+    }
+
+    /// A block that is held, as the beginning of a way down.
+    pub(crate) fn cursor(place: Place) -> Cursor {
+        Cursor { place, prefix: None }
+    }
+
+    /// A worker holds a block from now on; whether it held it already.
+    pub(crate) fn set(&mut self, place: Place, slot: u16, plane: Plane) -> bool {
+        let Self { runs, sparse, .. } = self;
+        runs.get_mut(place.run).is_some_and(|run| run.set(place.at, slot, plane, sparse))
+    }
+
+    /// A worker holds a block no longer; whether it did. A run that nobody holds is dropped.
+    pub(crate) fn clear(&mut self, place: Place, slot: u16, plane: Plane) -> bool {
+        let Self { runs, sparse, .. } = self;
+        let Some(run) = runs.get_mut(place.run) else { return false };
+        let held = run.clear(place.at, slot, plane, sparse);
+        if run.holdings.is_empty() {
+            self.drop_run(place.run);
+        }
+        held
+    }
+
+    pub(crate) fn holds(&self, place: Place, slot: u16, plane: Plane) -> bool {
+        self.runs.get(place.run).is_some_and(|run| run.holds(place.at, slot, plane, &self.sparse))
+    }
+
+    fn drop_run(&mut self, id: Id) {
+        let head = self.run(id).head;
+        if let Ok(entry) = self.heads.find_entry(head, |other| *other == id) {
             entry.remove();
         }
-        self.nodes[id as usize] = None;
-        self.free.push(id);
-        self.shrink();
-    }
-
-    /// Gives memory back once most of it is unused.
-    fn shrink(&mut self) {
-        if self.table.is_empty() {
+        self.runs.take(id);
+        if self.heads.is_empty() {
             *self = Self::default();
-        } else if self.table.capacity() > 1024 && self.table.len() < self.table.capacity() / 8 {
-            let nodes = &self.nodes;
-            let prefix = |id: &Id| nodes[*id as usize].as_ref().map_or(0, |node| node.prefix.0);
-            self.table.shrink_to(self.table.len() * 2, prefix);
+        } else if self.heads.capacity() > 64 && self.heads.len() < self.heads.capacity() / 8 {
+            let runs = &self.runs;
+            self.heads.shrink_to(self.heads.len() * 2, |id| runs.get(*id).map_or(0, |run| run.head));
         }
     }
 
-    /// Walks down the chain for as long as anybody holds every block of it.
-    pub(crate) fn lookup(&self, prefix: &[PrefixHash], found: &mut Matches) {
-        let mut depth = 0;
-        let mut reach = std::mem::take(&mut found.reach);
-        for chunk in prefix.chunks(AHEAD) {
-            // Independent questions, so that their cache misses overlap.
-            let mut ids = [None; AHEAD];
-            for (id, hash) in ids.iter_mut().zip(chunk) {
-                *id = self.find(*hash);
-            }
-            for id in &ids[..chunk.len()] {
-                let holders = id.map_or(&[][..], |id| self.node(id).holders.as_slice());
-                if depth == 0 {
-                    reach.extend(holders.iter().map(|holder| Reach {
-                        slot: holder.slot,
-                        depth: [0; 4],
-                        told: 0,
-                    }));
-                }
-                depth += 1;
-                reach.retain_mut(|reach| {
-                    let Some(holder) = holders.iter().find(|holder| holder.slot == reach.slot) else {
-                        found.push(*reach);
-                        return false;
-                    };
-                    if !holder.expected() && reach.told == depth - 1 {
-                        reach.told = depth;
-                    }
-                    let nearest = holder.nearest() as usize;
-                    for tier in nearest..4 {
-                        if reach.depth[tier] == depth - 1 {
-                            reach.depth[tier] = depth;
-                        }
-                    }
-                    true
-                });
-                if reach.is_empty() {
-                    found.reach = reach;
-                    return;
-                }
-            }
-        }
-        reach.drain(..).for_each(|reach| found.push(reach));
-        found.reach = reach;
-    }
-
-    pub(crate) fn ids(&self) -> impl Iterator<Item = Id> {
-        self.table.iter().copied()
+    /// Different blocks that are held.
+    pub(crate) fn blocks(&self) -> usize {
+        self.runs.iter().map(|(_, run)| run.held(&self.sparse)).sum()
     }
 
     pub(crate) fn heap_bytes(&self) -> usize {
-        let lists: usize = self.nodes.iter().flatten().map(|node| node.holders.heap_bytes()).sum();
-        self.table.allocation_size()
-            + self.nodes.capacity() * size_of::<Option<Node>>()
-            + self.free.capacity() * size_of::<Id>()
-            + lists
+        self.heads.allocation_size()
+            + self.runs.heap_bytes()
+            + self.sparse.heap_bytes()
+            + self.runs.iter().map(|(_, run)| run.heap_bytes()).sum::<usize>()
+    }
+}
+
+// === Lookup ===
+
+impl Shard {
+    /// Goes down the chain for as long as anybody holds every block of it.
+    pub(crate) fn lookup(&self, chain: &[TokensHash], found: &mut Matches) {
+        let mut depth = 0;
+        let mut head = chain[0].as_root();
+        while let Some(id) = self.headed(head) {
+            let run = self.run(id);
+            let rest = &chain[depth..];
+            let matched = run.tokens().iter().zip(rest).take_while(|(ours, asked)| ours == asked).count();
+            if matched == 0 {
+                return; // two prefixes with one hash
+            }
+            let on = self.gather(run, matched, depth, found);
+            depth += matched;
+            if !on || depth == chain.len() {
+                return;
+            }
+            head = run.prefix(matched - 1).then(chain[depth]);
+        }
+    }
+
+    /// Adds what is held of one run to what was found before it; whether anybody holds all of it.
+    fn gather(&self, run: &Run, matched: usize, depth: usize, found: &mut Matches) -> bool {
+        let mut on = false;
+        let mut from = 0;
+        for of_one in run.holdings.chunk_by(|a, b| a.slot == b.slot) {
+            let reach = match of_one {
+                [Holding { plane, .. }] if let Some(len) = of_one[0].dense() => {
+                    Reach::alone(*plane, len.min(matched))
+                }
+                several => self.union(several, matched),
+            };
+            let all_before = found.extend(&mut from, of_one[0].slot, depth, reach);
+            on |= all_before && reach.blocks() == matched;
+        }
+        on
+    }
+
+    /// How far several planes of one worker reach together.
+    fn union(&self, holdings: &[Holding], matched: usize) -> Reach {
+        let (mut any, mut told) = (Bits::default(), Bits::default());
+        let mut reach = Reach::default();
+        let mut rest = holdings;
+        for tier in Tier::ALL {
+            while let [first, others @ ..] = rest
+                && first.plane <= Plane::Told(tier)
+            {
+                let bits = first.bits(&self.sparse);
+                any = any.or(bits);
+                if first.plane != Plane::Expected {
+                    told = told.or(bits);
+                }
+                rest = others;
+            }
+            reach.on[tier as usize] = any.leading().min(matched) as u32;
+        }
+        reach.told = told.leading().min(matched) as u32;
+        reach
     }
 }

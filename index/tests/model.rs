@@ -3,10 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use blocks::{
-    Block, BlockSize, Chain, EngineHash, Event, Hasher, PrefixHash, Seed, Stored, Tier, TokensHash, View,
-    Worker,
-};
+use blocks::{Block, BlockSize, EngineHash, Event, Hasher, Seed, Stored, Tier, TokensHash, View, Worker};
 use index::{Index, Matches};
 use proptest::prelude::*;
 
@@ -109,12 +106,6 @@ fn hasher() -> Hasher {
     Hasher::new(BlockSize::new(1).unwrap(), Seed::PLAIN)
 }
 
-fn chain(path: &Path) -> Chain {
-    let mut chain = Chain::new(hasher());
-    chain.extend(&path.iter().map(|letter| u32::from(*letter)).collect::<Vec<_>>());
-    chain
-}
-
 /// Each worker names blocks in its own way.
 fn name(number: u8, path: &[u8]) -> EngineHash {
     EngineHash(
@@ -187,13 +178,7 @@ fn take(index: &Index, model: &mut Model, step: Step) {
             }
         }
         Step::Expect { worker: number, path, until } => {
-            let chain = chain(&path);
-            index.expect(
-                worker(number),
-                chain.prefix_hashes(),
-                chain.tokens_hashes(),
-                Duration::from_secs(until),
-            );
+            index.expect(worker(number), &tokens(&path), Duration::from_secs(until));
             let held = model.0.entry(number).or_default();
             for depth in 1..=path.len() {
                 let path = path[..depth].to_vec();
@@ -213,7 +198,7 @@ fn take(index: &Index, model: &mut Model, step: Step) {
 
 fn compare(index: &Index, model: &Model, path: &Path) {
     let mut found = Matches::default();
-    index.lookup(&PrefixHash::chain(&tokens(path)), &mut found);
+    index.lookup(&tokens(path), &mut found);
     for number in 0..4 {
         for tier in Tier::ALL {
             let depth = found.of(worker(number)).map_or(0, |found| found.on(tier));
@@ -255,7 +240,7 @@ proptest! {
             let again = Index::new();
             prop_assert_eq!(again.replace(worker(number), &index.dump(worker(number))), Ok(0));
             let (mut before, mut after) = (Matches::default(), Matches::default());
-            let prefix = PrefixHash::chain(&tokens(&asked));
+            let prefix = tokens(&asked);
             index.lookup(&prefix, &mut before);
             again.lookup(&prefix, &mut after);
             for tier in Tier::ALL {
@@ -290,7 +275,7 @@ fn readers_see_the_old_view_or_the_new_one_and_nothing_between() {
     let views = [vec![stored(1, &deep, 0, Tier::Device)], vec![stored(1, &shallow, 0, Tier::Device)]];
     index.replace(worker(1), &views[0]).unwrap();
     index.set_view(worker(1), View::Exact);
-    let prefix = PrefixHash::chain(&tokens(&deep));
+    let prefix = tokens(&deep);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let reader = || {
@@ -327,7 +312,7 @@ fn lookups_during_events_only_return_what_was_true_at_some_moment() {
     // first block but something of later ones, which the index could only answer with a wrong depth.
     let index = Index::new();
     let path: Path = (0..32).map(|i| (i * 7 % 3) as u8).collect();
-    let prefix = PrefixHash::chain(&tokens(&path));
+    let prefix = tokens(&path);
     index.apply(worker(2), &stored(2, &path, 0, Tier::Device)).unwrap();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -1,6 +1,7 @@
 //! Our index and those of the public crate dynamo-kv-router, on the same workload, in one process.
 //!
-//! `cargo run --release -- [--blocks N] [--workers N] [--chain N] [--shared N] [--holders N] [--lookups N]`
+//! `cargo run --release -- [--blocks N] [--workers N] [--chain N] [--shared N] [--holders N] [--lookups N]
+//! [--event N] [--removal tail|random] [--asked whole|half|miss]`
 //! prints blocks stored and removed a second of CPU time, lookups a second, their median and slowest hundredth,
 //! and bytes a held block by a counting allocator.
 
@@ -17,6 +18,7 @@ use dynamo_kv_router::protocols::{
     ExternalSequenceBlockHash, KvCacheEvent, KvCacheEventData, KvCacheRemoveData, KvCacheStoreData,
     KvCacheStoredBlockData, LocalBlockHash, RouterEvent,
 };
+use futures::FutureExt as _;
 use index::{Index, Matches};
 
 struct Counting;
@@ -46,6 +48,24 @@ struct Plan {
     shared: usize,
     holders: u64,
     lookups: usize,
+    /// Blocks an event.
+    event: usize,
+    removal: Removal,
+    asked: Ask,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Removal {
+    Tail,
+    Random,
+}
+
+/// How much of a question is known to anybody.
+#[derive(Clone, Copy, Debug)]
+enum Ask {
+    Whole,
+    Half,
+    Miss,
 }
 
 /// One run of blocks of one worker: at most sixteen, behind a parent.
@@ -59,41 +79,55 @@ struct Run {
 
 struct Load {
     runs: Vec<Run>,
-    chains: Vec<(Vec<TokensHash>, Vec<PrefixHash>)>,
+    removals: Vec<(u64, Vec<u64>)>,
+    asked: Vec<Asked>,
     held: usize,
 }
 
-/// What every contender can do.
+/// A question, and how deep the best answer is.
+struct Asked {
+    chain: Vec<TokensHash>,
+    depth: usize,
+}
+
+/// What every contender can do. Events are made before the clock runs.
 trait Contender {
-    fn store(&mut self, run: &Run);
-    fn remove(&mut self, worker: u64, hashes: &[u64]);
+    type Event;
+    fn stored(run: &Run, id: u64) -> Self::Event;
+    fn removed(worker: u64, hashes: &[u64], id: u64) -> Self::Event;
+    fn apply(&mut self, event: Self::Event);
+    /// Waits until everything was applied.
     fn settle(&mut self);
-    /// The deepest match.
-    fn lookup(&mut self, chain: &(Vec<TokensHash>, Vec<PrefixHash>)) -> usize;
+    /// The deepest match, and how many workers match at all, from nothing but the hash of each block.
+    fn lookup(&mut self, chain: &[TokensHash]) -> (usize, usize);
 }
 
 struct Ours(Index, Matches);
-struct Radix(RadixTree, u64);
-struct Pool<T: KvIndexerInterface>(T, tokio::runtime::Runtime, u64);
+struct Radix(RadixTree);
+struct Pool<T: KvIndexerInterface>(T, tokio::runtime::Runtime);
 
 impl Contender for Ours {
-    fn store(&mut self, run: &Run) {
+    type Event = (Worker, Event);
+    fn stored(run: &Run, _: u64) -> Self::Event {
         let blocks = run.blocks.iter().map(|(engine, tokens)| Block { engine: EngineHash(*engine), tokens: TokensHash(*tokens) });
         let stored = Stored { parent: run.parent.map(EngineHash), blocks: blocks.collect(), tier: Tier::Device };
-        self.0.apply(Worker { instance: run.worker, rank: 0 }, &Event::Stored(stored)).expect("parents come first");
+        (Worker { instance: run.worker, rank: 0 }, Event::Stored(stored))
     }
-    fn remove(&mut self, worker: u64, hashes: &[u64]) {
+    fn removed(worker: u64, hashes: &[u64], _: u64) -> Self::Event {
         let blocks = hashes.iter().map(|hash| EngineHash(*hash)).collect();
-        self.0.apply(Worker { instance: worker, rank: 0 }, &Event::Removed { blocks, tier: Tier::Device }).expect("known");
+        (Worker { instance: worker, rank: 0 }, Event::Removed { blocks, tier: Tier::Device })
+    }
+    fn apply(&mut self, (worker, event): Self::Event) {
+        self.0.apply(worker, &event).expect("parents come first");
     }
     fn settle(&mut self) {}
-    fn lookup(&mut self, chain: &(Vec<TokensHash>, Vec<PrefixHash>)) -> usize {
-        self.0.lookup(&chain.1, &mut self.1);
-        self.1.iter().map(index::Match::blocks).max().unwrap_or(0)
+    fn lookup(&mut self, chain: &[TokensHash]) -> (usize, usize) {
+        self.0.lookup(chain, &mut self.1);
+        (self.1.iter().map(index::Match::blocks).max().unwrap_or(0), self.1.iter().len())
     }
 }
 
-fn stored(run: &Run, id: u64) -> RouterEvent {
+fn peers_stored(run: &Run, id: u64) -> RouterEvent {
     let blocks = run.blocks.iter().map(|(engine, tokens)| KvCacheStoredBlockData {
         block_hash: ExternalSequenceBlockHash(*engine),
         tokens_hash: LocalBlockHash(*tokens),
@@ -103,46 +137,53 @@ fn stored(run: &Run, id: u64) -> RouterEvent {
     RouterEvent::new(run.worker, KvCacheEvent { event_id: id, data: KvCacheEventData::Stored(data), dp_rank: 0 })
 }
 
-fn removed(worker: u64, hashes: &[u64], id: u64) -> RouterEvent {
+fn peers_removed(worker: u64, hashes: &[u64], id: u64) -> RouterEvent {
     let block_hashes = hashes.iter().map(|hash| ExternalSequenceBlockHash(*hash)).collect();
     let data = KvCacheEventData::Removed(KvCacheRemoveData { block_hashes });
     RouterEvent::new(worker, KvCacheEvent { event_id: id, data, dp_rank: 0 })
 }
 
-fn local(chain: &(Vec<TokensHash>, Vec<PrefixHash>)) -> Vec<LocalBlockHash> {
-    chain.0.iter().map(|hash| LocalBlockHash(hash.0)).collect()
+/// The peers take their question by value; the copy is part of asking.
+fn local(chain: &[TokensHash]) -> Vec<LocalBlockHash> {
+    chain.iter().map(|hash| LocalBlockHash(hash.0)).collect()
 }
 
 impl Contender for Radix {
-    fn store(&mut self, run: &Run) {
-        self.1 += 1;
-        self.0.apply_event(stored(run, self.1)).expect("parents come first");
+    type Event = RouterEvent;
+    fn stored(run: &Run, id: u64) -> RouterEvent {
+        peers_stored(run, id)
     }
-    fn remove(&mut self, worker: u64, hashes: &[u64]) {
-        self.1 += 1;
-        self.0.apply_event(removed(worker, hashes, self.1)).expect("known");
+    fn removed(worker: u64, hashes: &[u64], id: u64) -> RouterEvent {
+        peers_removed(worker, hashes, id)
+    }
+    fn apply(&mut self, event: RouterEvent) {
+        self.0.apply_event(event).expect("parents come first");
     }
     fn settle(&mut self) {}
-    fn lookup(&mut self, chain: &(Vec<TokensHash>, Vec<PrefixHash>)) -> usize {
-        self.0.find_matches(local(chain), false).scores.values().max().copied().unwrap_or(0) as usize
+    fn lookup(&mut self, chain: &[TokensHash]) -> (usize, usize) {
+        let scores = self.0.find_matches(local(chain), false).scores;
+        (scores.values().max().copied().unwrap_or(0) as usize, scores.len())
     }
 }
 
 impl<T: KvIndexerInterface> Contender for Pool<T> {
-    fn store(&mut self, run: &Run) {
-        self.2 += 1;
-        self.1.block_on(self.0.apply_event(stored(run, self.2)));
+    type Event = RouterEvent;
+    fn stored(run: &Run, id: u64) -> RouterEvent {
+        peers_stored(run, id)
     }
-    fn remove(&mut self, worker: u64, hashes: &[u64]) {
-        self.2 += 1;
-        self.1.block_on(self.0.apply_event(removed(worker, hashes, self.2)));
+    fn removed(worker: u64, hashes: &[u64], id: u64) -> RouterEvent {
+        peers_removed(worker, hashes, id)
+    }
+    fn apply(&mut self, event: RouterEvent) {
+        // Ready at once: it hands the event to the pool.
+        self.0.apply_event(event).now_or_never().expect("handing over does not wait");
     }
     fn settle(&mut self) {
         self.1.block_on(self.0.flush());
     }
-    fn lookup(&mut self, chain: &(Vec<TokensHash>, Vec<PrefixHash>)) -> usize {
-        let found = self.1.block_on(self.0.find_matches(local(chain))).expect("the pool runs");
-        found.scores.values().max().copied().unwrap_or(0) as usize
+    fn lookup(&mut self, chain: &[TokensHash]) -> (usize, usize) {
+        let found = self.0.find_matches(local(chain)).now_or_never().expect("a lookup does not wait").expect("the pool runs");
+        (found.scores.values().max().copied().unwrap_or(0) as usize, found.scores.len())
     }
 }
 
@@ -171,15 +212,42 @@ fn load(plan: &Plan) -> Load {
             let engine = |i: usize| prefix[i].0;
             let first = (0..plan.chain).find(|i| seen.insert((worker, engine(*i)))).unwrap_or(plan.chain);
             (first + 1..plan.chain).for_each(|i| drop(seen.insert((worker, engine(i)))));
-            for from in (first..plan.chain).step_by(16) {
-                let to = (from + 16).min(plan.chain);
+            for from in (first..plan.chain).step_by(plan.event) {
+                let to = (from + plan.event).min(plan.chain);
                 let blocks = (from..to).map(|i| (engine(i), tokens[i].0)).collect();
                 runs.push(Run { worker, parent: from.checked_sub(1).map(engine), from, blocks });
             }
         }
-        chains.push((tokens, prefix));
+        chains.push(tokens);
     }
-    Load { held: seen.len(), runs, chains }
+    let mut removals: Vec<(u64, Vec<u64>)> = Vec::new();
+    if plan.removal == Removal::Random {
+        // Any block of any worker, as many an event: what no engine does, and no index should mind.
+        let mut of_worker: Vec<Vec<u64>> = vec![Vec::new(); plan.workers as usize];
+        runs.iter().for_each(|run| of_worker[run.worker as usize].extend(run.blocks.iter().map(|(engine, _)| *engine)));
+        for (worker, blocks) in of_worker.iter_mut().enumerate() {
+            blocks.sort_unstable_by_key(|hash| mix(*hash, 11));
+            removals.extend(blocks.chunks(plan.event).map(|hashes| (worker as u64, hashes.to_vec())));
+        }
+        removals.sort_unstable_by_key(|(_, hashes)| mix(hashes[0], 13));
+    } else {
+        // Tail first, as engines evict: the last run of everything goes before the first.
+        for run in runs.iter().rev() {
+            let hashes: Vec<u64> = run.blocks.iter().rev().map(|(engine, _)| *engine).collect();
+            removals.extend(hashes.chunks(plan.event).map(|hashes| (run.worker, hashes.to_vec())));
+        }
+    }
+    let ask = |(i, chain): (usize, &Vec<TokensHash>)| {
+        let depth = match plan.asked {
+            Ask::Whole => plan.chain,
+            Ask::Half => plan.chain / 2 + i % (plan.chain / 2),
+            Ask::Miss => 0,
+        };
+        let strange = (depth..plan.chain).map(|at| TokensHash(mix(i as u64 | 1 << 60, at as u64)));
+        Asked { chain: chain[..depth].iter().copied().chain(strange).collect(), depth }
+    };
+    let asked = chains.iter().enumerate().map(ask).collect();
+    Load { held: seen.len(), runs, removals, asked }
 }
 
 struct Row {
@@ -193,37 +261,40 @@ struct Row {
     left: f64,
 }
 
-fn measure(name: &'static str, plan: &Plan, load: &Load, mut make: impl FnMut() -> Box<dyn Contender>) -> Row {
-    let before = HELD.load(Relaxed);
+fn measure<C: Contender>(name: &'static str, plan: &Plan, load: &Load, make: impl FnOnce() -> C) -> Row {
+    eprintln!("{name} ...");
+    let events: Vec<C::Event> = load.runs.iter().zip(1..).map(|(run, id)| C::stored(run, id)).collect();
+    let queued = HELD.load(Relaxed);
     let mut one = make();
     let cpu = cpu_time();
-    load.runs.iter().for_each(|run| one.store(run));
+    events.into_iter().for_each(|event| one.apply(event));
     one.settle();
     let stored = load.held as f64 / (cpu_time() - cpu).as_secs_f64();
-    let bytes = (HELD.load(Relaxed).saturating_sub(before)) as f64 / load.held as f64;
+    // The events are gone by now; what they took is made again only to know how much that was.
+    let events: Vec<C::Event> = load.runs.iter().zip(1..).map(|(run, id)| C::stored(run, id)).collect();
+    let bytes = (HELD.load(Relaxed) as f64 - queued as f64) / load.held as f64;
+    drop(events);
+    let before = HELD.load(Relaxed) as f64 - bytes * load.held as f64;
     let mut times = Vec::with_capacity(plan.lookups);
-    let start = Instant::now();
     for i in 0..plan.lookups {
-        let chain = &load.chains[mix(i as u64, 3) as usize % load.chains.len()];
+        let asked = &load.asked[mix(i as u64, 3) as usize % load.asked.len()];
         let at = Instant::now();
-        let depth = black_box(one.lookup(chain));
+        let (depth, _) = black_box(one.lookup(&asked.chain));
         times.push(at.elapsed());
-        assert_eq!(depth, plan.chain, "{name} must find the whole chain");
+        assert_eq!(depth, asked.depth, "{name} must find what is there");
     }
-    let lookups = plan.lookups as f64 / start.elapsed().as_secs_f64();
+    let lookups = plan.lookups as f64 / times.iter().sum::<Duration>().as_secs_f64();
     times.sort_unstable();
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
     let (p50, p99) = (at(0.5), at(0.99));
-    // Tail first, as engines evict: the last run of everything goes before the first.
+    drop(times);
+    let removals: Vec<C::Event> =
+        load.removals.iter().zip(1_000_000_000..).map(|((worker, hashes), id)| C::removed(*worker, hashes, id)).collect();
     let cpu = cpu_time();
-    for run in load.runs.iter().rev() {
-        let hashes: Vec<u64> = run.blocks.iter().rev().map(|(engine, _)| *engine).collect();
-        one.remove(run.worker, &hashes);
-    }
+    removals.into_iter().for_each(|event| one.apply(event));
     one.settle();
     let removed = load.held as f64 / (cpu_time() - cpu).as_secs_f64();
-    drop(times);
-    let left = (HELD.load(Relaxed).saturating_sub(before)) as f64 / load.held as f64;
+    let left = (HELD.load(Relaxed) as f64 - before) / load.held as f64;
     Row { name, stored, removed, lookups, p50, p99, bytes, left }
 }
 
@@ -240,7 +311,7 @@ fn cpu_time() -> Duration {
 }
 
 fn plan() -> Plan {
-    let mut plan = Plan { blocks: 1_000_000, workers: 16, chain: 64, shared: 16, holders: 1, lookups: 200_000 };
+    let mut plan = Plan { blocks: 1_000_000, workers: 16, chain: 64, shared: 16, holders: 1, lookups: 200_000, event: 16, removal: Removal::Tail, asked: Ask::Whole };
     let args: Vec<String> = std::env::args().skip(1).collect();
     for pair in args.chunks(2) {
         let number = || pair.get(1).and_then(|number| number.parse::<usize>().ok()).expect("a number behind each flag");
@@ -250,6 +321,12 @@ fn plan() -> Plan {
             "--chain" => plan.chain = number(),
             "--shared" => plan.shared = number(),
             "--holders" => plan.holders = number() as u64,
+            "--event" => plan.event = number(),
+            "--removal" if pair[1] == "random" => plan.removal = Removal::Random,
+            "--removal" if pair[1] == "tail" => plan.removal = Removal::Tail,
+            "--asked" if pair[1] == "whole" => plan.asked = Ask::Whole,
+            "--asked" if pair[1] == "half" => plan.asked = Ask::Half,
+            "--asked" if pair[1] == "miss" => plan.asked = Ask::Miss,
             "--lookups" => plan.lookups = number(),
             other => panic!("unknown flag {other}; see the top of src/main.rs"),
         }
@@ -265,18 +342,16 @@ fn main() {
     let plan = plan();
     let load = load(&plan);
     println!(
-        "{} held blocks, chains of {} ({} shared), {} workers, {} holders, {} lookups; events/s of CPU time",
-        load.held, plan.chain, plan.shared, plan.workers, plan.holders, plan.lookups
+        "{} held blocks, chains of {} ({} shared), {} workers, {} holders, {} blocks an event, removal {:?}, asked {:?}; blocks/s of CPU time",
+        load.held, plan.chain, plan.shared, plan.workers, plan.holders, plan.event, plan.removal, plan.asked
     );
     let rows = [
-        measure("warmline", &plan, &load, || Box::new(Ours(Index::new(), Matches::default()))),
+        measure("warmline", &plan, &load, || Ours(Index::new(), Matches::default())),
         measure("compressed tree", &plan, &load, || {
-            Box::new(Pool(ThreadPoolIndexer::new(ConcurrentRadixTreeCompressed::new(), 1, 16), runtime(), 0))
+            Pool(ThreadPoolIndexer::new(ConcurrentRadixTreeCompressed::new(), 1, 16), runtime())
         }),
-        measure("positional", &plan, &load, || {
-            Box::new(Pool(ThreadPoolIndexer::new(PositionalIndexer::new(32), 1, 16), runtime(), 0))
-        }),
-        measure("plain radix", &plan, &load, || Box::new(Radix(RadixTree::new(), 0))),
+        measure("positional", &plan, &load, || Pool(ThreadPoolIndexer::new(PositionalIndexer::new(32), 1, 16), runtime())),
+        measure("plain radix", &plan, &load, || Radix(RadixTree::new())),
     ];
     println!(
         "{:<16} {:>11} {:>12} {:>12} {:>9} {:>9} {:>12} {:>12}",
