@@ -27,6 +27,7 @@ mod matches;
 mod names;
 mod run;
 mod shard;
+mod table;
 mod tell;
 mod workers;
 

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use blocks::{EngineHash, Tier};
-use hashbrown::HashTable;
 
 use crate::arena::{Arena, Id};
 use crate::shard::Place;
+use crate::table::Table;
 
 /// One name of one worker: its chunk's number, and which of the chunk's names it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Name(u32);
 
 /// Where a block lies among all shards.
@@ -25,7 +25,7 @@ pub(crate) struct Spot {
 /// A name costs eight bytes for itself, two for its share of a chunk, and a number of four bytes in the table.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
-    table: HashTable<Name>,
+    table: Table,
     chunks: Arena<Chunk>,
     /// Copies of one name on one tier beyond the first. Engines rarely have them.
     more: HashMap<(Name, Tier), u32>,
@@ -55,8 +55,6 @@ const WIDTH: u8 = 8;
 /// What is left after a copy went away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Left {
-    /// There was no such copy.
-    Unknown,
     /// The block still has a copy there.
     Held,
     /// It was the last one on that tier.
@@ -100,7 +98,17 @@ impl Names {
 
     #[inline]
     pub(crate) fn find(&self, engine: EngineHash) -> Option<Name> {
-        self.table.find(spread(engine.0), |name| self.engine(*name) == engine).copied()
+        let at = self.table.find(spread(engine.0), |id| self.engine(Name(id)) == engine)?;
+        Some(Name(self.table.id(at)))
+    }
+
+    /// Looks all these names up and forgets the answers: nothing hangs on one of them, so the processor waits for
+    /// their memory at the same time, and not for one after the other when they are needed.
+    pub(crate) fn warm(&self, engines: impl Iterator<Item = EngineHash> + Clone) {
+        let lines = engines.clone().map(|engine| self.table.touch(spread(engine.0)));
+        let names = engines.map(|engine| self.find(engine).map_or(0, |name| name.0));
+        std::hint::black_box(lines.fold(0, |all, line| all ^ line));
+        std::hint::black_box(names.fold(0, |all, name| all ^ name));
     }
 
     pub(crate) fn engine(&self, name: Name) -> EngineHash {
@@ -140,8 +148,11 @@ impl Names {
             chunk.tiers[tier as usize] |= 1 << lane;
         }
         let name = Name::new(id, lane);
-        let chunks = &self.chunks;
-        self.table.insert_unique(spread(engine.0), name, |name| spread(engine_in(chunks, *name)));
+        if self.table.is_full() {
+            self.rebuild(); // the new name is in its chunk already
+        } else {
+            self.table.insert(spread(engine.0), name.0);
+        }
         name
     }
 
@@ -157,10 +168,16 @@ impl Names {
         true
     }
 
-    /// One copy less. A name without copies is forgotten.
-    pub(crate) fn subtract(&mut self, name: Name, tier: Tier) -> Left {
-        if !self.is_on(name, tier) {
-            return Left::Unknown;
+    /// One copy less of what an engine calls so, and where that is. A name without copies is forgotten.
+    pub(crate) fn subtract(&mut self, engine: EngineHash, tier: Tier) -> Option<(Spot, Left)> {
+        let hash = spread(engine.0);
+        let at = self.table.find(hash, |id| self.engine(Name(id)) == engine)?;
+        let name = Name(self.table.id(at));
+        let spot = self.spot(name);
+        let chunk = self.chunks.get_mut(name.chunk())?;
+        let bit = 1 << name.lane();
+        if chunk.tiers[tier as usize] & bit == 0 {
+            return None;
         }
         if !self.more.is_empty()
             && let Some(more) = self.more.get_mut(&(name, tier))
@@ -170,24 +187,29 @@ impl Names {
                 self.more.remove(&(name, tier));
                 give_back(&mut self.more);
             }
-            return Left::Held;
+            return Some((spot, Left::Held));
         }
-        let spot = self.spot(name);
-        self.drop_copies(name, tier);
-        if self.untwin(spot, tier) { Left::Held } else { Left::Gone }
+        chunk.tiers[tier as usize] &= !bit;
+        let used = chunk.used();
+        if used & bit == 0 {
+            self.table.remove(hash, at);
+            if used == 0 {
+                self.chunks.take(name.chunk());
+            }
+            if self.table.is_sparse() {
+                self.rebuild();
+            }
+        }
+        Some((spot, if self.untwin(spot, tier) { Left::Held } else { Left::Gone }))
     }
 
     /// Forgets a name with all its copies; the tiers on which its block is held no longer.
-    pub(crate) fn forget(&mut self, name: Name) -> impl Iterator<Item = Tier> + use<> {
-        let spot = self.spot(name);
-        let mut gone = [false; 4];
-        for tier in Tier::ALL {
-            if self.is_on(name, tier) {
-                self.more.remove(&(name, tier));
-                self.drop_copies(name, tier);
-                gone[tier as usize] = !self.untwin(spot, tier);
-            }
-        }
+    pub(crate) fn forget(&mut self, engine: EngineHash, name: Name) -> impl Iterator<Item = Tier> + use<> {
+        let copies = Tier::ALL.map(|tier| (tier, self.copies(name, tier)));
+        let mut last = |(tier, copies)| {
+            (0..copies).any(|_| self.subtract(engine, tier).is_some_and(|(_, left)| left == Left::Gone))
+        };
+        let gone = copies.map(&mut last);
         Tier::ALL.into_iter().filter(move |tier| gone[*tier as usize])
     }
 
@@ -210,31 +232,10 @@ impl Names {
         true
     }
 
-    fn drop_copies(&mut self, name: Name, tier: Tier) {
-        let engine = self.engine(name);
-        let Some(chunk) = self.chunks.get_mut(name.chunk()) else { return };
-        chunk.tiers[tier as usize] &= !(1 << name.lane());
-        let used = chunk.used();
-        if used & (1 << name.lane()) != 0 {
-            return;
-        }
-        if let Ok(entry) = self.table.find_entry(spread(engine.0), |other| *other == name) {
-            entry.remove();
-        }
-        if used == 0 {
-            self.chunks.take(name.chunk());
-        }
-        self.shrink();
-    }
-
-    /// Gives memory back once most of it is unused.
-    fn shrink(&mut self) {
-        if self.table.is_empty() {
-            self.table = HashTable::new();
-        } else if self.table.capacity() > 1024 && self.table.len() < self.table.capacity() / 8 {
-            let chunks = &self.chunks;
-            self.table.shrink_to(self.table.len() * 2, |name| spread(engine_in(chunks, *name)));
-        }
+    fn rebuild(&mut self) {
+        let mut table = std::mem::take(&mut self.table);
+        table.rebuild(self.iter().map(|name| (spread(self.engine(name).0), name.0)));
+        self.table = table;
     }
 
     /// Every name.
@@ -261,7 +262,7 @@ impl Names {
         let side = self.more.capacity() * size_of::<((Name, Tier), u32)>()
             + self.twins.capacity() * size_of::<((Spot, Tier), u32)>()
             + self.expected.capacity() * size_of::<(Spot, u32)>();
-        self.table.allocation_size() + self.chunks.heap_bytes() + side
+        self.table.heap_bytes() + self.chunks.heap_bytes() + side
     }
 
     /// Every name is found by its engine hash, and the table holds nothing else.
@@ -289,10 +290,6 @@ impl Chunk {
     }
 }
 
-fn engine_in(chunks: &Arena<Chunk>, name: Name) -> u64 {
-    chunks.get(name.chunk()).map_or(0, |chunk| chunk.names[name.lane() as usize])
-}
-
 fn give_back<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>) {
     if map.is_empty() {
         *map = HashMap::new();
@@ -301,5 +298,6 @@ fn give_back<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>) {
 
 /// Engine hashes are an engine's to choose; small numbers must not crowd one corner of the table.
 fn spread(engine: u64) -> u64 {
-    engine.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29) ^ engine
+    let wide = u128::from(engine ^ 0x2545_f491_4f6c_dd1d) * 0x9e37_79b9_7f4a_7c15;
+    (wide >> 64) as u64 ^ wide as u64
 }

@@ -1,12 +1,12 @@
 //! One shard: the runs below some of the roots, found by the prefix that ends with their first block.
 
 use blocks::{PrefixHash, Tier, TokensHash};
-use hashbrown::HashTable;
 
 use crate::arena::{Arena, Id};
 use crate::bits::{Bits, MOST};
 use crate::matches::{Matches, Reach};
 use crate::run::{Holding, Plane, Run, Sparse};
+use crate::table::Table;
 
 /// Shards. Enough that writers below different roots rarely meet, few enough to look at them all.
 pub(crate) const COUNT: usize = 64;
@@ -23,7 +23,7 @@ pub(crate) fn of(root: PrefixHash) -> usize {
 /// head. So a place stays valid while it is held.
 #[derive(Debug, Default)]
 pub(crate) struct Shard {
-    heads: HashTable<Id>,
+    heads: Table,
     runs: Arena<Run>,
     sparse: Sparse,
 }
@@ -63,7 +63,8 @@ impl Shard {
     }
 
     pub(crate) fn headed(&self, head: PrefixHash) -> Option<Id> {
-        self.heads.find(head.0, |id| self.run(*id).head == head.0).copied()
+        let at = self.heads.find(spread(head.0), |id| self.run(id).head == head.0)?;
+        Some(self.heads.id(at))
     }
 
     /// The place of the block that comes next, made if it is not there. Whoever makes it must [`Shard::set`] it.
@@ -98,8 +99,11 @@ impl Shard {
             return at_head(id);
         }
         let id = self.runs.insert(Run::new(behind, tokens, more + 1));
-        let runs = &self.runs;
-        self.heads.insert_unique(head.0, id, |id| runs.get(*id).map_or(0, |run| run.head));
+        if self.heads.is_full() {
+            self.rebuild(); // the new run is among the runs already
+        } else {
+            self.heads.insert(spread(head.0), id);
+        }
         at_head(id)
     }
 
@@ -130,17 +134,18 @@ impl Shard {
     }
 
     fn drop_run(&mut self, id: Id) {
-        let head = self.run(id).head;
-        if let Ok(entry) = self.heads.find_entry(head, |other| *other == id) {
-            entry.remove();
+        let head = spread(self.run(id).head);
+        if let Some(at) = self.heads.find(head, |other| other == id) {
+            self.heads.remove(head, at);
         }
         self.runs.take(id);
-        if self.heads.is_empty() {
-            *self = Self::default();
-        } else if self.heads.capacity() > 64 && self.heads.len() < self.heads.capacity() / 8 {
-            let runs = &self.runs;
-            self.heads.shrink_to(self.heads.len() * 2, |id| runs.get(*id).map_or(0, |run| run.head));
+        if self.heads.is_sparse() {
+            self.rebuild();
         }
+    }
+
+    fn rebuild(&mut self) {
+        self.heads.rebuild(self.runs.iter().map(|(id, run)| (spread(run.head), id)));
     }
 
     /// Different blocks that are held.
@@ -149,11 +154,16 @@ impl Shard {
     }
 
     pub(crate) fn heap_bytes(&self) -> usize {
-        self.heads.allocation_size()
+        self.heads.heap_bytes()
             + self.runs.heap_bytes()
             + self.sparse.heap_bytes()
             + self.runs.iter().map(|(_, run)| run.heap_bytes()).sum::<usize>()
     }
+}
+
+/// All roots of a shard begin with the same bits.
+fn spread(head: u64) -> u64 {
+    head.rotate_left(32)
 }
 
 // === Lookup ===

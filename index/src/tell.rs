@@ -105,6 +105,7 @@ impl Index {
             }
             None => (shard::of(first.tokens.as_root()), None, None),
         };
+        names.warm(stored.blocks.iter().map(|block| block.engine));
         let mut open = Open::new(self);
         for (done, block) in stored.blocks.iter().enumerate() {
             let shard = open.shard(number);
@@ -128,7 +129,7 @@ impl Index {
             if let Some(old) = known.filter(|_| again.is_none()) {
                 // An engine that gives one name to two blocks means the newer one.
                 let before = names.spot(old);
-                for tier in names.forget(old) {
+                for tier in names.forget(block.engine, old) {
                     open.shard(before.shard as usize).clear(before.place(), slot, Plane::Told(tier));
                 }
             }
@@ -139,21 +140,18 @@ impl Index {
 
     fn removed(&self, slot: u16, names: &mut Names, hashes: &[EngineHash], tier: Tier) -> Applied {
         let mut applied = Applied::default();
+        names.warm(hashes.iter().copied());
         let mut open = Open::new(self);
         for engine in hashes {
-            let left = match names.find(*engine) {
-                Some(name) => {
-                    let spot = names.spot(name);
-                    let left = names.subtract(name, tier);
+            match names.subtract(*engine, tier) {
+                Some((spot, left)) => {
                     if left == Left::Gone {
                         open.shard(spot.shard as usize).clear(spot.place(), slot, Plane::Told(tier));
                     }
-                    left
+                    applied.removed += 1;
                 }
-                None => Left::Unknown,
-            };
-            applied.removed += usize::from(left != Left::Unknown);
-            applied.unknown += usize::from(left == Left::Unknown);
+                None => applied.unknown += 1,
+            }
         }
         if applied.unknown > 0 {
             self.unknown_removals.fetch_add(applied.unknown as u64, Relaxed);

@@ -1,7 +1,7 @@
 //! Our index and those of the public crate dynamo-kv-router, on the same workload, in one process.
 //!
 //! `cargo run --release -- [--blocks N] [--workers N] [--chain N] [--shared N] [--holders N] [--lookups N]
-//! [--event N] [--removal tail|random] [--asked whole|half|miss]`
+//! [--event N] [--removal tail|random] [--asked whole|half|miss] [--rounds N] [--only 1]`
 //! prints blocks stored and removed a second of CPU time, lookups a second, their median and slowest hundredth,
 //! and bytes a held block by a counting allocator.
 
@@ -52,6 +52,9 @@ struct Plan {
     event: usize,
     removal: Removal,
     asked: Ask,
+    /// Ours alone, for a profiler.
+    only: bool,
+    rounds: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -211,7 +214,7 @@ fn load(plan: &Plan) -> Load {
             // The positional index believes that engines name blocks as it does itself; so all of them do here.
             let engine = |i: usize| prefix[i].0;
             let first = (0..plan.chain).find(|i| seen.insert((worker, engine(*i)))).unwrap_or(plan.chain);
-            (first + 1..plan.chain).for_each(|i| drop(seen.insert((worker, engine(i)))));
+            seen.extend((first..plan.chain).map(|i| (worker, engine(i))));
             for from in (first..plan.chain).step_by(plan.event) {
                 let to = (from + plan.event).min(plan.chain);
                 let blocks = (from..to).map(|i| (engine(i), tokens[i].0)).collect();
@@ -262,22 +265,16 @@ struct Row {
 }
 
 fn measure<C: Contender>(name: &'static str, plan: &Plan, load: &Load, make: impl FnOnce() -> C) -> Row {
-    eprintln!("{name} ...");
-    let events: Vec<C::Event> = load.runs.iter().zip(1..).map(|(run, id)| C::stored(run, id)).collect();
-    let queued = HELD.load(Relaxed);
+    let before = HELD.load(Relaxed);
     let mut one = make();
-    let cpu = cpu_time();
-    events.into_iter().for_each(|event| one.apply(event));
-    one.settle();
-    let stored = load.held as f64 / (cpu_time() - cpu).as_secs_f64();
-    // The events are gone by now; what they took is made again only to know how much that was.
-    let events: Vec<C::Event> = load.runs.iter().zip(1..).map(|(run, id)| C::stored(run, id)).collect();
-    let bytes = (HELD.load(Relaxed) as f64 - queued as f64) / load.held as f64;
-    drop(events);
-    let before = HELD.load(Relaxed) as f64 - bytes * load.held as f64;
+    let store = |run: &Run, id| C::stored(run, id);
+    let stored = load.held as f64 / tell(&mut one, &load.runs, store).as_secs_f64();
+    let bytes = (HELD.load(Relaxed) as f64 - before as f64) / load.held as f64;
     let mut times = Vec::with_capacity(plan.lookups);
     for i in 0..plan.lookups {
         let asked = &load.asked[mix(i as u64, 3) as usize % load.asked.len()];
+        // Whoever asks has just hashed the question: it is warm.
+        black_box(asked.chain.iter().fold(0, |sum, hash| sum ^ hash.0));
         let at = Instant::now();
         let (depth, _) = black_box(one.lookup(&asked.chain));
         times.push(at.elapsed());
@@ -288,30 +285,42 @@ fn measure<C: Contender>(name: &'static str, plan: &Plan, load: &Load, make: imp
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
     let (p50, p99) = (at(0.5), at(0.99));
     drop(times);
-    let removals: Vec<C::Event> =
-        load.removals.iter().zip(1_000_000_000..).map(|((worker, hashes), id)| C::removed(*worker, hashes, id)).collect();
-    let cpu = cpu_time();
-    removals.into_iter().for_each(|event| one.apply(event));
-    one.settle();
-    let removed = load.held as f64 / (cpu_time() - cpu).as_secs_f64();
-    let left = (HELD.load(Relaxed) as f64 - before) / load.held as f64;
+    let remove = |(worker, hashes): &(u64, Vec<u64>), id| C::removed(*worker, hashes, 1_000_000_000 + id);
+    let removed = load.held as f64 / tell(&mut one, &load.removals, remove).as_secs_f64();
+    let left = (HELD.load(Relaxed) as f64 - before as f64) / load.held as f64;
     Row { name, stored, removed, lookups, p50, p99, bytes, left }
 }
 
-/// CPU time of all threads of this process.
+/// CPU time, of all threads, that it takes to apply these events. They are made a few at a time beside the clock,
+/// as if they had just been decoded.
+fn tell<C: Contender, T>(one: &mut C, all: &[T], make: impl Fn(&T, u64) -> C::Event) -> Duration {
+    let mut spent = Duration::ZERO;
+    let mut id = 0;
+    for some in all.chunks(1024) {
+        let mut events = Vec::with_capacity(some.len());
+        for one in some {
+            id += 1;
+            events.push(make(one, id));
+        }
+        let start = cpu_time();
+        events.into_iter().for_each(|event| one.apply(event));
+        one.settle();
+        spent += cpu_time() - start;
+    }
+    spent
+}
+
+/// CPU time of all threads of this process, ended ones included.
 fn cpu_time() -> Duration {
-    let text = std::fs::read_to_string("/proc/self/schedstat");
-    let of_main = || -> Option<u64> { text.ok()?.split(' ').next()?.parse().ok() };
-    // Every thread counts: those of a pool do the work.
-    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let sum: u64 = tasks
-        .filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok())
-        .sum();
-    Duration::from_nanos(if sum > 0 { sum } else { of_main().unwrap_or(0) })
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a timespec that outlives the call.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    assert_eq!(done, 0, "this system has no clock of CPU time");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 fn plan() -> Plan {
-    let mut plan = Plan { blocks: 1_000_000, workers: 16, chain: 64, shared: 16, holders: 1, lookups: 200_000, event: 16, removal: Removal::Tail, asked: Ask::Whole };
+    let mut plan = Plan { blocks: 1_000_000, workers: 16, chain: 64, shared: 16, holders: 1, lookups: 200_000, event: 16, removal: Removal::Tail, asked: Ask::Whole, only: false, rounds: 3 };
     let args: Vec<String> = std::env::args().skip(1).collect();
     for pair in args.chunks(2) {
         let number = || pair.get(1).and_then(|number| number.parse::<usize>().ok()).expect("a number behind each flag");
@@ -321,6 +330,8 @@ fn plan() -> Plan {
             "--chain" => plan.chain = number(),
             "--shared" => plan.shared = number(),
             "--holders" => plan.holders = number() as u64,
+            "--only" => plan.only = number() == 1,
+            "--rounds" => plan.rounds = number().max(1),
             "--event" => plan.event = number(),
             "--removal" if pair[1] == "random" => plan.removal = Removal::Random,
             "--removal" if pair[1] == "tail" => plan.removal = Removal::Tail,
@@ -345,19 +356,58 @@ fn main() {
         "{} held blocks, chains of {} ({} shared), {} workers, {} holders, {} blocks an event, removal {:?}, asked {:?}; blocks/s of CPU time",
         load.held, plan.chain, plan.shared, plan.workers, plan.holders, plan.event, plan.removal, plan.asked
     );
-    let rows = [
-        measure("warmline", &plan, &load, || Ours(Index::new(), Matches::default())),
-        measure("compressed tree", &plan, &load, || {
-            Pool(ThreadPoolIndexer::new(ConcurrentRadixTreeCompressed::new(), 1, 16), runtime())
-        }),
-        measure("positional", &plan, &load, || Pool(ThreadPoolIndexer::new(PositionalIndexer::new(32), 1, 16), runtime())),
-        measure("plain radix", &plan, &load, || Radix(RadixTree::new())),
-    ];
+    if plan.only {
+        print(&[measure("warmline", &plan, &load, || Ours(Index::new(), Matches::default()))]);
+        return;
+    }
+    // Machines are noisy: everybody has a turn in each round, and the median of the rounds counts.
+    let round = |_| {
+        [
+            measure("warmline", &plan, &load, || Ours(Index::new(), Matches::default())),
+            measure("compressed tree", &plan, &load, || {
+                Pool(ThreadPoolIndexer::new(ConcurrentRadixTreeCompressed::new(), 1, 16), runtime())
+            }),
+            measure("positional", &plan, &load, || Pool(ThreadPoolIndexer::new(PositionalIndexer::new(32), 1, 16), runtime())),
+            measure("plain radix", &plan, &load, || Radix(RadixTree::new())),
+        ]
+    };
+    let rounds: Vec<[Row; 4]> = (0..plan.rounds).map(round).collect();
+    let rows = [0, 1, 2, 3].map(|row| {
+        let median = |of: fn(&Row) -> f64| median(rounds.iter().map(|round| of(&round[row])).collect());
+        Row {
+            name: rounds[0][row].name,
+            stored: median(|row| row.stored),
+            removed: median(|row| row.removed),
+            lookups: median(|row| row.lookups),
+            p50: median(|row| row.p50),
+            p99: median(|row| row.p99),
+            bytes: median(|row| row.bytes),
+            left: median(|row| row.left),
+        }
+    });
+    print(&rows);
+    let ratio = |of: fn(&Row) -> f64| median(rounds.iter().map(|[ours, peer, ..]| of(ours) / of(peer)).collect());
+    println!(
+        "warmline / compressed tree, median of {} rounds: stored {:.2}x, removed {:.2}x, lookups {:.2}x, memory {:.2}x",
+        plan.rounds,
+        ratio(|row| row.stored),
+        ratio(|row| row.removed),
+        ratio(|row| row.lookups),
+        ratio(|row| row.bytes)
+    );
+}
+
+fn median(mut all: Vec<f64>) -> f64 {
+    all.sort_unstable_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
+fn print(rows: &[Row]) {
     println!(
         "{:<16} {:>11} {:>12} {:>12} {:>9} {:>9} {:>12} {:>12}",
         "", "stored M/s", "removed M/s", "lookups M/s", "p50 us", "p99 us", "bytes/block", "left/block"
     );
-    for Row { name, stored, removed, lookups, p50, p99, bytes, left } in &rows {
+    for Row { name, stored, removed, lookups, p50, p99, bytes, left } in rows {
         println!(
             "{name:<16} {:>11.2} {:>12.2} {:>12.3} {p50:>9.2} {p99:>9.2} {bytes:>12.1} {left:>12.1}",
             stored / 1e6,
@@ -365,12 +415,4 @@ fn main() {
             lookups / 1e6
         );
     }
-    let (ours, peer) = (&rows[0], &rows[1]);
-    println!(
-        "ours / compressed tree: stored {:.2}x, removed {:.2}x, lookups {:.2}x, memory {:.2}x",
-        ours.stored / peer.stored,
-        ours.removed / peer.removed,
-        ours.lookups / peer.lookups,
-        ours.bytes / peer.bytes
-    );
 }
