@@ -68,6 +68,7 @@ impl Matches {
 
     /// Adds what is held of one run to what was found of a worker in all runs before it, which have `depth`
     /// blocks; whether it holds all of those. Slots come in order: `from` is where to look for the next one.
+    #[inline]
     pub(crate) fn extend(&mut self, from: &mut usize, slot: u16, depth: usize, reach: Reach) -> bool {
         if depth == 0 {
             if reach.blocks() > 0 {
@@ -76,7 +77,13 @@ impl Matches {
             }
             return true;
         }
-        *from += self.found[*from..].partition_point(|found| found.slot < slot);
+        // Mostly it is the next one; if not, it may be far.
+        if self.found.get(*from).is_some_and(|found| found.slot < slot) {
+            *from += 1;
+            if self.found.get(*from).is_some_and(|found| found.slot < slot) {
+                *from += self.found[*from..].partition_point(|found| found.slot < slot);
+            }
+        }
         match self.found.get_mut(*from) {
             Some(found) if found.slot == slot => found.reach.extend(depth as u32, reach),
             _ => false,
@@ -133,9 +140,9 @@ impl Reach {
     fn extend(&mut self, depth: u32, more: Self) -> bool {
         let whole = self.on[3] == depth;
         for (on, more) in self.on.iter_mut().zip(more.on) {
-            *on += if *on == depth { more } else { 0 };
+            *on += more * u32::from(*on == depth);
         }
-        self.told += if self.told == depth { more.told } else { 0 };
+        self.told += more.told * u32::from(self.told == depth);
         whole
     }
 }

@@ -19,8 +19,18 @@ pub(crate) struct Run {
     pub(crate) depth: u32,
     /// What the blocks say. The last ones may be held by nobody; see [`Run::trim`].
     tokens: Vec<TokensHash>,
+    /// Where other runs were seen to begin, and the prefixes that end there: only to save their computation.
+    #[expect(clippy::box_collection, reason = "a vector is three words, and most runs have no fork")]
+    forks: Option<Box<Vec<Fork>>>,
     /// Sorted by slot and plane.
     pub(crate) holdings: SmallVec<[Holding; 2]>,
+}
+
+/// A block of a run behind which other runs begin, and the prefix that ends with it.
+#[derive(Clone, Copy, Debug)]
+struct Fork {
+    at: u8,
+    prefix: PrefixHash,
 }
 
 /// Which blocks of a run one worker holds on one plane. Eight bytes.
@@ -56,6 +66,7 @@ impl Run {
             before: behind.map_or(0, |(prefix, _)| prefix.0),
             depth: behind.map_or(0, |(_, depth)| depth),
             tokens: Vec::with_capacity(capacity.clamp(1, MOST)),
+            forks: None,
             holdings: SmallVec::new(),
         };
         run.tokens.push(tokens);
@@ -76,8 +87,23 @@ impl Run {
         if at + 1 == self.tokens.len() {
             return PrefixHash(self.tail);
         }
+        if let Some(fork) = self.forks().iter().find(|fork| fork.at as usize == at) {
+            return fork.prefix;
+        }
         let rest = &self.tokens[1..=at];
         rest.iter().fold(PrefixHash(self.head), |prefix, tokens| prefix.then(*tokens))
+    }
+
+    /// Remembers a prefix that will be asked for again.
+    pub(crate) fn fork(&mut self, at: u8, prefix: PrefixHash) {
+        let forks = self.forks.get_or_insert_default();
+        if forks.iter().all(|fork| fork.at != at) {
+            forks.push(Fork { at, prefix });
+        }
+    }
+
+    fn forks(&self) -> &[Fork] {
+        self.forks.as_deref().map_or(&[], Vec::as_slice)
     }
 
     /// Adds a block at the end, if there is room. `more` are likely to follow.
@@ -102,6 +128,9 @@ impl Run {
         }
         let top = self.holdings.iter().map(|holding| holding.top(sparse)).max().unwrap_or(0).max(1);
         self.tail = self.prefix(top - 1).0;
+        if let Some(forks) = &mut self.forks {
+            forks.retain(|fork| (fork.at as usize) < top);
+        }
         self.tokens.truncate(top);
         self.tokens.shrink_to_fit();
     }
@@ -114,7 +143,9 @@ impl Run {
 
     pub(crate) fn heap_bytes(&self) -> usize {
         let spilled = if self.holdings.spilled() { self.holdings.capacity() } else { 0 };
-        self.tokens.capacity() * size_of::<TokensHash>() + spilled * size_of::<Holding>()
+        let forks =
+            self.forks.as_ref().map_or(0, |forks| size_of_val(forks) + forks.capacity() * size_of::<Fork>());
+        self.tokens.capacity() * size_of::<TokensHash>() + spilled * size_of::<Holding>() + forks
     }
 
     pub(crate) fn find(&self, slot: u16, plane: Plane) -> Result<usize, usize> {

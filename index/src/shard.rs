@@ -81,6 +81,7 @@ impl Shard {
         let prefix = prefix.unwrap_or_else(|| run.prefix(at as usize));
         let depth = run.depth + next as u32;
         if next < run.tokens().len() || next == MOST {
+            self.run_mut(id).fork(at, prefix);
             return self.fork(Some((prefix, depth)), tokens, more);
         }
         let head = prefix.then(tokens);
@@ -193,26 +194,35 @@ impl Shard {
     fn gather(&self, run: &Run, matched: usize, depth: usize, found: &mut Matches) -> bool {
         let mut on = false;
         let mut from = 0;
-        for of_one in run.holdings.chunk_by(|a, b| a.slot == b.slot) {
-            let reach = match of_one {
-                [Holding { plane, .. }] if let Some(len) = of_one[0].dense() => {
-                    Reach::alone(*plane, len.min(matched))
-                }
-                several => self.union(several, matched),
+        let mut rest = &run.holdings[..];
+        while let [first, others @ ..] = rest {
+            // Nearly always there is one plane without a hole.
+            let alone = others.first().is_none_or(|next| next.slot != first.slot);
+            let reach = match first.dense().filter(|_| alone) {
+                Some(len) => Reach::alone(first.plane, len.min(matched)),
+                None => self.union(rest, matched),
             };
-            let all_before = found.extend(&mut from, of_one[0].slot, depth, reach);
+            let all_before = found.extend(&mut from, first.slot, depth, reach);
             on |= all_before && reach.blocks() == matched;
+            rest = others;
+            while let [next, others @ ..] = rest
+                && next.slot == first.slot
+            {
+                rest = others;
+            }
         }
         on
     }
 
-    /// How far several planes of one worker reach together.
+    /// How far all planes of the first worker reach together.
     fn union(&self, holdings: &[Holding], matched: usize) -> Reach {
+        let slot = holdings[0].slot;
         let (mut any, mut told) = (Bits::default(), Bits::default());
         let mut reach = Reach::default();
         let mut rest = holdings;
         for tier in Tier::ALL {
             while let [first, others @ ..] = rest
+                && first.slot == slot
                 && first.plane <= Plane::Told(tier)
             {
                 let bits = first.bits(&self.sparse);

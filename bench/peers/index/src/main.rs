@@ -10,7 +10,11 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use blocks::{Block, EngineHash, Event, PrefixHash, Stored, Tier, TokensHash, Worker};
+use blocks::{Block, EngineHash, Event, Stored, Tier, TokensHash, Worker};
+
+#[path = "../../../../index/benches/load.rs"]
+mod load;
+
 use dynamo_kv_router::indexer::concurrent_radix_tree_compressed::ConcurrentRadixTreeCompressed;
 use dynamo_kv_router::indexer::positional::PositionalIndexer;
 use dynamo_kv_router::indexer::{KvIndexerInterface, RadixTree, ThreadPoolIndexer};
@@ -20,6 +24,7 @@ use dynamo_kv_router::protocols::{
 };
 use futures::FutureExt as _;
 use index::{Index, Matches};
+use load::{Ask, Load, Plan, Removal, Told, mix};
 
 struct Counting;
 static HELD: AtomicUsize = AtomicUsize::new(0);
@@ -41,62 +46,10 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-struct Plan {
-    blocks: usize,
-    workers: u64,
-    chain: usize,
-    shared: usize,
-    holders: u64,
-    lookups: usize,
-    /// Blocks an event.
-    event: usize,
-    removal: Removal,
-    asked: Ask,
-    /// Ours alone, for a profiler.
-    only: bool,
-    rounds: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Removal {
-    Tail,
-    Random,
-}
-
-/// How much of a question is known to anybody.
-#[derive(Clone, Copy, Debug)]
-enum Ask {
-    Whole,
-    Half,
-    Miss,
-}
-
-/// One run of blocks of one worker: at most sixteen, behind a parent.
-#[derive(Clone)]
-struct Run {
-    worker: u64,
-    parent: Option<u64>,
-    from: usize,
-    blocks: Vec<(u64, u64)>,
-}
-
-struct Load {
-    runs: Vec<Run>,
-    removals: Vec<(u64, Vec<u64>)>,
-    asked: Vec<Asked>,
-    held: usize,
-}
-
-/// A question, and how deep the best answer is.
-struct Asked {
-    chain: Vec<TokensHash>,
-    depth: usize,
-}
-
 /// What every contender can do. Events are made before the clock runs.
 trait Contender {
     type Event;
-    fn stored(run: &Run, id: u64) -> Self::Event;
+    fn stored(run: &Told, id: u64) -> Self::Event;
     fn removed(worker: u64, hashes: &[u64], id: u64) -> Self::Event;
     fn apply(&mut self, event: Self::Event);
     /// Waits until everything was applied.
@@ -111,7 +64,7 @@ struct Pool<T: KvIndexerInterface>(T, tokio::runtime::Runtime);
 
 impl Contender for Ours {
     type Event = (Worker, Event);
-    fn stored(run: &Run, _: u64) -> Self::Event {
+    fn stored(run: &Told, _: u64) -> Self::Event {
         let blocks = run.blocks.iter().map(|(engine, tokens)| Block { engine: EngineHash(*engine), tokens: TokensHash(*tokens) });
         let stored = Stored { parent: run.parent.map(EngineHash), blocks: blocks.collect(), tier: Tier::Device };
         (Worker { instance: run.worker, rank: 0 }, Event::Stored(stored))
@@ -130,7 +83,7 @@ impl Contender for Ours {
     }
 }
 
-fn peers_stored(run: &Run, id: u64) -> RouterEvent {
+fn peers_stored(run: &Told, id: u64) -> RouterEvent {
     let blocks = run.blocks.iter().map(|(engine, tokens)| KvCacheStoredBlockData {
         block_hash: ExternalSequenceBlockHash(*engine),
         tokens_hash: LocalBlockHash(*tokens),
@@ -153,14 +106,15 @@ fn local(chain: &[TokensHash]) -> Vec<LocalBlockHash> {
 
 impl Contender for Radix {
     type Event = RouterEvent;
-    fn stored(run: &Run, id: u64) -> RouterEvent {
+    fn stored(run: &Told, id: u64) -> RouterEvent {
         peers_stored(run, id)
     }
     fn removed(worker: u64, hashes: &[u64], id: u64) -> RouterEvent {
         peers_removed(worker, hashes, id)
     }
     fn apply(&mut self, event: RouterEvent) {
-        self.0.apply_event(event).expect("parents come first");
+        // A block whose parent it dropped is an error here; then there is nothing to do.
+        let _ = self.0.apply_event(event);
     }
     fn settle(&mut self) {}
     fn lookup(&mut self, chain: &[TokensHash]) -> (usize, usize) {
@@ -171,7 +125,7 @@ impl Contender for Radix {
 
 impl<T: KvIndexerInterface> Contender for Pool<T> {
     type Event = RouterEvent;
-    fn stored(run: &Run, id: u64) -> RouterEvent {
+    fn stored(run: &Told, id: u64) -> RouterEvent {
         peers_stored(run, id)
     }
     fn removed(worker: u64, hashes: &[u64], id: u64) -> RouterEvent {
@@ -190,67 +144,13 @@ impl<T: KvIndexerInterface> Contender for Pool<T> {
     }
 }
 
-fn mix(a: u64, b: u64) -> u64 {
-    let mut mixed = a.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ b.wrapping_add(0x2545_f491_4f6c_dd1d).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
-}
-
-fn load(plan: &Plan) -> Load {
-    let own = plan.chain - plan.shared;
-    let count = (plan.blocks / (own + plan.shared / 16).max(1) / plan.holders as usize).max(1);
-    let mut runs = Vec::new();
-    let mut chains = Vec::new();
-    let mut seen = std::collections::HashSet::new();
-    for chain in 0..count as u64 {
-        // Sixteen chains in a row share their beginning, and lie with the same workers.
-        let family = chain / 16;
-        let tokens: Vec<TokensHash> = (0..plan.chain as u64)
-            .map(|i| TokensHash(if (i as usize) < plan.shared { mix(family | 1 << 40, i) } else { mix(chain | 1 << 50, i) }))
-            .collect();
-        let prefix = PrefixHash::chain(&tokens);
-        for holder in 0..plan.holders {
-            let worker = (mix(family, 7) + holder) % plan.workers;
-            // The positional index believes that engines name blocks as it does itself; so all of them do here.
-            let engine = |i: usize| prefix[i].0;
-            let first = (0..plan.chain).find(|i| seen.insert((worker, engine(*i)))).unwrap_or(plan.chain);
-            seen.extend((first..plan.chain).map(|i| (worker, engine(i))));
-            for from in (first..plan.chain).step_by(plan.event) {
-                let to = (from + plan.event).min(plan.chain);
-                let blocks = (from..to).map(|i| (engine(i), tokens[i].0)).collect();
-                runs.push(Run { worker, parent: from.checked_sub(1).map(engine), from, blocks });
-            }
-        }
-        chains.push(tokens);
-    }
-    let mut removals: Vec<(u64, Vec<u64>)> = Vec::new();
-    if plan.removal == Removal::Random {
-        // Any block of any worker, as many an event: what no engine does, and no index should mind.
-        let mut of_worker: Vec<Vec<u64>> = vec![Vec::new(); plan.workers as usize];
-        runs.iter().for_each(|run| of_worker[run.worker as usize].extend(run.blocks.iter().map(|(engine, _)| *engine)));
-        for (worker, blocks) in of_worker.iter_mut().enumerate() {
-            blocks.sort_unstable_by_key(|hash| mix(*hash, 11));
-            removals.extend(blocks.chunks(plan.event).map(|hashes| (worker as u64, hashes.to_vec())));
-        }
-        removals.sort_unstable_by_key(|(_, hashes)| mix(hashes[0], 13));
-    } else {
-        // Tail first, as engines evict: the last run of everything goes before the first.
-        for run in runs.iter().rev() {
-            let hashes: Vec<u64> = run.blocks.iter().rev().map(|(engine, _)| *engine).collect();
-            removals.extend(hashes.chunks(plan.event).map(|hashes| (run.worker, hashes.to_vec())));
-        }
-    }
-    let ask = |(i, chain): (usize, &Vec<TokensHash>)| {
-        let depth = match plan.asked {
-            Ask::Whole => plan.chain,
-            Ask::Half => plan.chain / 2 + i % (plan.chain / 2),
-            Ask::Miss => 0,
-        };
-        let strange = (depth..plan.chain).map(|at| TokensHash(mix(i as u64 | 1 << 60, at as u64)));
-        Asked { chain: chain[..depth].iter().copied().chain(strange).collect(), depth }
-    };
-    let asked = chains.iter().enumerate().map(ask).collect();
-    Load { held: seen.len(), runs, removals, asked }
+/// How to measure, beside what.
+struct Settings {
+    plan: Plan,
+    lookups: usize,
+    rounds: usize,
+    /// Ours alone, for a profiler.
+    only: bool,
 }
 
 struct Row {
@@ -264,14 +164,14 @@ struct Row {
     left: f64,
 }
 
-fn measure<C: Contender>(name: &'static str, plan: &Plan, load: &Load, make: impl FnOnce() -> C) -> Row {
+fn measure<C: Contender>(name: &'static str, settings: &Settings, load: &Load, make: impl FnOnce() -> C) -> Row {
     let before = HELD.load(Relaxed);
     let mut one = make();
-    let store = |run: &Run, id| C::stored(run, id);
-    let stored = load.held as f64 / tell(&mut one, &load.runs, store).as_secs_f64();
+    let store = |run: &Told, id| C::stored(run, id);
+    let stored = load.held as f64 / tell(&mut one, &load.told, store).as_secs_f64();
     let bytes = (HELD.load(Relaxed) as f64 - before as f64) / load.held as f64;
-    let mut times = Vec::with_capacity(plan.lookups);
-    for i in 0..plan.lookups {
+    let mut times = Vec::with_capacity(settings.lookups);
+    for i in 0..settings.lookups {
         let asked = &load.asked[mix(i as u64, 3) as usize % load.asked.len()];
         // Whoever asks has just hashed the question: it is warm.
         black_box(asked.chain.iter().fold(0, |sum, hash| sum ^ hash.0));
@@ -280,7 +180,7 @@ fn measure<C: Contender>(name: &'static str, plan: &Plan, load: &Load, make: imp
         times.push(at.elapsed());
         assert_eq!(depth, asked.depth, "{name} must find what is there");
     }
-    let lookups = plan.lookups as f64 / times.iter().sum::<Duration>().as_secs_f64();
+    let lookups = settings.lookups as f64 / times.iter().sum::<Duration>().as_secs_f64();
     times.sort_unstable();
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
     let (p50, p99) = (at(0.5), at(0.99));
@@ -319,30 +219,32 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-fn plan() -> Plan {
-    let mut plan = Plan { blocks: 1_000_000, workers: 16, chain: 64, shared: 16, holders: 1, lookups: 200_000, event: 16, removal: Removal::Tail, asked: Ask::Whole, only: false, rounds: 3 };
+fn settings() -> Settings {
+    let mut settings = Settings { plan: Plan::default(), lookups: 200_000, rounds: 3, only: false };
     let args: Vec<String> = std::env::args().skip(1).collect();
     for pair in args.chunks(2) {
-        let number = || pair.get(1).and_then(|number| number.parse::<usize>().ok()).expect("a number behind each flag");
-        match pair[0].as_str() {
-            "--blocks" => plan.blocks = number(),
-            "--workers" => plan.workers = number() as u64,
-            "--chain" => plan.chain = number(),
-            "--shared" => plan.shared = number(),
-            "--holders" => plan.holders = number() as u64,
-            "--only" => plan.only = number() == 1,
-            "--rounds" => plan.rounds = number().max(1),
-            "--event" => plan.event = number(),
-            "--removal" if pair[1] == "random" => plan.removal = Removal::Random,
-            "--removal" if pair[1] == "tail" => plan.removal = Removal::Tail,
-            "--asked" if pair[1] == "whole" => plan.asked = Ask::Whole,
-            "--asked" if pair[1] == "half" => plan.asked = Ask::Half,
-            "--asked" if pair[1] == "miss" => plan.asked = Ask::Miss,
-            "--lookups" => plan.lookups = number(),
-            other => panic!("unknown flag {other}; see the top of src/main.rs"),
+        let plan = &mut settings.plan;
+        let word = pair.get(1).map_or("", String::as_str);
+        let number = || word.parse::<usize>().expect("a number behind each flag");
+        match (pair[0].as_str(), word) {
+            ("--blocks", _) => plan.blocks = number(),
+            ("--workers", _) => plan.workers = number() as u64,
+            ("--chain", _) => plan.chain = number(),
+            ("--shared", _) => plan.shared = number(),
+            ("--holders", _) => plan.holders = number() as u64,
+            ("--event", _) => plan.event = number(),
+            ("--removal", "tail") => plan.removal = Removal::Tail,
+            ("--removal", "random") => plan.removal = Removal::Random,
+            ("--asked", "whole") => plan.asked = Ask::Whole,
+            ("--asked", "half") => plan.asked = Ask::Half,
+            ("--asked", "miss") => plan.asked = Ask::Miss,
+            ("--lookups", _) => settings.lookups = number(),
+            ("--rounds", _) => settings.rounds = number().max(1),
+            ("--only", _) => settings.only = number() == 1,
+            (other, _) => panic!("unknown flag {other}; see the top of src/main.rs"),
         }
     }
-    plan
+    settings
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -350,28 +252,29 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn main() {
-    let plan = plan();
-    let load = load(&plan);
+    let settings = settings();
+    let plan = settings.plan;
+    let load = Load::new(&plan);
     println!(
         "{} held blocks, chains of {} ({} shared), {} workers, {} holders, {} blocks an event, removal {:?}, asked {:?}; blocks/s of CPU time",
         load.held, plan.chain, plan.shared, plan.workers, plan.holders, plan.event, plan.removal, plan.asked
     );
-    if plan.only {
-        print(&[measure("warmline", &plan, &load, || Ours(Index::new(), Matches::default()))]);
+    if settings.only {
+        print(&[measure("warmline", &settings, &load, || Ours(Index::new(), Matches::default()))]);
         return;
     }
     // Machines are noisy: everybody has a turn in each round, and the median of the rounds counts.
     let round = |_| {
         [
-            measure("warmline", &plan, &load, || Ours(Index::new(), Matches::default())),
-            measure("compressed tree", &plan, &load, || {
+            measure("warmline", &settings, &load, || Ours(Index::new(), Matches::default())),
+            measure("compressed tree", &settings, &load, || {
                 Pool(ThreadPoolIndexer::new(ConcurrentRadixTreeCompressed::new(), 1, 16), runtime())
             }),
-            measure("positional", &plan, &load, || Pool(ThreadPoolIndexer::new(PositionalIndexer::new(32), 1, 16), runtime())),
-            measure("plain radix", &plan, &load, || Radix(RadixTree::new())),
+            measure("positional", &settings, &load, || Pool(ThreadPoolIndexer::new(PositionalIndexer::new(32), 1, 16), runtime())),
+            measure("plain radix", &settings, &load, || Radix(RadixTree::new())),
         ]
     };
-    let rounds: Vec<[Row; 4]> = (0..plan.rounds).map(round).collect();
+    let rounds: Vec<[Row; 4]> = (0..settings.rounds).map(round).collect();
     let rows = [0, 1, 2, 3].map(|row| {
         let median = |of: fn(&Row) -> f64| median(rounds.iter().map(|round| of(&round[row])).collect());
         Row {
@@ -389,7 +292,7 @@ fn main() {
     let ratio = |of: fn(&Row) -> f64| median(rounds.iter().map(|[ours, peer, ..]| of(ours) / of(peer)).collect());
     println!(
         "warmline / compressed tree, median of {} rounds: stored {:.2}x, removed {:.2}x, lookups {:.2}x, memory {:.2}x",
-        plan.rounds,
+        settings.rounds,
         ratio(|row| row.stored),
         ratio(|row| row.removed),
         ratio(|row| row.lookups),
