@@ -3,6 +3,8 @@
 //! `cargo bench -p warmline-index --bench index [-- --quick]` prints a row for each shape of load. A floor is what it
 //! takes to touch one random cache line a block, a whole event's at a time, in as much memory as the names take.
 
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
 mod load;
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -72,11 +74,15 @@ fn row(name: &str, plan: &Plan) {
     let load = Load::new(plan);
     let before = HELD.load(Relaxed);
     let index = Index::new();
-    let stored = timed(&load.told, stored, |event| drop(black_box(index.apply(event.0, &event.1))));
+    let stored = timed(&load.told, stored, |event| {
+        let _ = black_box(index.apply(event.0, &event.1));
+    });
     let bytes = (HELD.load(Relaxed) - before) as f64 / load.held as f64;
     assert_eq!(index.counts().held, load.held, "everything was taken in");
     let (p50, p99, workers) = ask(&index, &load);
-    let removed = timed(&load.removals, removed, |event| drop(black_box(index.apply(event.0, &event.1))));
+    let removed = timed(&load.removals, removed, |event| {
+        let _ = black_box(index.apply(event.0, &event.1));
+    });
     let left = (HELD.load(Relaxed) - before) as f64 / load.held as f64;
     let floor = floor(load.held, plan.event);
     let rate = |time: Duration| load.held as f64 / time.as_secs_f64() / 1e6;

@@ -42,6 +42,8 @@ pub(crate) enum Ask {
 pub(crate) struct Told {
     pub(crate) worker: u64,
     pub(crate) parent: Option<u64>,
+    /// Blocks before the first; one of the peers wants to know.
+    #[allow(dead_code, reason = "ours does not")]
     pub(crate) from: usize,
     pub(crate) blocks: Vec<(u64, u64)>,
 }
