@@ -268,6 +268,7 @@ impl Names {
     /// Every name is found by its engine hash, and the table holds nothing else.
     pub(crate) fn is_whole(&self) -> bool {
         self.iter().count() == self.table.len()
+            && self.table.is_whole(|id| spread(self.engine(Name(id)).0))
             && self.iter().all(|name| self.find(self.engine(name)) == Some(name))
             && self.more.iter().all(|((name, tier), more)| *more > 0 && self.is_on(*name, *tier))
     }

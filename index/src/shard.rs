@@ -62,6 +62,12 @@ impl Shard {
         &self.sparse
     }
 
+    /// Whether every run is found by its head, and nothing else is.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.heads.is_whole(|id| spread(self.run(id).head))
+            && self.runs().all(|(id, run)| self.headed(PrefixHash(run.head)) == Some(id))
+    }
+
     pub(crate) fn headed(&self, head: PrefixHash) -> Option<Id> {
         let at = self.heads.find(spread(head.0), |id| self.run(id).head == head.0)?;
         Some(self.heads.id(at))

@@ -143,6 +143,28 @@ impl Table {
         self.lines.capacity() * size_of::<Line>()
     }
 
+    /// Whether every number lies in its own line or behind full ones, and all that passed a line are counted there.
+    pub(crate) fn is_whole(&self, hash: impl Fn(Id) -> u64) -> bool {
+        let mut passed = vec![0_u16; self.lines.len()];
+        let mut len = 0;
+        for (number, line) in self.lines.iter().enumerate() {
+            for lane in (0..WIDTH).filter(|lane| line.tags[*lane] != 0) {
+                let Hashed { home, tag } = self.hashed(hash(line.ids[lane]));
+                let mut at = home;
+                while at != number {
+                    passed[at] += 1;
+                    at = self.next(at);
+                }
+                len += usize::from(tag == line.tags[lane]);
+            }
+        }
+        let counted = self
+            .lines
+            .iter()
+            .map(|line| u16::from_le_bytes([line.tags[PASSED.start], line.tags[PASSED.start + 1]]));
+        len == self.len && counted.eq(passed)
+    }
+
     fn hashed(&self, hash: u64) -> Hashed {
         let home = (u128::from(hash) * self.lines.len() as u128) >> 64;
         Hashed { home: home as usize, tag: (hash as u8).max(1) }

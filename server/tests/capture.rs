@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use blocks::{BlockSize, Hasher, PrefixHash, Seed, Tier, Worker};
+use blocks::{BlockSize, Hasher, Seed, Tier, Worker};
 use events::codec;
 use events::translate::Translator;
 use index::{Index, Matches};
@@ -45,7 +45,7 @@ fn prediction(index: &Index, request: &Value) -> u64 {
     let seed = Seed::of(request["lora"].as_str(), request["cache_salt"].as_str());
     let hashes = Hasher::new(BlockSize::new(BLOCK as u32).unwrap(), seed).tokens_hashes(&prompt);
     let mut found = Matches::default();
-    index.lookup(&PrefixHash::chain(&hashes), &mut found);
+    index.lookup(&hashes, &mut found);
     let depth = found.of(WORKER).map_or(0, |found| found.on(Tier::Device));
     (depth.min((prompt.len() - 1) / BLOCK) * BLOCK) as u64
 }

@@ -165,7 +165,7 @@ impl Router for Gateway {
         let prefix = &job.text.prefix_hashes[..prompt_blocks.min(job.text.prefix_hashes.len())];
         let tokens = &job.text.tokens_hashes[..prefix.len()];
         if let Knowledge::Events(index) = &self.knowledge {
-            index.lookup(prefix, &mut self.found);
+            index.lookup(tokens, &mut self.found);
         }
         let most = (job.prompt as u32 - 1) / self.block;
         let candidates: Vec<Candidate> = (0..engines.len())
@@ -210,7 +210,7 @@ impl Router for Gateway {
         self.jobs.insert(job.id, adds);
         match &mut self.knowledge {
             Knowledge::Events(index) => {
-                index.expect(worker(at), prefix, tokens, now + self.routing.expect_for.get());
+                index.expect(worker(at), tokens, now + self.routing.expect_for.get());
             }
             Knowledge::History(sent) => sent[at].note(prefix, self.history_blocks),
             Knowledge::Nothing | Knowledge::Truth => {}

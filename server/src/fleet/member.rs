@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use blocks::{PrefixHash, Worker};
+use blocks::{TokensHash, Worker};
 use events::follow::Follower;
 use http::HeaderValue;
 use parking_lot::Mutex;
@@ -64,7 +64,7 @@ pub(crate) struct Load {
 pub(crate) struct Awaited {
     pub(crate) due: Duration,
     pub(crate) worker: Worker,
-    pub(crate) root: PrefixHash,
+    pub(crate) root: TokensHash,
     pub(crate) tokens: Arc<[u32]>,
     pub(crate) model: String,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use blocks::{BlockSize, Chain, Hasher, PrefixHash, Seed, Tier, View, Worker};
+use blocks::{BlockSize, Chain, Hasher, Seed, Tier, TokensHash, View, Worker};
 use http::HeaderValue;
 use index::Matches;
 
@@ -165,7 +165,7 @@ impl Fleet {
         let mut matches = MATCHES.with_borrow_mut(Vec::pop).unwrap_or_default();
         matches.clear();
         if ask.way != Way::Bytes && self.0.settings.routing.policy == Policy::Warm {
-            self.0.index.lookup(chain.prefix_hashes(), &mut matches);
+            self.0.index.lookup(chain.tokens_hashes(), &mut matches);
         }
         Blocks { size, adapter, chain, matches }
     }
@@ -287,11 +287,11 @@ impl Fleet {
         if choice.why == Why::Trial {
             member.breaker.lock().try_one(now, self.rule());
         }
-        let prediction = predict(ask, wish, found, prefix, now);
+        let prediction = predict(ask, wish, found, blocks.chain.tokens_hashes(), now);
         match found.view {
             Some(_) => {
                 let until = now + self.0.settings.routing.expect_for.get();
-                self.0.index.expect(found.worker, prefix, blocks.chain.tokens_hashes(), until);
+                self.0.index.expect(found.worker, blocks.chain.tokens_hashes(), until);
             }
             None if self.0.settings.routing.policy.looks_at_caches() => {
                 member.history.lock().note(prefix);
@@ -385,7 +385,7 @@ fn predict(
     ask: &Ask<'_>,
     wish: &Wish,
     found: &Found,
-    prefix: &[PrefixHash],
+    chain: &[TokensHash],
     now: Duration,
 ) -> Option<Prediction> {
     // Only what the engine itself told can be proven wrong.
@@ -394,7 +394,7 @@ fn predict(
     }
     let cached = found.candidate.cached[2];
     // Whether the engine computes this block or has it: if it reads the tokens that we read, it tells of it.
-    let root = prefix.first().copied().filter(|_| !found.root_told && wish.prompt > found.block);
+    let root = chain.first().copied().filter(|_| !found.root_told && wish.prompt > found.block);
     let awaited = root.map(|root| Awaited {
         due: now + TELL_WITHIN,
         worker: found.worker,
