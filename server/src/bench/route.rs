@@ -12,6 +12,7 @@ use sim::random::Random;
 use sim::trace::Request;
 
 use crate::fleet::EngineId;
+use crate::fleet::backlog::{Backlog, Order};
 use crate::route::{Candidate, Standing, Wish, choose};
 use crate::settings::{Policy, Routing};
 
@@ -126,17 +127,17 @@ struct Gateway {
     block: u32,
     history_blocks: usize,
     loads: Vec<Load>,
-    /// What each job adds to the backlog until its first token.
-    jobs: HashMap<u64, u32>,
+    /// Each job's place in the backlog until its first token.
+    jobs: HashMap<u64, Order>,
     random: Random,
     turn: u64,
     found: Matches,
     swept: Duration,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Load {
-    backlog: u32,
+    backlog: Backlog,
     decoding: u32,
     in_flight: u32,
 }
@@ -180,14 +181,14 @@ impl Router for Gateway {
                         depth.min(most) * self.block
                     }
                 };
-                let load = self.loads[engine];
+                let load = &self.loads[engine];
                 let truth = matches!(self.knowledge, Knowledge::Truth);
                 let (running, waiting) = engines[engine].load();
                 Candidate {
                     engine: EngineId(engine as u32),
                     cached: [cached; 3],
                     trust: 1.0,
-                    backlog: if truth { engines[engine].backlog() as u32 } else { load.backlog },
+                    backlog: if truth { engines[engine].backlog() as u32 } else { load.backlog.left(now) },
                     decoding: if truth { (running + waiting) as u32 } else { load.decoding },
                     in_flight: load.in_flight,
                     limit: 0,
@@ -205,9 +206,9 @@ impl Router for Gateway {
         self.turn += 1;
         let at = choose(&wish, &candidates, &self.routing).map_or(0, |choice| choice.at);
         let adds = (job.prompt as u32).saturating_sub(candidates[at].cached[2]).max(1);
-        self.loads[at].backlog += adds;
+        let order = self.loads[at].backlog.send(adds, true, now);
         self.loads[at].in_flight += 1;
-        self.jobs.insert(job.id, adds);
+        self.jobs.insert(job.id, order);
         match &mut self.knowledge {
             Knowledge::Events(index) => {
                 index.expect(worker(at), tokens, now + self.routing.expect_for.get());
@@ -225,9 +226,11 @@ impl Router for Gateway {
         }
     }
 
-    fn first_token(&mut self, job: u64, engine: usize, _now: Duration) {
+    fn first_token(&mut self, job: u64, engine: usize, now: Duration) {
         let load = &mut self.loads[engine];
-        load.backlog -= self.jobs.remove(&job).unwrap_or_default();
+        if let Some(order) = self.jobs.remove(&job) {
+            load.backlog.arrived(order, now);
+        }
         load.decoding += 1;
     }
 

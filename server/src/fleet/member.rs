@@ -11,6 +11,7 @@ use events::follow::Follower;
 use http::HeaderValue;
 use parking_lot::Mutex;
 
+use super::backlog::Backlog;
 use super::breaker::{Allows, Breaker};
 use super::history::History;
 use super::truth::Truth;
@@ -46,8 +47,8 @@ pub(crate) struct Member {
 /// What was sent to an engine and has not come back.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
-    /// Prompt tokens that are still to be computed.
-    pub(crate) backlog: AtomicI64,
+    /// Prompts that are still to be computed.
+    pub(crate) backlog: Mutex<Backlog>,
     pub(crate) decoding: AtomicI64,
     pub(crate) in_flight: AtomicI64,
     pub(crate) served: AtomicU64,

@@ -3,6 +3,7 @@
 //! Nothing here waits: a place is given or refused at once, from what is known now. What is known comes in
 //! elsewhere: [`sink`] from the event streams, [`watch`] from probes, tickets from outcomes.
 
+pub(crate) mod backlog;
 mod breaker;
 mod history;
 mod member;
@@ -75,6 +76,8 @@ pub struct Ask<'a> {
     pub way: Way,
     /// Keeps its blocks apart from those of other salts.
     pub cache_salt: Option<&'a str>,
+    /// Whether the answer begins as soon as the prompt is computed.
+    pub streams: bool,
     /// The engine that the client insists on, by name.
     pub pinned: Option<&'a str>,
     /// Engines that have failed this request.

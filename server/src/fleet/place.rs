@@ -9,6 +9,7 @@ use blocks::{BlockSize, Chain, Hasher, Seed, Tier, TokensHash, View, Worker};
 use http::HeaderValue;
 use index::Matches;
 
+use super::backlog::Order;
 use super::member::{Awaited, Load, Member};
 use super::truth::Advice;
 use super::{Ask, Engine, Failure, Fleet, Outcome, Usage, breaker};
@@ -26,8 +27,8 @@ pub struct Ticket {
     rank: Option<u32>,
     route: HeaderValue,
     id: String,
-    /// Prompt tokens that it adds to the engine's backlog until its first byte.
-    backlog: i64,
+    /// Its place in the engine's backlog.
+    order: Order,
     decoding: bool,
     placed: Duration,
     first_byte: Option<Duration>,
@@ -190,7 +191,7 @@ impl Fleet {
                 engine: member.engine.id,
                 cached: [0; 3],
                 trust: TRUST_GUESS,
-                backlog: Load::count(&member.load.backlog),
+                backlog: member.load.backlog.lock().left(now),
                 decoding: Load::count(&member.load.decoding),
                 in_flight: Load::count(&member.load.in_flight),
                 limit: member.settings.max_in_flight.unwrap_or(routing.max_in_flight) as u32,
@@ -281,8 +282,8 @@ impl Fleet {
         let blocks = &chains[found.chain];
         let prefix = blocks.chain.prefix_hashes();
         let cached = candidate.cached[2];
-        let backlog = i64::from(wish.prompt.saturating_sub(cached).max(1));
-        member.load.backlog.fetch_add(backlog, Ordering::Relaxed);
+        let to_compute = wish.prompt.saturating_sub(cached).max(1);
+        let order = member.load.backlog.lock().send(to_compute, ask.streams, now);
         member.load.in_flight.fetch_add(1, Ordering::Relaxed);
         if choice.why == Why::Trial {
             member.breaker.lock().try_one(now, self.rule());
@@ -307,7 +308,7 @@ impl Fleet {
             rank: several.then_some(found.worker.rank),
             route: header(found, choice.why, ask.way, wish.prompt),
             id: ask.id.to_owned(),
-            backlog,
+            order,
             decoding: false,
             placed: now,
             first_byte: None,
@@ -476,9 +477,10 @@ impl Ticket {
         if self.first_byte.is_some() {
             return;
         }
-        self.first_byte = Some(self.fleet.now());
+        let now = self.fleet.now();
+        self.first_byte = Some(now);
         let load = &self.member.load;
-        load.backlog.fetch_sub(std::mem::take(&mut self.backlog), Ordering::Relaxed);
+        load.backlog.lock().arrived(self.order, now);
         load.decoding.fetch_add(1, Ordering::Relaxed);
         self.decoding = true;
     }
@@ -558,7 +560,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let load = &self.member.load;
-        load.backlog.fetch_sub(self.backlog, Ordering::Relaxed);
+        load.backlog.lock().withdraw(self.order);
         load.decoding.fetch_sub(i64::from(self.decoding), Ordering::Relaxed);
         load.in_flight.fetch_sub(1, Ordering::Relaxed);
         if !self.ended {

@@ -64,7 +64,7 @@ impl Fleet {
             rebuilds: truth.rebuilds(),
             mismatch: truth.mismatch().cloned(),
             in_flight: Load::count(&load.in_flight),
-            backlog_tokens: Load::count(&load.backlog),
+            backlog_tokens: load.backlog.lock().left(self.clock().now()),
             decoding: Load::count(&load.decoding),
             running: load.running.load(Ordering::Relaxed),
             waiting: load.waiting.load(Ordering::Relaxed),

@@ -152,6 +152,7 @@ impl Gateway {
             bytes: bytes_of(&asked, &body),
             way,
             cache_salt: asked.cache_salt.as_deref(),
+            streams: asked.stream,
             pinned: pinned.as_deref(),
             tried: Vec::new(),
         };
@@ -191,6 +192,7 @@ impl Gateway {
             bytes: &body[..body.len().min(4_096)],
             way: Way::Bytes,
             cache_salt: None,
+            streams: false,
             pinned: None,
             tried: Vec::new(),
         };

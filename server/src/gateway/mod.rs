@@ -105,6 +105,7 @@ impl Gateway {
             bytes: body,
             way,
             cache_salt: asked.cache_salt.as_deref(),
+            streams: asked.stream,
             pinned: None,
             tried: Vec::new(),
         })
