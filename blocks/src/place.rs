@@ -56,6 +56,16 @@ impl Tier {
         WORDS.iter().find(|(known, _)| known.eq_ignore_ascii_case(word)).map(|(_, tier)| *tier)
     }
 
+    /// The word that engines use for such a medium; [`Tier::from_medium`] reads it back.
+    pub const fn medium(self) -> &'static str {
+        match self {
+            Self::Device => "GPU",
+            Self::Host => "CPU",
+            Self::Disk => "DISK",
+            Self::Store => "STORAGE",
+        }
+    }
+
     /// The word this house uses.
     pub const fn name(self) -> &'static str {
         match self {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use zeromq::{
-    DealerSocket, PubSocket, RouterSocket, Socket, SocketEvent, SocketRecv, SocketSend, SubSocket, ZmqMessage,
+    DealerSocket, PubSocket, RouterRecvHalf, RouterSendHalf, RouterSocket, Socket, SocketEvent, SocketRecv,
+    SocketSend, SubSocket, ZmqMessage,
 };
 
 /// What goes wrong on a socket; where it matters, what it means is decided by the caller.
@@ -38,6 +39,12 @@ pub(crate) struct Broadcast(PubSocket);
 
 /// The replay socket, as the publisher.
 pub(crate) struct Answers(RouterSocket);
+
+/// The half of a replay socket that is asked.
+pub(crate) struct Questions(RouterRecvHalf);
+
+/// The half of a replay socket that answers.
+pub(crate) struct Replies(RouterSendHalf);
 
 impl Subscriber {
     pub(crate) async fn connect(endpoint: &str, topic: &str) -> Result<Self> {
@@ -111,11 +118,30 @@ impl Answers {
         Ok((Self(socket), bound.to_string()))
     }
 
+    /// Two halves, for two threads: whoever answers slowly does not keep others from asking.
+    pub(crate) fn split(self) -> (Replies, Questions) {
+        let (replies, questions) = self.0.split();
+        (Replies(replies), Questions(questions))
+    }
+
     /// The next question: who asks, and the frames behind.
     pub(crate) async fn next(&mut self) -> Result<Vec<Bytes>> {
         Ok(frames(self.0.recv().await.map_err(text)?))
     }
 
+    pub(crate) async fn send(&mut self, frames: Vec<Bytes>) -> Result<()> {
+        self.0.send(message(frames)?).await.map_err(text)
+    }
+}
+
+impl Questions {
+    /// The next question: who asks, and the frames behind.
+    pub(crate) async fn next(&mut self) -> Result<Vec<Bytes>> {
+        Ok(frames(self.0.recv().await.map_err(text)?))
+    }
+}
+
+impl Replies {
     pub(crate) async fn send(&mut self, frames: Vec<Bytes>) -> Result<()> {
         self.0.send(message(frames)?).await.map_err(text)
     }

@@ -42,7 +42,7 @@ fn run(parent: Option<u64>, hash: u64, salt: Option<&str>, tokens: &[u32]) -> Sa
 }
 
 fn payload(said: Vec<Said>) -> Bytes {
-    stock(&Batch { timestamp: 1.0, said, rank: None }).into()
+    stock(&Batch { timestamp: 1.0, said, rank: None, epoch: None }).into()
 }
 
 fn tokens_hash(event: Option<Event>) -> u64 {

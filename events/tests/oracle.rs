@@ -162,7 +162,7 @@ impl Engine {
             }
         }
         self.clock += 1.0;
-        let payload = Bytes::from(stock(&Batch { timestamp: self.clock, said, rank: Some(0) }));
+        let payload = Bytes::from(stock(&Batch { timestamp: self.clock, said, rank: Some(0), epoch: None }));
         if self.ring.len() == self.ring_size {
             self.ring.pop_front();
         }
@@ -406,7 +406,8 @@ fn history(seed: u64) -> Result<Tally, String> {
     }
     // What is still on the wire arrives, then the engine clears its cache: that can always be followed.
     world.engine.cache.clear();
-    let payload = Bytes::from(stock(&Batch { timestamp: 9e9, said: vec![Said::Cleared], rank: Some(0) }));
+    let payload =
+        Bytes::from(stock(&Batch { timestamp: 9e9, said: vec![Said::Cleared], rank: Some(0), epoch: None }));
     world.engine.ring.push_back((world.engine.next, payload.clone()));
     if world.connected {
         world.wire.push_back((world.engine.next, payload));

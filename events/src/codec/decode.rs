@@ -14,6 +14,8 @@ pub struct Batch {
     pub said: Vec<Said>,
     /// The data-parallel rank, if it was given.
     pub rank: Option<u32>,
+    /// The life of the publisher, if this batch is a heartbeat.
+    pub epoch: Option<u64>,
 }
 
 /// One event, before anything is hashed.
@@ -109,8 +111,9 @@ pub fn decode(payload: &[u8]) -> Result<Batch, Malformed> {
         said.push(event(&mut at)?);
     }
     let rank = if fields > 2 { number(&mut at)? } else { None };
-    (3..fields).try_for_each(|_| at.skip())?;
-    Ok(Batch { timestamp, said, rank })
+    let epoch = if fields > 3 { whole_number(&mut at)? } else { None };
+    (4..fields).try_for_each(|_| at.skip())?;
+    Ok(Batch { timestamp, said, rank, epoch })
 }
 
 fn event(at: &mut Cursor<'_>) -> Result<Said, Malformed> {
@@ -310,10 +313,14 @@ fn text(at: &mut Cursor<'_>) -> Result<Option<String>, Malformed> {
 }
 
 fn number(at: &mut Cursor<'_>) -> Result<Option<u32>, Malformed> {
+    Ok(whole_number(at)?.and_then(|number| u32::try_from(number).ok()))
+}
+
+fn whole_number(at: &mut Cursor<'_>) -> Result<Option<u64>, Malformed> {
     let mut peek = at.clone();
     if let Value::Int(number) = peek.next()? {
         *at = peek;
-        return Ok(u32::try_from(number).ok());
+        return Ok(Some(number));
     }
     at.skip().map(|()| None)
 }

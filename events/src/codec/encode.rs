@@ -24,7 +24,7 @@ enum Form {
 
 fn write(batch: &Batch, form: Form) -> Vec<u8> {
     let mut out = Writer(Vec::with_capacity(256));
-    out.array(3);
+    out.array(3 + usize::from(batch.epoch.is_some()));
     out.float(batch.timestamp);
     out.array(batch.said.len());
     for said in &batch.said {
@@ -39,6 +39,9 @@ fn write(batch: &Batch, form: Form) -> Vec<u8> {
         }
     }
     out.maybe_int(batch.rank.map(u64::from));
+    if let Some(epoch) = batch.epoch {
+        out.int(epoch);
+    }
     out.0
 }
 

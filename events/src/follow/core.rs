@@ -1,21 +1,22 @@
 //! The state machine of one followed stream: messages and time in, changes of a view and wishes for replay out.
 //!
-//! It does no I/O and reads no clock. A snapshot, a heartbeat and an epoch will be further inputs.
+//! It does no I/O and reads no clock.
 //!
 //! Invariants:
 //! - E1: while the view is `Exact`, every batch up to `last` has been applied, in order, of one life of the engine.
 //! - E2: `held` is only filled while a replay is under way, in ascending order, and within its bounds.
 //! - E3: a replay is under way if and only if there is a deadline for it.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use blocks::{Event, View, Worker};
+use blocks::{EngineHash, Event, View, Worker};
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::codec;
+use crate::publish::snapshot::{Header, SNAPSHOT};
 use crate::sink::Sink;
 use crate::translate::{self, Translator};
 
@@ -31,6 +32,15 @@ pub struct Core {
     last: Option<u64>,
     /// What the batches up to `last` were, newest at the back: tells a duplicate from another life.
     seen: VecDeque<u64>,
+    /// The last sequence that was heard live since the connection was made.
+    heard: Option<u64>,
+    heard_at: Duration,
+    /// The life of a publisher that says which it is. Only such a one can be silent for too long.
+    epoch: Option<u64>,
+    /// What the newest snapshot contains and the live stream may still bring.
+    echo: Option<Echo>,
+    /// Blocks that the newest snapshot lacks together with all below them: if one comes back, the view is incomplete.
+    broken: HashSet<EngineHash>,
     repair: Option<Repair>,
     /// Live batches that came while a replay was under way.
     held: VecDeque<(u64, Bytes)>,
@@ -52,6 +62,8 @@ pub struct Settings {
     pub retry_min: Duration,
     /// The longest pause.
     pub retry_max: Duration,
+    /// How long a publisher that says that it is alive may say nothing.
+    pub silence: Duration,
     /// Begins the jitter.
     pub seed: u64,
 }
@@ -104,6 +116,12 @@ pub struct Counters {
     pub overflows: u64,
     /// Views that were built anew.
     pub rebuilds: u64,
+    /// Of these, from a snapshot.
+    pub snapshots: u64,
+    /// Blocks that the newest snapshot left out, because one before them is gone.
+    pub orphans: u64,
+    /// Silences that were too long.
+    pub silences: u64,
 }
 
 /// A replay that is under way.
@@ -111,9 +129,18 @@ struct Repair {
     kind: Kind,
     from: u64,
     deadline: Duration,
+    /// Set once the source answers with all that it holds.
+    snapshot: Option<Header>,
     /// The batches that have come, ascending.
     got: Vec<(u64, Bytes)>,
     got_bytes: usize,
+}
+
+/// A snapshot overtakes the live stream: batches that it contains come once more, in order.
+struct Echo {
+    /// The next one, if any was heard before.
+    next: Option<u64>,
+    until: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +155,8 @@ enum Kind {
 enum Rejected {
     Refused,
     Undecodable,
+    /// It follows in sequence, and comes from another life of the publisher.
+    AnotherLife,
 }
 
 /// Batches that are remembered by hash: a replay may overtake the live stream by so many. 8 bytes each, 64 KiB.
@@ -154,6 +183,11 @@ impl Core {
             view: View::Recovering,
             last: None,
             seen: VecDeque::new(),
+            heard: None,
+            heard_at: Duration::ZERO,
+            epoch: None,
+            echo: None,
+            broken: HashSet::new(),
             repair: None,
             held: VecDeque::new(),
             held_bytes: 0,
@@ -167,6 +201,7 @@ impl Core {
     /// The live socket is connected: whatever was said before may have been missed.
     pub fn connected(&mut self, now: Duration) -> Option<Action> {
         self.attempts = 0;
+        (self.heard, self.heard_at, self.epoch, self.echo) = (None, now, None, None);
         if !self.settings.replay {
             // Without replay only the first live batch can tell; an empty wait is no proof of anything. And what
             // was said between two connections is lost for good.
@@ -206,6 +241,11 @@ impl Core {
 
     /// A live batch.
     pub fn live(&mut self, sequence: u64, payload: Bytes, now: Duration) -> Option<Action> {
+        (self.heard, self.heard_at) = (Some(sequence), now);
+        self.take(sequence, payload, now)
+    }
+
+    fn take(&mut self, sequence: u64, payload: Bytes, now: Duration) -> Option<Action> {
         if self.repair.is_some() || self.retry_at.is_some() && self.phase == Phase::Recovering {
             return self.hold(sequence, payload, now);
         }
@@ -223,9 +263,19 @@ impl Core {
         let timeout = self.settings.replay_timeout;
         let repair = self.repair.as_mut()?;
         repair.deadline = now + timeout;
-        if repair.got.last().is_some_and(|(before, _)| sequence <= *before) || sequence < repair.from {
+        if sequence == SNAPSHOT {
+            let Some(header) = Header::decode(&payload) else { return self.replay_failed(now) };
+            (repair.snapshot, repair.got_bytes) = (Some(header), 0);
+            repair.got.clear();
+            return None;
+        }
+        let stray = |before: &(u64, Bytes)| sequence <= before.0;
+        let ordered = repair.snapshot.is_none();
+        if ordered && (repair.got.last().is_some_and(stray) || sequence < repair.from) {
             return None; // a duplicate, or an answer to a question that was given up
         }
+        // Of a snapshot only the order counts.
+        let sequence = if ordered { sequence } else { repair.got.len() as u64 };
         repair.got_bytes += payload.len();
         repair.got.push((sequence, payload));
         if repair.got_bytes > MAX_HELD_BYTES {
@@ -238,6 +288,10 @@ impl Core {
     /// The replay is complete.
     pub fn replay_ended(&mut self, now: Duration) -> Option<Action> {
         let repair = self.repair.take()?;
+        self.heard_at = now;
+        if let Some(header) = repair.snapshot {
+            return self.take_snapshot(&header, &repair.got, now);
+        }
         match repair.kind {
             Kind::Splice => self.splice(repair, now),
             Kind::Rebuild => self.publish(repair, now),
@@ -247,6 +301,10 @@ impl Core {
     /// The replay socket broke, or answered with something that is not a replay.
     pub fn replay_failed(&mut self, now: Duration) -> Option<Action> {
         self.repair.take()?;
+        self.fail(now)
+    }
+
+    fn fail(&mut self, now: Duration) -> Option<Action> {
         self.counters.failed_replays += 1;
         self.attempts += 1;
         self.retry_at = Some(now + self.pause());
@@ -265,12 +323,24 @@ impl Core {
         if self.phase != Phase::Joining && self.retry_at.is_some_and(|at| now >= at) {
             return Some(self.recover(now));
         }
+        if self.silent_at().is_some_and(|at| now >= at) {
+            self.counters.silences += 1;
+            self.heard_at = now;
+            return Some(self.recover(now));
+        }
         None
     }
 
     /// When `tick` has something to do, if ever.
     pub fn next_tick(&self) -> Option<Duration> {
-        self.repair.as_ref().map(|repair| repair.deadline).or(self.retry_at)
+        self.repair.as_ref().map(|repair| repair.deadline).or(self.retry_at).or(self.silent_at())
+    }
+
+    /// When a publisher that says that it is alive will have been silent for too long.
+    fn silent_at(&self) -> Option<Duration> {
+        let awaited = self.phase != Phase::Joining && self.repair.is_none() && self.retry_at.is_none();
+        (awaited && self.settings.replay && self.epoch.is_some())
+            .then_some(self.heard_at + self.settings.silence)
     }
 }
 
@@ -339,6 +409,12 @@ impl Core {
                 match rejected {
                     Rejected::Refused => self.counters.refused += 1,
                     Rejected::Undecodable => self.counters.undecodable += 1,
+                    Rejected::AnotherLife => {
+                        let epoch = self.epoch;
+                        let action = self.restarted(now);
+                        self.epoch = epoch;
+                        return action;
+                    }
                 }
                 // A view that refuses is already known to have a hole; only an exact one is worth rebuilding.
                 if self.view == View::Stale { None } else { self.incomplete(now) }
@@ -359,6 +435,14 @@ impl Core {
 
     /// The sequence went back: an echo of what was applied, or another life.
     fn backwards(&mut self, last: u64, sequence: u64, payload: Bytes, now: Duration) -> Option<Action> {
+        if let Some(echo) = &mut self.echo
+            && sequence <= echo.until
+            && echo.next.is_none_or(|next| next == sequence)
+        {
+            echo.next = Some(sequence + 1);
+            self.counters.duplicates += 1;
+            return None;
+        }
         let age = (last - sequence) as usize;
         let before = self.seen.len().checked_sub(age + 1).map(|at| self.seen[at]);
         if before == Some(xxh3_64(&payload)) {
@@ -418,12 +502,38 @@ impl Core {
         self.counters.replays += 1;
         self.retry_at = None;
         let deadline = now + self.settings.replay_timeout;
-        self.repair = Some(Repair { kind, from, deadline, got: Vec::new(), got_bytes: 0 });
+        self.repair = Some(Repair { kind, from, deadline, snapshot: None, got: Vec::new(), got_bytes: 0 });
         self.phase = Phase::Recovering;
         if self.view != View::Stale {
             self.say(View::Recovering);
         }
         Action::Replay { from }
+    }
+
+    /// Exchanges the view for all that the source holds, and goes on behind it.
+    fn take_snapshot(&mut self, header: &Header, batches: &[(u64, Bytes)], now: Duration) -> Option<Action> {
+        let heard = self.held.front().map(|(sequence, _)| *sequence).or(self.heard.map(|heard| heard + 1));
+        let (events, complete) = self.digest(batches, true);
+        let stored =
+            |event: &Event| if let Event::Stored(stored) = event { stored.blocks.len() as u64 } else { 0 };
+        let blocks: u64 = events.iter().map(stored).sum();
+        if !complete || header.blocks.is_some_and(|said| blocks < said) {
+            return self.fail(now); // cut short on its way
+        }
+        self.counters.rebuilds += 1;
+        self.counters.snapshots += 1;
+        self.counters.orphans = header.orphans;
+        self.broken = header.broken.iter().copied().collect();
+        self.sink.replace(self.worker, &events);
+        self.seen.clear();
+        // -1: nothing was ever said.
+        self.last = Some(header.version).filter(|version| *version != u64::MAX);
+        self.echo = self.last.map(|until| Echo { next: heard, until });
+        self.epoch = header.epoch.or(self.epoch);
+        self.attempts = 0;
+        self.phase = Phase::Live;
+        self.say(View::Exact);
+        self.drain(now)
     }
 
     /// Joins the replay to what was applied, if it is the same life and reaches back to it.
@@ -477,6 +587,7 @@ impl Core {
             self.counters.restarts += 1;
         }
         self.counters.rebuilds += 1;
+        self.broken.clear();
         self.counters.batches += batches.len() as u64;
         self.sink.replace(self.worker, &events);
         self.seen.clear();
@@ -517,6 +628,7 @@ impl Core {
                 complete = false;
                 continue;
             };
+            self.epoch = batch.epoch.or(self.epoch);
             for said in batch.said {
                 let event = self.translator.translate(said, |root| self.sink.saw_root(self.worker, root));
                 if event == Some(Event::Cleared) {
@@ -560,7 +672,7 @@ impl Core {
             if self.last.is_some_and(|last| sequence <= last) {
                 continue;
             }
-            if let Some(action) = self.live(sequence, payload, now) {
+            if let Some(action) = self.take(sequence, payload, now) {
                 return Some(action);
             }
         }
@@ -597,7 +709,8 @@ impl Core {
         self.sink.forget(self.worker);
         self.translator.reset();
         self.seen.clear();
-        self.last = None;
+        (self.last, self.epoch, self.echo) = (None, None, None);
+        self.broken.clear();
         self.attempts = 0;
         self.view = View::Recovering;
         self.sink.set_view(self.worker, View::Recovering);
@@ -609,6 +722,11 @@ impl Core {
 impl Core {
     fn apply(&mut self, payload: &Bytes) -> Result<(), Rejected> {
         let batch = codec::decode(payload).map_err(|_| Rejected::Undecodable)?;
+        if let Some(epoch) = batch.epoch
+            && self.epoch.replace(epoch).is_some_and(|before| before != epoch)
+        {
+            return Err(Rejected::AnotherLife);
+        }
         let mut refused = false;
         for said in batch.said {
             let event = self.translator.translate(said, |root| self.sink.saw_root(self.worker, root));
@@ -618,10 +736,16 @@ impl Core {
             }
             let Some(event) = event else { continue };
             refused |= self.sink.apply(self.worker, &event).is_err();
+            if let Event::Stored(stored) = &event
+                && !self.broken.is_empty()
+            {
+                refused |= stored.blocks.iter().any(|block| self.broken.contains(&block.engine));
+            }
             self.counters.events += 1;
             if event == Event::Cleared {
                 // An empty cache hides nothing: whatever was lost before no longer matters.
                 refused = false;
+                self.broken.clear();
                 self.attempts = 0;
                 self.phase = Phase::Live;
                 self.say(View::Exact);
@@ -667,6 +791,7 @@ impl Default for Settings {
             replay_timeout: Duration::from_secs(5),
             retry_min: Duration::from_millis(100),
             retry_max: Duration::from_secs(10),
+            silence: Duration::from_secs(5),
             seed: 1,
         }
     }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -37,6 +37,32 @@ pub struct Plan {
     pub connections: usize,
     /// How long each row is measured.
     pub time: Duration,
+    /// Streams at a time, when their memory is measured.
+    pub streams: usize,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    /// Under full load, a row a load and a middle.
+    pub full: Vec<Row>,
+    /// At ease, and what memory does.
+    pub steady: Vec<Steady>,
+}
+
+/// How somebody in the middle behaves when there is no hurry, and what it keeps.
+#[derive(Clone, Debug, Serialize)]
+pub struct Steady {
+    /// Who.
+    pub who: &'static str,
+    /// Latency at 200 requests a second.
+    pub p50_ms: f64,
+    /// See `p50_ms`.
+    pub p99_ms: f64,
+    /// Resident memory before, and after 5,000 and 10,000 prompts of 8 KiB that were never seen before.
+    pub unique_mib: [f64; 3],
+    /// Resident memory before, while that many streams are open, and after they have ended.
+    pub streams_mib: [f64; 3],
 }
 
 /// One row.
@@ -60,6 +86,15 @@ pub struct Row {
 
 const PLAIN: &str = r#"{"id":"x","object":"chat.completion","created":1,"model":"sim","choices":[{"index":0,"message":{"role":"assistant","content":"warm line cache token block prefix engine queue river stone garden window paper signal north winter copper silver"},"finish_reason":"stop"}],"usage":{"prompt_tokens":90,"completion_tokens":20,"total_tokens":110,"prompt_tokens_details":{"cached_tokens":0}}}"#;
 const CHUNKS: usize = 20;
+/// Asks the null engine for a stream that takes its time.
+const SLOW: &[u8] = b"\"max_tokens\":9999";
+/// Events of a slow stream, and the time between two.
+const SLOW_EVENTS: usize = 12;
+const SLOW_PAUSE: Duration = Duration::from_secs(1);
+/// Requests a second at ease.
+const EASE: f64 = 200.0;
+/// Prompts that were never seen before, twice.
+const UNIQUE: usize = 5_000;
 
 // === Children ===
 
@@ -120,6 +155,10 @@ async fn null(request: Request<Incoming>) -> Result<Response<Body>, hyper::Error
     let whole = |text: String| Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed();
     let (kind, body) = match path.as_str() {
         "/v1/models" => ("application/json", whole(r#"{"object":"list","data":[{"id":"sim"}]}"#.to_owned())),
+        "/v1/chat/completions" if body.windows(SLOW.len()).any(|window| window == SLOW) => {
+            let pause = Box::pin(tokio::time::sleep(Duration::ZERO));
+            ("text/event-stream", Slow { left: SLOW_EVENTS, pause }.boxed())
+        }
         "/v1/chat/completions" if body.windows(13).any(|window| window == b"\"stream\":true") => {
             ("text/event-stream", Ticks { left: CHUNKS + 2 }.boxed())
         }
@@ -164,6 +203,36 @@ impl hyper::body::Body for Ticks {
     }
 }
 
+/// A stream that says one event a second.
+struct Slow {
+    left: usize,
+    pause: std::pin::Pin<Box<tokio::time::Sleep>>,
+}
+
+impl hyper::body::Body for Slow {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, hyper::Error>>> {
+        use std::task::Poll;
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        std::task::ready!(self.pause.as_mut().poll(context));
+        self.left -= 1;
+        self.pause = Box::pin(tokio::time::sleep(SLOW_PAUSE));
+        let text = if self.left == 0 {
+            "data: [DONE]\n\n"
+        } else {
+            "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" warm\"}}]}\n\n"
+        };
+        Poll::Ready(Some(Ok(hyper::body::Frame::data(Bytes::from_static(text.as_bytes())))))
+    }
+}
+
 async fn bare(
     engine: &str,
     upstream: &tokio::sync::Mutex<Option<SendRequest<Incoming>>>,
@@ -188,7 +257,7 @@ async fn bare(
 ///
 /// # Errors
 /// A child that does not start, in words.
-pub fn measure(plan: Plan, folder: &Path, mut progress: impl FnMut(&str)) -> Result<Vec<Row>, String> {
+pub fn measure(plan: Plan, folder: &Path, mut progress: impl FnMut(&str)) -> Result<Measured, String> {
     let me = std::env::current_exe().map_err(|error| error.to_string())?;
     let engine = free()?;
     let _null = Middle::start(
@@ -220,29 +289,98 @@ pub fn measure(plan: Plan, folder: &Path, mut progress: impl FnMut(&str)) -> Res
     for (what, body) in loads {
         for (who, middle) in middles {
             progress(&format!("{who}, {what}"));
-            let warm_up = Plan { time: plan.time / 4, ..plan };
-            runtime.block_on(load(warm_up, middle.address, &body))?;
+            let body = body.clone();
+            let same = Arc::new(move |_: usize| body.clone());
+            let warm_up = Pace::Full(plan.time / 4);
+            runtime.block_on(load(plan.connections, warm_up, middle.address, same.clone()))?;
             let before = middle.cpu()?;
-            let mut times = runtime.block_on(load(plan, middle.address, &body))?;
+            let mut times =
+                runtime.block_on(load(plan.connections, Pace::Full(plan.time), middle.address, same))?;
             let cpu = middle.cpu()?.saturating_sub(before);
-            times.sort_unstable();
-            let at = |part: f64| {
-                times
-                    .get(((times.len().saturating_sub(1)) as f64 * part) as usize)
-                    .map_or(0.0, |time| time.as_secs_f64() * 1e3)
-            };
+            let at = percentiles(&mut times);
             rows.push(Row {
                 who,
                 what,
                 requests_s: times.len() as f64 / plan.time.as_secs_f64(),
                 cpu_us: cpu.as_secs_f64() * 1e6 / times.len().max(1) as f64,
-                p50_ms: at(0.5),
-                p99_ms: at(0.99),
+                p50_ms: at[0],
+                p99_ms: at[1],
                 rss_mib: middle.rss_mib()?,
             });
         }
     }
-    Ok(rows)
+    let mut steady = Vec::new();
+    let engine_alone = Middle::alone(engine);
+    for (who, middle) in [("engine alone", &engine_alone)].into_iter().chain(middles) {
+        progress(&format!("{who}, at ease and in memory"));
+        steady.push(runtime.block_on(at_ease(plan, who, middle))?);
+    }
+    Ok(Measured { full: rows, steady })
+}
+
+async fn at_ease(plan: Plan, who: &'static str, middle: &Middle) -> Result<Steady, String> {
+    let plain = body(400, false);
+    let ease = Pace::Rate(EASE, plan.time * 2);
+    let mut times = load(plan.connections, ease, middle.address, Arc::new(move |_| plain.clone())).await?;
+    let [p50_ms, p99_ms] = percentiles(&mut times);
+    let mut unique_mib = [middle.rss_mib()?, 0.0, 0.0];
+    for part in 0..2 {
+        let never_seen = move |number: usize| unique_body(part * UNIQUE + number);
+        load(plan.connections, Pace::Count(UNIQUE), middle.address, Arc::new(never_seen)).await?;
+        unique_mib[part + 1] = middle.rss_mib()?;
+    }
+    let streams_mib = hold_streams(plan.streams, middle).await?;
+    Ok(Steady { who, p50_ms, p99_ms, unique_mib, streams_mib })
+}
+
+/// Opens so many streams at a time; resident memory before, during and after.
+async fn hold_streams(count: usize, middle: &Middle) -> Result<[f64; 3], String> {
+    let before = middle.rss_mib()?;
+    let slow = String::from_utf8_lossy(&body(400, true)).replace("\"max_tokens\":20", "\"max_tokens\":9999");
+    let slow = Bytes::from(slow);
+    let begun = Arc::new(AtomicU64::new(0));
+    let mut users = tokio::task::JoinSet::new();
+    for _ in 0..count {
+        // No faster than connections can be taken: a full queue of them would be refused.
+        while users.len() as u64 > begun.load(Ordering::Relaxed) + 64 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if let Some(Ok(Err(trouble))) = users.try_join_next() {
+                return Err(format!("a stream of {count} at a time broke: {trouble}"));
+            }
+        }
+        let (slow, begun, to) = (slow.clone(), begun.clone(), middle.address);
+        users.spawn(async move {
+            let mut sender = connect(to).await?;
+            let answer = ask(&mut sender, slow).await?;
+            let mut body = answer.into_body();
+            let mut first = true;
+            while let Some(frame) = body.frame().await {
+                frame.map_err(|error| error.to_string())?;
+                begun.fetch_add(u64::from(std::mem::take(&mut first)), Ordering::Relaxed);
+            }
+            Ok::<_, String>(())
+        });
+    }
+    while begun.load(Ordering::Relaxed) < count as u64 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        if let Some(Ok(Err(trouble))) = users.try_join_next() {
+            return Err(format!("a stream of {count} at a time broke: {trouble}"));
+        }
+    }
+    let during = middle.rss_mib()?;
+    while let Some(ended) = users.join_next().await {
+        ended.map_err(|error| error.to_string())??;
+    }
+    Ok([before, during, middle.rss_mib()?])
+}
+
+/// The median and the slowest hundredth, in milliseconds.
+fn percentiles(times: &mut [Duration]) -> [f64; 2] {
+    times.sort_unstable();
+    [0.5, 0.99].map(|part| {
+        let at = (times.len().saturating_sub(1) as f64 * part) as usize;
+        times.get(at).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+    })
 }
 
 fn gateway(me: &Path, folder: &Path, engine: SocketAddr, policy: &str) -> Result<Middle, String> {
@@ -292,65 +430,119 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Sends the same request on every connection, again and again; returns how long each took.
-async fn load(plan: Plan, to: SocketAddr, body: &Bytes) -> Result<Vec<Duration>, String> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let failed = Arc::new(AtomicU64::new(0));
+/// A prompt of 8 KiB no part of which was ever sent.
+fn unique_body(number: usize) -> Bytes {
+    let text = String::from_utf8_lossy(&body(8 << 10, false)).replace("order", &format!("order {number}"));
+    Bytes::from(text)
+}
+
+/// How fast requests are sent, and when it is enough.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// As fast as they are answered.
+    Full(Duration),
+    /// So many a second over all connections.
+    Rate(f64, Duration),
+    /// So many in all, as fast as they are answered.
+    Count(usize),
+}
+
+impl Pace {
+    /// When the request with this number is to be sent, counted from the beginning; `None`: no more.
+    fn due(self, number: usize, now: Duration) -> Option<Duration> {
+        match self {
+            Self::Full(time) => (now < time).then_some(now),
+            Self::Rate(rate, time) => {
+                Some(Duration::from_secs_f64(number as f64 / rate)).filter(|due| *due < time)
+            }
+            Self::Count(count) => (number < count).then_some(now),
+        }
+    }
+}
+
+/// Sends requests over several connections, each with one at a time; returns how long each took.
+async fn load(
+    connections: usize,
+    pace: Pace,
+    to: SocketAddr,
+    body: Arc<impl Fn(usize) -> Bytes + Send + Sync + 'static>,
+) -> Result<Vec<Duration>, String> {
+    let begun = now();
     let mut users = tokio::task::JoinSet::new();
-    for _ in 0..plan.connections {
-        let (stop, failed, body) = (stop.clone(), failed.clone(), body.clone());
+    for user in 0..connections {
+        let body = body.clone();
         users.spawn(async move {
-            let mut times = Vec::new();
-            let Ok(stream) = TcpStream::connect(to).await else { return times };
-            let _ = stream.set_nodelay(true);
-            let Ok((mut sender, connection)) = http1::handshake(TokioIo::new(stream)).await else {
-                return times;
-            };
-            tokio::spawn(connection);
-            while !stop.load(Ordering::Relaxed) {
-                let request = Request::builder()
-                    .method(Method::POST)
-                    .uri("/v1/chat/completions")
-                    .header(header::HOST, "bench");
-                let request =
-                    request.header(header::CONTENT_TYPE, "application/json").body(Full::new(body.clone()));
+            let (mut times, mut trouble) = (Vec::new(), None);
+            let mut kept = None;
+            for turn in 0.. {
+                let number = turn * connections + user;
+                let Some(due) = pace.due(number, begun.elapsed()) else { break };
+                tokio::time::sleep(due.saturating_sub(begun.elapsed())).await;
+                let body = body(number);
                 let at = now();
-                let answered = async {
-                    let answer = sender.send_request(request.map_err(|error| error.to_string())?).await;
-                    let answer = answer.map_err(|error| error.to_string())?;
-                    let good = answer.status().is_success();
-                    answer.into_body().collect().await.map_err(|error| error.to_string())?;
-                    if good { Ok(()) } else { Err("not a success".to_owned()) }
-                };
-                if answered.await.is_ok() {
-                    times.push(at.elapsed());
-                    continue;
-                }
-                failed.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                if sender.is_closed() {
-                    return times;
+                match once(&mut kept, to, body).await {
+                    Ok(()) => times.push(at.elapsed()),
+                    Err(why) => {
+                        (kept, trouble) = (None, Some(why));
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
                 }
             }
-            times
+            (times, trouble)
         });
     }
-    tokio::time::sleep(plan.time).await;
-    stop.store(true, Ordering::Relaxed);
-    let mut all = Vec::new();
-    while let Some(times) = users.join_next().await {
-        all.extend(times.map_err(|error| error.to_string())?);
+    let (mut all, mut trouble) = (Vec::new(), None);
+    while let Some(user) = users.join_next().await {
+        let (times, why) = user.map_err(|error| error.to_string())?;
+        all.extend(times);
+        trouble = trouble.or(why);
     }
     if all.is_empty() {
-        Err(format!("nothing came back from {to}; {} requests failed", failed.load(Ordering::Relaxed)))
-    } else {
-        Ok(all)
+        return Err(format!("nothing came back from {to}: {}", trouble.unwrap_or_default()));
     }
+    Ok(all)
+}
+
+async fn once(
+    kept: &mut Option<SendRequest<Full<Bytes>>>,
+    to: SocketAddr,
+    body: Bytes,
+) -> Result<(), String> {
+    if kept.as_ref().is_none_or(SendRequest::is_closed) {
+        *kept = Some(connect(to).await?);
+    }
+    let Some(sender) = kept else { return Err("no connection".to_owned()) };
+    ask(sender, body).await?.into_body().collect().await.map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+async fn connect(to: SocketAddr) -> Result<SendRequest<Full<Bytes>>, String> {
+    let stream = TcpStream::connect(to).await.map_err(|error| error.to_string())?;
+    let _ = stream.set_nodelay(true);
+    let (sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+/// One request; its answer if it is a success.
+async fn ask(sender: &mut SendRequest<Full<Bytes>>, body: Bytes) -> Result<Response<Incoming>, String> {
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri("/v1/chat/completions")
+        .header(header::HOST, "bench")
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
+        .map_err(|error| error.to_string())?;
+    sender.ready().await.map_err(|error| error.to_string())?;
+    let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    if answer.status().is_success() { Ok(answer) } else { Err(answer.status().to_string()) }
 }
 
 /// A child process that is measured; it is killed when dropped.
 struct Middle {
-    child: Child,
+    /// `None`: somebody else's.
+    child: Option<Child>,
     address: SocketAddr,
 }
 
@@ -358,7 +550,7 @@ impl Middle {
     fn start(command: &mut Command, address: SocketAddr) -> Result<Self, String> {
         let child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map_err(|error| error.to_string())?;
-        let middle = Self { child, address };
+        let middle = Self { child: Some(child), address };
         let begun = now();
         while std::net::TcpStream::connect(address).is_err() {
             if begun.elapsed() > Duration::from_secs(20) {
@@ -369,18 +561,27 @@ impl Middle {
         Ok(middle)
     }
 
+    /// A process that somebody else has started, and whose cost is not asked for.
+    fn alone(address: SocketAddr) -> Self {
+        Self { child: None, address }
+    }
+
+    /// What the kernel says of it in one of its files.
+    fn read(&self, file: &str) -> Result<String, String> {
+        let Some(child) = &self.child else { return Ok(String::new()) };
+        std::fs::read_to_string(format!("/proc/{}/{file}", child.id())).map_err(|error| error.to_string())
+    }
+
     /// User and system time so far; the kernel counts in hundredths of a second.
     fn cpu(&self) -> Result<Duration, String> {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))
-            .map_err(|error| error.to_string())?;
+        let text = self.read("stat")?;
         let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
         Ok(Duration::from_millis((ticks(11) + ticks(12)) * 10))
     }
 
     fn rss_mib(&self) -> Result<f64, String> {
-        let text = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id()))
-            .map_err(|error| error.to_string())?;
+        let text = self.read("statm")?;
         let pages: f64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0.0);
         Ok(pages * 4096.0 / 1_048_576.0)
     }
@@ -389,9 +590,20 @@ impl Middle {
 impl Drop for Middle {
     fn drop(&mut self) {
         // It may have ended by itself; then there is nothing to end.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
+}
+
+/// Streams that the limit on open files allows: the gateway needs two files for each.
+pub fn most_streams() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let files = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok());
+    files.map_or(usize::MAX, |files: usize| (files.saturating_sub(400) / 2).max(1))
 }
 
 fn free() -> Result<SocketAddr, String> {
@@ -400,18 +612,47 @@ fn free() -> Result<SocketAddr, String> {
 }
 
 /// The rows as people read them.
-pub fn table(rows: &[Row]) -> String {
+pub fn table(measured: &Measured) -> String {
     use std::fmt::Write as _;
     let mut out = format!(
         "{:<18} {:<22} {:>11} {:>12} {:>9} {:>9} {:>9}\n",
         "", "", "requests/s", "CPU us each", "p50 ms", "p99 ms", "RSS MiB"
     );
-    for row in rows {
+    for row in &measured.full {
         // Writing to a string cannot fail.
         let _ = writeln!(
             out,
             "{:<18} {:<22} {:>11.0} {:>12.0} {:>9.2} {:>9.2} {:>9.0}",
             row.what, row.who, row.requests_s, row.cpu_us, row.p50_ms, row.p99_ms, row.rss_mib
+        );
+    }
+    let alone = measured.steady.first().map_or([0.0; 2], |alone| [alone.p50_ms, alone.p99_ms]);
+    let _ = writeln!(
+        out,
+        "\n{:<22} {:>12} {:>12}   {:<30} {:<30}",
+        "at 200 requests/s",
+        "added p50 ms",
+        "added p99 ms",
+        "RSS MiB: 0, 5,000, 10,000",
+        "RSS MiB: before, with streams,"
+    );
+    let _ = writeln!(
+        out,
+        "{:<22} {:>12} {:>12}   {:<30} {:<30}",
+        "", "", "", "unique 8-KiB prompts", "after them"
+    );
+    for row in &measured.steady {
+        let three = |mib: [f64; 3]| {
+            if mib[0] <= 0.0 { String::new() } else { mib.map(|mib| format!("{mib:.0}")).join("  ") }
+        };
+        let _ = writeln!(
+            out,
+            "{:<22} {:>12.2} {:>12.2}   {:<30} {:<30}",
+            row.who,
+            row.p50_ms - alone[0],
+            row.p99_ms - alone[1],
+            three(row.unique_mib),
+            three(row.streams_mib)
         );
     }
     out

@@ -35,6 +35,9 @@ struct Gateway {
     /// Seconds that each row is measured.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=600))]
     seconds: u16,
+    /// Streams at a time while their memory is measured; fewer where open files are limited.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u16).range(1..=30_000))]
+    streams: u16,
     /// Print the rows as JSON.
     #[arg(long)]
     json: bool,
@@ -112,7 +115,11 @@ impl Gateway {
         let plan = gateway::Plan {
             connections: self.connections.into(),
             time: Duration::from_secs(self.seconds.into()),
+            streams: usize::from(self.streams).min(gateway::most_streams()),
         };
+        if plan.streams < usize::from(self.streams) {
+            eprintln!("open files are limited: {} streams at a time, not {}", plan.streams, self.streams);
+        }
         let rows = gateway::measure(plan, &folder, |what| eprintln!("  {what} …"));
         // Three small files in the temporary folder; a leftover harms nobody.
         let _ = std::fs::remove_dir_all(&folder);

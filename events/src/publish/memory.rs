@@ -1,0 +1,171 @@
+//! The thread that remembers: keeps a tree in step with what was published, and answers whoever asks for it.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use blocks::Event;
+use bytes::Bytes;
+
+use super::StartError;
+use super::snapshot::{self, END, Header, SNAPSHOT};
+use super::tree::Tree;
+use crate::wire::Replies;
+
+/// What the memory is told and asked, in the order in which it happened.
+pub(super) enum Job {
+    /// A batch was published.
+    Step { sequence: u64, events: Vec<Event> },
+    /// Somebody lacks these, and only these.
+    Replay { who: Bytes, steps: Vec<(u64, Bytes)> },
+    /// Somebody lacks more than there is in the ring.
+    Snapshot { who: Bytes },
+}
+
+/// The way to the thread. It ends with this.
+pub(super) struct Memory {
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+struct Keeper {
+    replies: Replies,
+    topic: Bytes,
+    epoch: u64,
+    block_size: u32,
+    tree: Tree,
+    /// The last batch that the tree contains.
+    version: Option<u64>,
+    /// The snapshot of now, for all who ask before anything else is said.
+    told: Option<Arc<Told>>,
+}
+
+struct Told {
+    version: u64,
+    header: Bytes,
+    batches: Vec<Bytes>,
+}
+
+/// Jobs that may wait. A snapshot of a million blocks takes half a second, in which a busy engine says some
+/// thousand batches; and the voice would rather wait than forget.
+const JOBS: usize = 1 << 17;
+/// How long one message may wait for one peer before that peer is given up.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+// === impl Memory ===
+
+impl Memory {
+    pub(super) fn start(
+        replies: Replies,
+        topic: Bytes,
+        epoch: u64,
+        block_size: u32,
+    ) -> Result<Self, StartError> {
+        let (jobs, inbox) = sync_channel(JOBS);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let keeper =
+            Keeper { replies, topic, epoch, block_size, tree: Tree::default(), version: None, told: None };
+        let thread = std::thread::Builder::new()
+            .name("kv-memory".to_owned())
+            .spawn(move || keeper.run(&inbox, &runtime))?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    pub(super) fn give(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            // A memory that is gone has panicked; the stream goes on without it.
+            let _ = jobs.send(job);
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    fn run(mut self, inbox: &Receiver<Job>, runtime: &tokio::runtime::Runtime) {
+        while let Ok(job) = inbox.recv() {
+            match job {
+                Job::Step { sequence, events } => {
+                    for event in &events {
+                        self.tree.apply(event);
+                    }
+                    (self.version, self.told) = (Some(sequence), None);
+                }
+                Job::Replay { who, steps } => runtime.block_on(self.replay(&who, steps)),
+                Job::Snapshot { who } => {
+                    let told = self.tell();
+                    runtime.block_on(self.send_snapshot(&who, &told));
+                }
+            }
+        }
+    }
+
+    /// The snapshot of now.
+    fn tell(&mut self) -> Arc<Told> {
+        // Before the first batch there is nothing: -1, and nothing missing.
+        let version = self.version.unwrap_or(END);
+        if let Some(told) = self.told.as_ref().filter(|told| told.version == version) {
+            return told.clone();
+        }
+        let snapshot = self.tree.snapshot();
+        let header = Header {
+            version,
+            epoch: Some(self.epoch),
+            blocks: Some(snapshot.blocks as u64),
+            orphans: snapshot.orphans as u64,
+            broken: snapshot.broken.clone(),
+        };
+        let batches = snapshot::batches(&snapshot, self.block_size, 0.0);
+        let told = Arc::new(Told { version, header: header.encode(), batches });
+        self.told = Some(told.clone());
+        told
+    }
+
+    async fn replay(&mut self, who: &Bytes, steps: Vec<(u64, Bytes)>) {
+        for (sequence, step) in steps {
+            if !self.send(who, sequence, step).await {
+                return;
+            }
+        }
+        self.send(who, END, Bytes::new()).await;
+    }
+
+    async fn send_snapshot(&mut self, who: &Bytes, told: &Told) {
+        if !self.send(who, SNAPSHOT, told.header.clone()).await {
+            return;
+        }
+        for batch in &told.batches {
+            if !self.send(who, told.version, batch.clone()).await {
+                return;
+            }
+        }
+        self.send(who, END, Bytes::new()).await;
+    }
+
+    /// Whether it is on its way. Whoever does not read, or has left, is not waited for: it can ask again.
+    async fn send(&mut self, who: &Bytes, sequence: u64, payload: Bytes) -> bool {
+        let number = Bytes::copy_from_slice(&sequence.to_be_bytes());
+        let topic = if sequence == END { Bytes::new() } else { self.topic.clone() };
+        let frames = vec![who.clone(), Bytes::new(), topic, number, payload];
+        match tokio::time::timeout(PATIENCE, self.replies.send(frames)).await {
+            Ok(Ok(())) => true,
+            Ok(Err(trouble)) => {
+                tracing::debug!(trouble, "whoever asked has left");
+                false
+            }
+            Err(_) => {
+                tracing::warn!("somebody asks for a replay and does not read it; it is given up");
+                false
+            }
+        }
+    }
+}

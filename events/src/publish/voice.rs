@@ -1,0 +1,165 @@
+//! The thread that publishes: gives each batch its sequence, sends it, keeps the last ones, and takes questions.
+
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use blocks::Event;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::memory::{Job, Memory};
+use super::ring::Ring;
+use super::snapshot::END;
+use super::{Form, Settings, StartError, Word};
+use crate::codec::{self, Batch, Content, Said};
+use crate::translate::Translator;
+use crate::wire::{Answers, Broadcast, Questions};
+
+/// Words that go out as one batch if they are waiting together.
+const TOGETHER: usize = 256;
+
+type Bound = Result<(String, String), StartError>;
+
+struct Voice {
+    settings: Settings,
+    epoch: u64,
+    topic: Bytes,
+    live: Broadcast,
+    ring: Ring,
+    memory: Memory,
+    translator: Translator,
+}
+
+/// Publishes until there are no more words.
+pub(super) fn run(settings: Settings, epoch: u64, inbox: mpsc::Receiver<Word>, bound: &SyncSender<Bound>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            // Whoever started it waits for this word; if it does not, nobody does.
+            let _ = bound.send(Err(error.into()));
+            return;
+        }
+    };
+    runtime.block_on(async {
+        match bind(settings, epoch).await {
+            Ok((voice, questions, endpoints)) => {
+                let _ = bound.send(Ok(endpoints));
+                voice.speak(inbox, questions).await;
+            }
+            Err(error) => drop(bound.send(Err(error))),
+        }
+    });
+}
+
+async fn bind(settings: Settings, epoch: u64) -> Result<(Voice, Questions, (String, String)), StartError> {
+    let wrong = |endpoint: &str| {
+        let endpoint = endpoint.to_owned();
+        move |trouble: String| StartError::Bind { endpoint, trouble }
+    };
+    let (live, endpoint) = Broadcast::bind(&settings.endpoint).await.map_err(wrong(&settings.endpoint))?;
+    let (answers, replay) = Answers::bind(&settings.replay).await.map_err(wrong(&settings.replay))?;
+    let (replies, questions) = answers.split();
+    let topic: Bytes = settings.topic.clone().into();
+    let memory = Memory::start(replies, topic.clone(), epoch, settings.block_size)?;
+    let ring = Ring::new(settings.buffer_steps);
+    let voice = Voice { settings, epoch, topic, live, ring, memory, translator: Translator::default() };
+    Ok((voice, questions, (endpoint, replay)))
+}
+
+impl Voice {
+    async fn speak(mut self, mut inbox: mpsc::Receiver<Word>, mut questions: Questions) {
+        let mut heartbeat = tokio::time::interval(self.settings.heartbeat.max(Duration::from_millis(1)));
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        heartbeat.tick().await;
+        let mut words = Vec::with_capacity(TOGETHER);
+        loop {
+            tokio::select! {
+                count = inbox.recv_many(&mut words, TOGETHER) => {
+                    if count == 0 {
+                        return;
+                    }
+                    self.say_all(&mut words).await;
+                }
+                question = questions.next() => match question {
+                    Ok(question) => self.asked(&question),
+                    Err(trouble) => {
+                        tracing::debug!(trouble, "a question was not understood");
+                        // An error of the socket repeats at once; give others a turn.
+                        tokio::task::yield_now().await;
+                    }
+                },
+                _ = heartbeat.tick() => self.publish(Vec::new(), Some(self.epoch)).await,
+            }
+        }
+    }
+
+    async fn say_all(&mut self, words: &mut Vec<Word>) {
+        let mut together = Vec::new();
+        for word in words.drain(..) {
+            match word {
+                Word::Said(said) => together.push(said),
+                Word::Batch(said) => {
+                    if !together.is_empty() {
+                        self.publish(std::mem::take(&mut together), None).await;
+                    }
+                    self.publish(said, None).await;
+                }
+            }
+        }
+        if !together.is_empty() {
+            self.publish(together, None).await;
+        }
+    }
+
+    async fn publish(&mut self, said: Vec<Said>, epoch: Option<u64>) {
+        let mut batch = Batch { timestamp: timestamp(), said, rank: self.settings.rank, epoch };
+        let mut events = Vec::with_capacity(batch.said.len());
+        for said in &mut batch.said {
+            if let Said::Stored(stored) = said
+                && stored.block_size == 0
+            {
+                stored.block_size = self.settings.block_size;
+            }
+            let event = self.translator.translate(said.clone(), |_| {});
+            if self.settings.form == Form::Compact
+                && let (Said::Stored(stored), Some(Event::Stored(hashed))) = (said, &event)
+            {
+                // What went into the hashes need not be said again.
+                stored.content = Content::Hashes(hashed.blocks.iter().map(|block| block.tokens).collect());
+                stored.extras.clear();
+                stored.cache_salt = None;
+            }
+            events.extend(event);
+        }
+        let payload: Bytes = codec::compact(&batch).into();
+        let sequence = self.ring.push(payload.clone());
+        let frames = vec![self.topic.clone(), Bytes::copy_from_slice(&sequence.to_be_bytes()), payload];
+        if let Err(trouble) = self.live.send(frames).await {
+            // Nobody hears it; whoever comes later asks.
+            tracing::debug!(trouble, "a batch was not published");
+        }
+        self.memory.give(Job::Step { sequence, events });
+    }
+
+    /// Who asks, an empty delimiter, and the first sequence that it lacks.
+    fn asked(&mut self, question: &[Bytes]) {
+        let [who, delimiter, start] = question else { return };
+        let Some(start) = start[..].try_into().ok().map(u64::from_be_bytes).filter(|_| delimiter.is_empty())
+        else {
+            return;
+        };
+        // Below zero: from the beginning.
+        let start = if start >= END - 1 { 0 } else { start };
+        let steps = self.ring.since(start).map(|steps| steps.map(|(at, step)| (at, step.clone())).collect());
+        self.memory.give(match steps {
+            Some(steps) => Job::Replay { who: who.clone(), steps },
+            None => Job::Snapshot { who: who.clone() },
+        });
+    }
+}
+
+/// Seconds since 1970; only people read it.
+fn timestamp() -> f64 {
+    #[expect(clippy::disallowed_methods, reason = "the shell is where time comes in")]
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+}
