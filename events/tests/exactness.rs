@@ -6,7 +6,7 @@ use std::time::Duration;
 use blocks::{BlockSize, EngineHash, Event, Hasher, Seed, View, Worker};
 use bytes::Bytes;
 use events::codec::{Batch, Content, Said, Stored, stock};
-use events::follow::{Core, Settings};
+use events::follow::{Action, Core, Phase, Settings};
 use events::sink::{Sink, UnknownParent};
 use events::translate::Translator;
 
@@ -101,4 +101,113 @@ fn an_offloaded_run_without_tokens_does_not_cost_the_device_its_exactness() {
     core.live(0, payload(vec![run(None, 1, None, &[1, 2]), Said::Stored(stored)]), NOW);
     assert_eq!((core.left_out().untold, core.left_out().misfits), (1, 0));
     assert_eq!(core.view(), View::Exact);
+}
+
+// === Snapshots ===
+
+const SNAPSHOT: u64 = -2_i64 as u64;
+
+/// What a snapshot says: the version, a life, how many blocks, how many are left out, and which gaps they hang below.
+fn header(version: u64, epoch: u64, blocks: u64, broken: &[u64]) -> Bytes {
+    let numbers = [version, epoch, blocks, broken.len() as u64];
+    numbers.iter().chain(broken).flat_map(|number| number.to_be_bytes()).collect::<Vec<u8>>().into()
+}
+
+fn heartbeat(epoch: u64) -> Bytes {
+    stock(&Batch { timestamp: 1.0, said: vec![], rank: None, epoch: Some(epoch) }).into()
+}
+
+/// A follower that has asked from 0.
+fn asked() -> Core {
+    let mut core = Core::new(WORKER, Arc::new(Views::default()), Settings::default());
+    assert_eq!(core.connected(NOW), Some(Action::Replay { from: 0 }));
+    core
+}
+
+/// A follower that has taken in a snapshot of two blocks, at version 100 of life 7.
+fn with_snapshot(broken: &[u64]) -> Core {
+    let mut core = asked();
+    core.replayed(SNAPSHOT, header(100, 7, 2, broken), NOW);
+    core.replayed(100, payload(vec![Said::Cleared]), NOW);
+    core.replayed(100, payload(vec![run(None, 1, None, &[1, 2]), run(Some(1), 2, None, &[3, 4])]), NOW);
+    assert_eq!(core.replay_ended(NOW), None);
+    assert_eq!((core.view(), core.last(), core.counters().snapshots), (View::Exact, Some(100), 1));
+    core
+}
+
+#[test]
+fn a_snapshot_overtakes_the_live_stream_and_what_it_contains_comes_once_more() {
+    let mut core = asked();
+    // Heard before the answer; 98 to 100 are still on their way when it comes.
+    core.live(97, payload(vec![run(None, 9, None, &[1, 1])]), NOW);
+    core.replayed(SNAPSHOT, header(100, 7, 1, &[]), NOW);
+    core.replayed(100, payload(vec![Said::Cleared, run(None, 1, None, &[1, 2])]), NOW);
+    core.replay_ended(NOW);
+    for sequence in 98..=100 {
+        assert_eq!(core.live(sequence, payload(vec![run(None, 8, None, &[1, 1])]), NOW), None);
+    }
+    assert_eq!((core.view(), core.counters().duplicates, core.counters().restarts), (View::Exact, 3, 0));
+    core.live(101, payload(vec![run(Some(1), 2, None, &[3, 4])]), NOW);
+    assert_eq!((core.view(), core.last()), (View::Exact, Some(101)));
+    // Behind that, going backwards is what it always is.
+    core.live(50, payload(vec![run(None, 8, None, &[1, 1])]), NOW);
+    assert_eq!((core.view(), core.counters().restarts), (View::Recovering, 1));
+}
+
+#[test]
+fn a_snapshot_that_is_cut_short_is_not_taken() {
+    let mut core = asked();
+    core.replayed(SNAPSHOT, header(100, 7, 2, &[]), NOW);
+    core.replayed(100, payload(vec![Said::Cleared, run(None, 1, None, &[1, 2])]), NOW);
+    assert_eq!(core.replay_ended(NOW), None);
+    assert_eq!((core.view(), core.counters().failed_replays), (View::Recovering, 1));
+    let again = core.next_tick().expect("it tries again");
+    assert_eq!(core.tick(again), Some(Action::Replay { from: 0 }));
+}
+
+#[test]
+fn a_header_that_says_nothing_is_no_snapshot() {
+    let mut core = asked();
+    core.replayed(SNAPSHOT, Bytes::from_static(b"short"), NOW);
+    assert_eq!((core.view(), core.counters().failed_replays), (View::Recovering, 1));
+}
+
+#[test]
+fn what_a_snapshot_left_out_is_asked_for_when_it_can_be_used_again() {
+    // Block 5 is gone, and blocks below it are left out. While it is gone nobody can use them.
+    let mut core = with_snapshot(&[5]);
+    core.live(101, payload(vec![run(Some(2), 3, None, &[5, 6])]), NOW);
+    assert_eq!(core.view(), View::Exact);
+    let action = core.live(102, payload(vec![run(Some(2), 5, None, &[7, 8])]), NOW);
+    assert_eq!((core.view(), action), (View::Recovering, Some(Action::Replay { from: 0 })));
+}
+
+#[test]
+fn another_life_is_noticed_although_its_sequence_fits() {
+    let mut core = with_snapshot(&[]);
+    core.live(101, heartbeat(7), NOW);
+    assert_eq!((core.view(), core.counters().restarts), (View::Exact, 0));
+    let action = core.live(102, heartbeat(8), NOW);
+    assert_eq!(action, Some(Action::Replay { from: 0 }));
+    assert_eq!((core.view(), core.last(), core.counters().restarts), (View::Recovering, None, 1));
+}
+
+#[test]
+fn a_publisher_that_says_that_it_lives_and_then_nothing_is_asked() {
+    let mut core = with_snapshot(&[]);
+    let silence = Settings::default().silence;
+    assert_eq!(core.tick(silence / 2), None);
+    core.live(101, heartbeat(7), silence / 2);
+    assert_eq!(core.tick(silence), None, "it was heard since");
+    let action = core.tick(silence + silence / 2);
+    assert_eq!((action, core.counters().silences), (Some(Action::Replay { from: 101 }), 1));
+    assert_eq!((core.view(), core.phase()), (View::Recovering, Phase::Recovering));
+}
+
+#[test]
+fn a_stock_publisher_may_be_silent() {
+    let mut core = asked();
+    core.replay_ended(NOW);
+    core.live(0, payload(vec![run(None, 1, None, &[1, 2])]), NOW);
+    assert_eq!((core.view(), core.next_tick()), (View::Exact, None));
 }

@@ -100,12 +100,54 @@ struct Engine {
     next: u64,
     fresh: u64,
     clock: f64,
+    /// Blocks that were evicted and may be computed again.
+    gone: Vec<u64>,
+    /// Whether it answers with all that it holds once the ring has moved on.
+    snapshots: bool,
 }
 
 impl Engine {
-    fn new(ring_size: usize, life: u64) -> Self {
-        let (cache, parents, ring) = (Cache::new(), BTreeMap::new(), VecDeque::new());
-        Self { cache, parents, ring, ring_size, next: 0, fresh: life << 32, clock: life as f64 * 1e6 }
+    fn new(ring_size: usize, life: u64, snapshots: bool) -> Self {
+        let (cache, parents, ring, gone) = (Cache::new(), BTreeMap::new(), VecDeque::new(), Vec::new());
+        let (fresh, clock) = (life << 32, life as f64 * 1e6);
+        Self { cache, parents, ring, ring_size, next: 0, fresh, clock, gone, snapshots }
+    }
+
+    fn reaches(&self, hash: u64) -> bool {
+        reaches(&self.cache, &self.parents, hash)
+    }
+
+    /// What a publisher with a tree answers, one message after the other.
+    fn snapshot(&self, epoch: u64) -> Vec<(u64, Bytes)> {
+        // Names grow from parents to children.
+        let told: Vec<u64> = self.cache.keys().copied().filter(|hash| self.reaches(*hash)).collect();
+        let broken: Vec<u64> = self
+            .cache
+            .keys()
+            .filter_map(|hash| self.parents[hash].filter(|parent| !self.cache.contains_key(parent)))
+            .collect();
+        let orphans = self.cache.len() - told.len();
+        let version = self.next - 1;
+        let numbers = [version, epoch, told.len() as u64, orphans as u64];
+        let header: Vec<u8> = numbers.iter().chain(&broken).flat_map(|number| number.to_be_bytes()).collect();
+        let batch = |said| Bytes::from(stock(&Batch { timestamp: 0.0, said, rank: Some(0), epoch: None }));
+        let mut all = vec![(-2_i64 as u64, Bytes::from(header)), (version, batch(vec![Said::Cleared]))];
+        for few in told.chunks(3) {
+            let copies = few.iter().flat_map(|hash| std::iter::repeat_n(*hash, self.cache[hash] as usize));
+            all.push((version, batch(copies.map(|hash| Self::say(self.parents[&hash], &[hash])).collect())));
+        }
+        all
+    }
+
+    /// A block that was evicted is computed again, under its old name.
+    fn back(&mut self, chance: &mut Chance) -> Option<Said> {
+        let hash = *self.gone.get(chance.below(self.gone.len()))?;
+        let parent = self.parents[&hash];
+        if self.cache.contains_key(&hash) || !parent.is_none_or(|parent| self.reaches(parent)) {
+            return None;
+        }
+        *self.cache.entry(hash).or_default() += 1;
+        Some(Self::say(parent, &[hash]))
     }
 
     fn stored(&mut self, parent: Option<u64>, count: usize) -> Said {
@@ -142,22 +184,23 @@ impl Engine {
             match (chance.below(20), any) {
                 (0, _) => {
                     self.cache.clear();
+                    self.gone.clear();
                     said.push(Said::Cleared);
                 }
-                (1..=2, Some(hash))
-                    if self.parents[&hash].is_none_or(|parent| self.cache.contains_key(&parent)) =>
-                {
-                    said.push(self.again(hash));
-                }
+                (1..=2, Some(hash)) if self.reaches(hash) => said.push(self.again(hash)),
+                (16, Some(_)) => said.extend(self.back(chance)),
                 (3..=8, Some(hash)) => {
                     let copies = self.cache.get_mut(&hash).unwrap();
                     *copies -= 1;
                     if *copies == 0 {
                         self.cache.remove(&hash);
+                        self.gone.push(hash);
                     }
                     said.push(Said::Removed { hashes: vec![EngineHash(hash)], medium: None, group: None });
                 }
-                (9..=15, parent) => said.push(self.stored(parent, 1 + (self.fresh % 3) as usize)),
+                (9..=15, parent) if parent.is_none_or(|parent| self.reaches(parent)) => {
+                    said.push(self.stored(parent, 1 + (self.fresh % 3) as usize))
+                }
                 _ => said.push(self.stored(None, 2)),
             }
         }
@@ -170,6 +213,18 @@ impl Engine {
         self.next += 1;
         payload
     }
+}
+
+/// Whether a block and all before it are there: only then can it be used.
+fn reaches(cache: &Cache, parents: &BTreeMap<u64, Option<u64>>, hash: u64) -> bool {
+    let mut at = Some(hash);
+    while let Some(hash) = at {
+        if !cache.contains_key(&hash) {
+            return false;
+        }
+        at = parents[&hash];
+    }
+    true
 }
 
 /// How a history went.
@@ -204,10 +259,11 @@ impl World {
         let ring = [4, 16, 1_000][chance.below(3)];
         let model = Arc::new(Model::default());
         let replay = !chance.one_in(8);
+        let snapshots = chance.one_in(2);
         let settings =
             Settings { replay, replay_timeout: Duration::from_secs(1), seed, ..Settings::default() };
         let core = Core::new(WORKER, model.clone(), settings);
-        let engine = Engine::new(ring, 1);
+        let engine = Engine::new(ring, 1, snapshots);
         let mut world = Self {
             chance,
             engine,
@@ -219,7 +275,7 @@ impl World {
             answering: true,
             lives: 1,
             connected: false,
-            log: vec![format!("ring {ring}, replay {replay}")],
+            log: vec![format!("ring {ring}, replay {replay}, snapshots {snapshots}")],
             truths: BTreeMap::new(),
         };
         for _ in 0..world.chance.below(6) {
@@ -232,8 +288,12 @@ impl World {
     fn act(&mut self, action: Option<Action>) {
         let Some(Action::Replay { from }) = action else { return };
         self.answering = !self.chance.one_in(6);
-        self.answers =
-            self.engine.ring.iter().filter(|(sequence, _)| *sequence >= from).cloned().map(Some).collect();
+        let floor = self.engine.next - self.engine.ring.len() as u64;
+        self.answers = if self.engine.snapshots && from < floor {
+            self.engine.snapshot(self.lives).into_iter().map(Some).collect()
+        } else {
+            self.engine.ring.iter().filter(|(sequence, _)| *sequence >= from).cloned().map(Some).collect()
+        };
         self.answers.push_back(None);
         self.log.push(format!(
             "asked for {from}, {} answers, answered {}",
@@ -279,7 +339,7 @@ impl World {
     fn restart(&mut self) {
         self.lives += 1;
         self.log.push(format!("life {}", self.lives));
-        self.engine = Engine::new(self.engine.ring_size, self.lives);
+        self.engine = Engine::new(self.engine.ring_size, self.lives, self.engine.snapshots);
         let told = self.chance.one_in(2);
         if self.connected {
             self.disconnect();
@@ -350,7 +410,12 @@ impl World {
             };
         };
         let now = self.truths.get(&(self.lives, last));
-        if now == Some(view) {
+        // What hangs below an evicted block cannot be used, and a snapshot does not tell it.
+        let usable = |cache: &Cache| -> Cache {
+            let reached = |(hash, _): &(&u64, &u32)| reaches(cache, &self.engine.parents, **hash);
+            cache.iter().filter(reached).map(|(hash, copies)| (*hash, *copies)).collect()
+        };
+        if now.is_some_and(|now| now == view || self.engine.snapshots && usable(now) == usable(view)) {
             tally.compared += u32::from(last + 1 == self.engine.next);
             return Ok(());
         }

@@ -512,7 +512,6 @@ impl Core {
 
     /// Exchanges the view for all that the source holds, and goes on behind it.
     fn take_snapshot(&mut self, header: &Header, batches: &[(u64, Bytes)], now: Duration) -> Option<Action> {
-        let heard = self.held.front().map(|(sequence, _)| *sequence).or(self.heard.map(|heard| heard + 1));
         let (events, complete) = self.digest(batches, true);
         let stored =
             |event: &Event| if let Event::Stored(stored) = event { stored.blocks.len() as u64 } else { 0 };
@@ -528,7 +527,7 @@ impl Core {
         self.seen.clear();
         // -1: nothing was ever said.
         self.last = Some(header.version).filter(|version| *version != u64::MAX);
-        self.echo = self.last.map(|until| Echo { next: heard, until });
+        self.echo = self.last.map(|until| Echo { next: self.heard.map(|heard| heard + 1), until });
         self.epoch = header.epoch.or(self.epoch);
         self.attempts = 0;
         self.phase = Phase::Live;
