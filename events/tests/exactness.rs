@@ -208,6 +208,44 @@ fn a_publisher_that_says_that_it_lives_and_then_nothing_is_asked() {
 fn a_stock_publisher_may_be_silent() {
     let mut core = asked();
     core.replay_ended(NOW);
-    core.live(0, payload(vec![run(None, 1, None, &[1, 2])]), NOW);
+    let first = payload(vec![run(None, 1, None, &[1, 2])]);
+    core.live(0, first.clone(), NOW);
+    let later = core.next_tick().expect("it asks once more, to be sure");
+    core.tick(later);
+    core.replayed(0, first, later);
+    core.replay_ended(later);
     assert_eq!((core.view(), core.next_tick()), (View::Exact, None));
+}
+
+// === A connection ===
+
+#[test]
+fn what_is_said_before_a_subscription_takes_effect_is_asked_for_a_little_later() {
+    let mut core = asked();
+    core.replayed(0, payload(vec![run(None, 1, None, &[1, 2])]), NOW);
+    core.replay_ended(NOW);
+    assert_eq!((core.view(), core.last()), (View::Exact, Some(0)));
+    // The engine says batch 1 now: after its answer, and before it knows of the subscriber. Nobody will say it again.
+    let later = core.next_tick().expect("it asks once more");
+    assert_eq!(core.tick(later), Some(Action::Replay { from: 0 }));
+    assert_eq!(core.view(), View::Exact, "nothing is known to be missing");
+    core.live(2, payload(vec![run(Some(2), 3, None, &[5, 6])]), later);
+    core.replayed(0, payload(vec![run(None, 1, None, &[1, 2])]), later);
+    core.replayed(1, payload(vec![run(Some(1), 2, None, &[3, 4])]), later);
+    assert_eq!(core.replay_ended(later), None);
+    assert_eq!((core.view(), core.last(), core.counters().gaps), (View::Exact, Some(2), 0));
+    assert_eq!(core.next_tick(), None, "once is enough");
+}
+
+#[test]
+fn a_question_only_to_be_sure_may_stay_without_an_answer() {
+    let mut core = asked();
+    core.replayed(0, payload(vec![run(None, 1, None, &[1, 2])]), NOW);
+    core.replay_ended(NOW);
+    let later = core.next_tick().unwrap();
+    core.tick(later);
+    core.live(1, payload(vec![run(Some(1), 2, None, &[3, 4])]), later);
+    let much_later = core.next_tick().expect("the answer has a deadline");
+    assert_eq!(core.tick(much_later), None);
+    assert_eq!((core.view(), core.last()), (View::Exact, Some(1)), "what came meanwhile was applied");
 }

@@ -199,7 +199,7 @@ impl Engine {
                     said.push(Said::Removed { hashes: vec![EngineHash(hash)], medium: None, group: None });
                 }
                 (9..=15, parent) if parent.is_none_or(|parent| self.reaches(parent)) => {
-                    said.push(self.stored(parent, 1 + (self.fresh % 3) as usize))
+                    said.push(self.stored(parent, 1 + (self.fresh % 3) as usize));
                 }
                 _ => said.push(self.stored(None, 2)),
             }

@@ -47,6 +47,9 @@ pub struct Core {
     held_bytes: usize,
     attempts: u32,
     retry_at: Option<Duration>,
+    /// When to ask once more after a connection was made: a subscription takes effect a little after it was sent, and
+    /// what an engine says in between is in neither the replay nor the live stream.
+    confirm_at: Option<Duration>,
     random: u64,
     counters: Counters,
 }
@@ -147,6 +150,8 @@ struct Echo {
 enum Kind {
     /// From `last`, which is asked for again: if it comes back the same, the life is the same.
     Splice,
+    /// The same, from a view that is probably whole.
+    Confirm,
     /// From 0, into a hidden view.
     Rebuild,
 }
@@ -165,6 +170,8 @@ const SEEN: usize = 8_192;
 const MAX_HELD: usize = 65_536;
 /// Bytes held live, and bytes of one replay: a vLLM ring of 10,000 steps at 700 bytes is 7 MB; tenfold, and then some.
 const MAX_HELD_BYTES: usize = 256 << 20;
+/// How long a subscription may take to have an effect.
+const CONFIRM_AFTER: Duration = Duration::from_secs(1);
 /// Failed replays in a row after which a view is no longer called recovering.
 const PATIENCE: u32 = 4;
 
@@ -193,6 +200,7 @@ impl Core {
             held_bytes: 0,
             attempts: 0,
             retry_at: None,
+            confirm_at: None,
             random: settings.seed | 1,
             counters: Counters::default(),
         }
@@ -202,6 +210,7 @@ impl Core {
     pub fn connected(&mut self, now: Duration) -> Option<Action> {
         self.attempts = 0;
         (self.heard, self.heard_at, self.epoch, self.echo) = (None, now, None, None);
+        self.confirm_at = Some(now + CONFIRM_AFTER);
         if !self.settings.replay {
             // Without replay only the first live batch can tell; an empty wait is no proof of anything. And what
             // was said between two connections is lost for good.
@@ -217,7 +226,7 @@ impl Core {
     /// The live socket lost its peer. What is known stays a lower bound until something proves otherwise.
     pub fn disconnected(&mut self) {
         self.abandon_repair();
-        self.retry_at = None;
+        (self.retry_at, self.confirm_at) = (None, None);
         self.phase = Phase::Joining;
         self.say(if self.view == View::Stale { View::Stale } else { View::Recovering });
     }
@@ -293,14 +302,19 @@ impl Core {
             return self.take_snapshot(&header, &repair.got, now);
         }
         match repair.kind {
-            Kind::Splice => self.splice(repair, now),
+            Kind::Splice | Kind::Confirm => self.splice(repair, now),
             Kind::Rebuild => self.publish(repair, now),
         }
     }
 
     /// The replay socket broke, or answered with something that is not a replay.
     pub fn replay_failed(&mut self, now: Duration) -> Option<Action> {
-        self.repair.take()?;
+        let repair = self.repair.take()?;
+        if repair.kind == Kind::Confirm && self.view == View::Exact {
+            // It was only to be sure; what comes next will tell.
+            self.counters.failed_replays += 1;
+            return self.drain(now);
+        }
         self.fail(now)
     }
 
@@ -308,9 +322,12 @@ impl Core {
         self.counters.failed_replays += 1;
         self.attempts += 1;
         self.retry_at = Some(now + self.pause());
-        if self.attempts >= PATIENCE {
+        if self.attempts >= PATIENCE || self.view == View::Stale {
             self.phase = Phase::Stale;
             self.say(View::Stale);
+        } else {
+            self.phase = Phase::Recovering;
+            self.say(View::Recovering);
         }
         None
     }
@@ -323,6 +340,14 @@ impl Core {
         if self.phase != Phase::Joining && self.retry_at.is_some_and(|at| now >= at) {
             return Some(self.recover(now));
         }
+        if self.is_settled() && self.confirm_at.is_some_and(|at| now >= at) {
+            self.confirm_at = None;
+            // A view that may lack a batch for a second is not called recovering for it: it is not known to lack any.
+            // And of a publisher with a heartbeat the next one tells.
+            if let (View::Exact, Some(last), None) = (self.view, self.last, self.epoch) {
+                return Some(self.ask(Kind::Confirm, last, now));
+            }
+        }
         if self.silent_at().is_some_and(|at| now >= at) {
             self.counters.silences += 1;
             self.heard_at = now;
@@ -333,14 +358,22 @@ impl Core {
 
     /// When `tick` has something to do, if ever.
     pub fn next_tick(&self) -> Option<Duration> {
-        self.repair.as_ref().map(|repair| repair.deadline).or(self.retry_at).or(self.silent_at())
+        let confirm = self.confirm_at.filter(|_| self.is_settled());
+        let pending = self.repair.as_ref().map(|repair| repair.deadline).or(self.retry_at);
+        pending.or_else(|| confirm.into_iter().chain(self.silent_at()).min())
+    }
+
+    /// Connected, with nothing under way.
+    fn is_settled(&self) -> bool {
+        self.phase != Phase::Joining
+            && self.repair.is_none()
+            && self.retry_at.is_none()
+            && self.settings.replay
     }
 
     /// When a publisher that says that it is alive will have been silent for too long.
     fn silent_at(&self) -> Option<Duration> {
-        let awaited = self.phase != Phase::Joining && self.repair.is_none() && self.retry_at.is_none();
-        (awaited && self.settings.replay && self.epoch.is_some())
-            .then_some(self.heard_at + self.settings.silence)
+        (self.is_settled() && self.epoch.is_some()).then_some(self.heard_at + self.settings.silence)
     }
 }
 
@@ -503,6 +536,9 @@ impl Core {
         self.retry_at = None;
         let deadline = now + self.settings.replay_timeout;
         self.repair = Some(Repair { kind, from, deadline, snapshot: None, got: Vec::new(), got_bytes: 0 });
+        if kind == Kind::Confirm {
+            return Action::Replay { from };
+        }
         self.phase = Phase::Recovering;
         if self.view != View::Stale {
             self.say(View::Recovering);
