@@ -45,12 +45,16 @@ bench: ## All benchmarks with their floors; about fifteen minutes
 	$(CARGO) bench -p warmline-blocks --bench hashing
 	$(call say,decoding events)
 	$(CARGO) bench -p warmline-events --bench stream
+	$(call say,the index)
+	$(CARGO) bench -p warmline-index --bench index
 	$(call say,tokenising)
 	./scripts/fetch-tokenizers.sh
 	$(CARGO) bench -p warmline-server --bench tokens
 	$(call say,the gateway)
 	$(CARGO) build --release --bin warmline
 	./target/release/warmline bench gateway
+	$(call say,listeners that join late)
+	./target/release/warmline bench events
 	$(call say,the index and its peers)
 	cd bench/peers/index && $(CARGO) run --release && $(CARGO) run --release -- --holders 4
 

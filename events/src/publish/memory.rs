@@ -1,6 +1,5 @@
 //! The thread that remembers: keeps a tree in step with what was published, and answers whoever asks for it.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -36,8 +35,6 @@ struct Keeper {
     tree: Tree,
     /// The last batch that the tree contains.
     version: Option<u64>,
-    /// The snapshot of now, for all who ask before anything else is said.
-    told: Option<Arc<Told>>,
 }
 
 struct Told {
@@ -49,6 +46,8 @@ struct Told {
 /// Jobs that may wait. A snapshot of a million blocks takes half a second, in which a busy engine says some
 /// thousand batches; and the voice would rather wait than forget.
 const JOBS: usize = 1 << 17;
+/// Jobs that are looked at before a snapshot is made: an engine that never pauses does not keep listeners waiting.
+const MORE: usize = 20_000;
 /// How long one message may wait for one peer before that peer is given up.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -63,8 +62,7 @@ impl Memory {
     ) -> Result<Self, StartError> {
         let (jobs, inbox) = sync_channel(JOBS);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        let keeper =
-            Keeper { replies, topic, epoch, block_size, tree: Tree::default(), version: None, told: None };
+        let keeper = Keeper { replies, topic, epoch, block_size, tree: Tree::default(), version: None };
         let thread = std::thread::Builder::new()
             .name("kv-memory".to_owned())
             .spawn(move || keeper.run(&inbox, &runtime))?;
@@ -92,17 +90,27 @@ impl Drop for Memory {
 
 impl Keeper {
     fn run(mut self, inbox: &Receiver<Job>, runtime: &tokio::runtime::Runtime) {
+        // Who waits for a snapshot. All of them get the same one, made once nothing else is waiting.
+        let mut waiting = Vec::new();
         while let Ok(job) = inbox.recv() {
-            match job {
-                Job::Step { sequence, events } => {
-                    for event in &events {
-                        self.tree.apply(event);
+            let (mut next, mut more) = (Some(job), MORE);
+            while let Some(job) = next.take() {
+                match job {
+                    Job::Step { sequence, events } => {
+                        for event in &events {
+                            self.tree.apply(event);
+                        }
+                        self.version = Some(sequence);
                     }
-                    (self.version, self.told) = (Some(sequence), None);
+                    Job::Replay { who, steps } => runtime.block_on(self.replay(&who, steps)),
+                    Job::Snapshot { who } => waiting.push(who),
                 }
-                Job::Replay { who, steps } => runtime.block_on(self.replay(&who, steps)),
-                Job::Snapshot { who } => {
-                    let told = self.tell();
+                more -= 1;
+                next = if more > 0 { inbox.try_recv().ok() } else { None };
+            }
+            if !waiting.is_empty() {
+                let told = self.tell();
+                for who in waiting.drain(..) {
                     runtime.block_on(self.send_snapshot(&who, &told));
                 }
             }
@@ -110,12 +118,9 @@ impl Keeper {
     }
 
     /// The snapshot of now.
-    fn tell(&mut self) -> Arc<Told> {
+    fn tell(&mut self) -> Told {
         // Before the first batch there is nothing: -1, and nothing missing.
         let version = self.version.unwrap_or(END);
-        if let Some(told) = self.told.as_ref().filter(|told| told.version == version) {
-            return told.clone();
-        }
         let snapshot = self.tree.snapshot();
         let header = Header {
             version,
@@ -125,9 +130,7 @@ impl Keeper {
             broken: snapshot.broken.clone(),
         };
         let batches = snapshot::batches(&snapshot, self.block_size, 0.0);
-        let told = Arc::new(Told { version, header: header.encode(), batches });
-        self.told = Some(told.clone());
-        told
+        Told { version, header: header.encode(), batches }
     }
 
     async fn replay(&mut self, who: &Bytes, steps: Vec<(u64, Bytes)>) {

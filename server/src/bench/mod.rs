@@ -1,4 +1,5 @@
 //! `warmline bench`: what the house claims, measured.
 
+pub mod events;
 pub mod gateway;
 pub mod route;

@@ -9,7 +9,7 @@ use sim::engine::Shape;
 use sim::trace;
 
 use super::output::{self, Failure};
-use crate::bench::{gateway, route};
+use crate::bench::{events, gateway, route};
 use crate::settings::Routing;
 
 /// Measure.
@@ -25,6 +25,24 @@ enum What {
     Route(Box<Route>),
     /// What the gateway costs a request, beside a bare proxy of the same HTTP library.
     Gateway(Gateway),
+    /// Listeners that join an engine's event stream late, and what the stream costs.
+    Events(Events),
+}
+
+#[derive(Args)]
+struct Events {
+    /// Batches before anybody listens.
+    #[arg(long, default_value_t = 400_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    batches: u32,
+    /// Blocks that the engine holds by then.
+    #[arg(long, default_value_t = 90_000, value_parser = clap::value_parser!(u32).range(64..=10_000_000))]
+    blocks: u32,
+    /// Listeners that join at once.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
+    listeners: u16,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -101,7 +119,20 @@ impl Bench {
         match self.what {
             What::Route(route) => route.run(),
             What::Gateway(gateway) => gateway.run(),
+            What::Events(events) => events.run(),
         }
+    }
+}
+
+impl Events {
+    fn run(self) -> Result<(), Failure> {
+        let plan = events::Plan {
+            batches: self.batches as usize,
+            blocks: self.blocks as usize,
+            listeners: self.listeners.into(),
+        };
+        let measured = events::measure(plan, |what| eprintln!("  {what} …")).map_err(Failure::Work)?;
+        if self.json { output::json(&measured) } else { output::line(events::table(&measured).trim_end()) }
     }
 }
 
