@@ -1,17 +1,21 @@
 //! The engine's side of the stream: publishes what its cache does, and can always tell all of it again.
 //!
-//! Three threads, no lock between them: the engine's own, which only puts words into a queue; the *voice*, which gives
-//! each batch its sequence, sends it and keeps the last ones; and the *memory*, which applies the same batches to a tree
-//! and answers whoever asks. A snapshot of a million blocks is the memory's work, so the voice never waits for it; and
-//! because questions reach the memory through the voice, behind all that was said before them, what it answers is never
-//! older than what the questioner has already heard.
+//! Four threads, no lock between them: the engine's own, which only puts words into a queue; the *voice*, which gives
+//! each batch its sequence, sends it and keeps the last ones; the *memory*, which applies the same batches to a tree and
+//! makes snapshots of it; and the *desk*, where questions come in and answers go out. A snapshot of a million blocks
+//! is the memory's work to make and the desk's to send, so the voice never waits for it; and because questions reach the
+//! memory through the voice, behind all that was said before them, an answer is never older than what the questioner
+//! has already heard.
 
+mod desk;
 mod memory;
 mod ring;
 pub(crate) mod snapshot;
 mod tree;
 mod voice;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use blocks::{EngineHash, Tier, TokensHash};
@@ -55,6 +59,7 @@ pub struct Publisher {
     endpoint: String,
     replay: String,
     epoch: u64,
+    longest_turn: Arc<AtomicU64>,
     voice: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -120,14 +125,16 @@ impl Publisher {
     pub fn start(settings: Settings) -> Result<Self, StartError> {
         let (words, inbox) = mpsc::channel(WORDS);
         let epoch = random();
+        let longest_turn = Arc::new(AtomicU64::new(0));
+        let turn = longest_turn.clone();
         let (bound, told) = std::sync::mpsc::sync_channel(1);
         let voice = std::thread::Builder::new()
             .name("kv-events".to_owned())
-            .spawn(move || voice::run(settings, epoch, inbox, &bound))?;
+            .spawn(move || voice::run(settings, epoch, inbox, &bound, turn))?;
         // A thread that ends without a word has panicked; that is a socket library's doing, not the caller's.
         let died = || StartError::Thread(std::io::Error::other("the publisher's thread ended"));
         let (endpoint, replay) = told.recv().map_err(|_| died())??;
-        Ok(Self { words: Some(words), endpoint, replay, epoch, voice: Some(voice) })
+        Ok(Self { words: Some(words), endpoint, replay, epoch, longest_turn, voice: Some(voice) })
     }
 
     /// Blocks came in. Returns at once, unless a hundred thousand words are waiting.
@@ -176,6 +183,12 @@ impl Publisher {
     /// Names this life of the publisher.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// The longest that the voice was busy with one thing since this was last asked: what is said waits no longer than
+    /// that for what was asked.
+    pub fn longest_turn(&self) -> Duration {
+        Duration::from_micros(self.longest_turn.swap(0, Ordering::Relaxed))
     }
 
     fn say(&self, word: Word) {

@@ -1,19 +1,22 @@
 //! The thread that publishes: gives each batch its sequence, sends it, keeps the last ones, and takes questions.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use blocks::Event;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::desk::Desk;
 use super::memory::{Job, Memory};
 use super::ring::Ring;
 use super::snapshot::END;
 use super::{Form, Settings, StartError, Word};
 use crate::codec::{self, Batch, Content, Said};
 use crate::translate::Translator;
-use crate::wire::{Answers, Broadcast, Questions};
+use crate::wire::Broadcast;
 
 /// Words that go out as one batch if they are waiting together.
 const TOGETHER: usize = 256;
@@ -28,10 +31,18 @@ struct Voice {
     ring: Ring,
     memory: Memory,
     translator: Translator,
+    /// In microseconds.
+    longest_turn: Arc<AtomicU64>,
 }
 
 /// Publishes until there are no more words.
-pub(super) fn run(settings: Settings, epoch: u64, inbox: mpsc::Receiver<Word>, bound: &SyncSender<Bound>) {
+pub(super) fn run(
+    settings: Settings,
+    epoch: u64,
+    inbox: mpsc::Receiver<Word>,
+    bound: &SyncSender<Bound>,
+    longest_turn: Arc<AtomicU64>,
+) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -41,7 +52,7 @@ pub(super) fn run(settings: Settings, epoch: u64, inbox: mpsc::Receiver<Word>, b
         }
     };
     runtime.block_on(async {
-        match bind(settings, epoch).await {
+        match bind(settings, epoch, longest_turn).await {
             Ok((voice, questions, endpoints)) => {
                 let _ = bound.send(Ok(endpoints));
                 voice.speak(inbox, questions).await;
@@ -51,45 +62,52 @@ pub(super) fn run(settings: Settings, epoch: u64, inbox: mpsc::Receiver<Word>, b
     });
 }
 
-async fn bind(settings: Settings, epoch: u64) -> Result<(Voice, Questions, (String, String)), StartError> {
-    let wrong = |endpoint: &str| {
-        let endpoint = endpoint.to_owned();
-        move |trouble: String| StartError::Bind { endpoint, trouble }
-    };
-    let (live, endpoint) = Broadcast::bind(&settings.endpoint).await.map_err(wrong(&settings.endpoint))?;
-    let (answers, replay) = Answers::bind(&settings.replay).await.map_err(wrong(&settings.replay))?;
-    let (replies, questions) = answers.split();
+type Asked = mpsc::Receiver<Vec<Bytes>>;
+
+async fn bind(
+    settings: Settings,
+    epoch: u64,
+    longest_turn: Arc<AtomicU64>,
+) -> Result<(Voice, Asked, (String, String)), StartError> {
+    let wrong = |trouble| StartError::Bind { endpoint: settings.endpoint.clone(), trouble };
+    let (live, endpoint) = Broadcast::bind(&settings.endpoint).await.map_err(wrong)?;
+    let Desk { replies, questions, endpoint: replay } = Desk::open(&settings.replay)?;
     let topic: Bytes = settings.topic.clone().into();
     let memory = Memory::start(replies, topic.clone(), epoch, settings.block_size)?;
     let ring = Ring::new(settings.buffer_steps);
-    let voice = Voice { settings, epoch, topic, live, ring, memory, translator: Translator::default() };
+    let voice =
+        Voice { settings, epoch, topic, live, ring, memory, translator: Translator::default(), longest_turn };
     Ok((voice, questions, (endpoint, replay)))
 }
 
 impl Voice {
-    async fn speak(mut self, mut inbox: mpsc::Receiver<Word>, mut questions: Questions) {
+    async fn speak(mut self, mut inbox: mpsc::Receiver<Word>, mut questions: Asked) {
         let mut heartbeat = tokio::time::interval(self.settings.heartbeat.max(Duration::from_millis(1)));
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         heartbeat.tick().await;
         let mut words = Vec::with_capacity(TOGETHER);
         loop {
-            tokio::select! {
+            let begun = tokio::select! {
                 count = inbox.recv_many(&mut words, TOGETHER) => {
                     if count == 0 {
                         return;
                     }
+                    let begun = now();
                     self.say_all(&mut words).await;
+                    begun
                 }
-                question = questions.next() => match question {
-                    Ok(question) => self.asked(&question),
-                    Err(trouble) => {
-                        tracing::debug!(trouble, "a question was not understood");
-                        // An error of the socket repeats at once; give others a turn.
-                        tokio::task::yield_now().await;
-                    }
-                },
-                _ = heartbeat.tick() => self.publish(Vec::new(), Some(self.epoch)).await,
-            }
+                Some(question) = questions.recv() => {
+                    let begun = now();
+                    self.asked(&question);
+                    begun
+                }
+                _ = heartbeat.tick() => {
+                    let begun = now();
+                    self.publish(Vec::new(), Some(self.epoch)).await;
+                    begun
+                }
+            };
+            self.longest_turn.fetch_max(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
         }
     }
 
@@ -156,6 +174,11 @@ impl Voice {
             None => Job::Snapshot { who: who.clone() },
         });
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the shell is where time comes in")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// Seconds since 1970; only people read it.

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::hint::black_box;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,10 @@ pub struct Story {
     /// The longest a live batch took to reach a listener that was there before, in milliseconds: before and while the
     /// others joined.
     pub live_ms: [f64; 2],
+    /// The longest that the publisher's voice was busy with one thing, in milliseconds: in this time it says nothing else.
+    pub turn_ms: [f64; 2],
+    /// The floor of both: how late a thread of this machine woke that does nothing but wake every millisecond.
+    pub late_ms: [f64; 2],
     /// Resident memory of the whole process, MiB: before the engine, before the listeners, at the end.
     pub rss_mib: [f64; 3],
 }
@@ -84,12 +88,15 @@ const LIVE: u64 = 3_250;
 pub fn measure(plan: Plan, mut progress: impl FnMut(&str)) -> Result<Measured, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
+    // The witness has a thread of its own: it measures the publisher, not how busy the others keep their runtime.
+    let witness = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let witness = witness.map_err(|error| error.to_string())?;
     let mut stories = Vec::new();
     progress(&format!("{} batches, {} blocks, {} listeners", plan.batches, plan.blocks, plan.listeners));
-    stories.push(runtime.block_on(story(plan))?);
+    stories.push(runtime.block_on(story(plan, witness.handle()))?);
     let large = Plan { batches: 0, blocks: 1_000_000, ..plan };
     progress(&format!("{} blocks, {} listeners", large.blocks, large.listeners));
-    stories.push(runtime.block_on(story(large))?);
+    stories.push(runtime.block_on(story(large, witness.handle()))?);
     progress("a call, a block, an index");
     let (call_ns, floor_ns) = calls()?;
     Ok(Measured {
@@ -233,7 +240,7 @@ impl Sink for Timed {
     }
 }
 
-async fn story(plan: Plan) -> Result<Story, String> {
+async fn story(plan: Plan, elsewhere: &tokio::runtime::Handle) -> Result<Story, String> {
     let first_rss = rss_mib();
     let mut engine = Engine::new()?;
     // With a history: a block a batch, so that nearly all of it has been evicted. Without: just fill the cache.
@@ -241,15 +248,22 @@ async fn story(plan: Plan) -> Result<Story, String> {
     (0..batches).for_each(|_| engine.step(a_batch, plan.blocks));
     let (blocks, said) = (engine.held, engine.said);
     // One that is there before the others notices if the live stream halts. It has caught up when it is exact.
-    let witness = engine.listen();
+    let witness = {
+        let _entered = elsewhere.enter();
+        engine.listen()
+    };
     until(|| witness.sink.exact.get().is_some()).await?;
+    let metronome = Metronome::start();
     live(&mut engine, plan, a_batch, Duration::from_secs(1), || false).await;
+    let late_before = metronome.latest();
+    let turn_before = engine.publisher.longest_turn();
     let quiet = slowest(&engine, &witness, said, a_batch);
     let before = rss_mib();
     let joined_at = engine.said;
     let listeners: Vec<Listener> = (0..plan.listeners).map(|_| engine.listen()).collect();
     let all_exact = || listeners.iter().all(|one| one.sink.exact.get().is_some());
     live(&mut engine, plan, a_batch, Duration::from_secs(30), all_exact).await;
+    let (late, turn) = (metronome.latest(), engine.publisher.longest_turn());
     let said_meanwhile = engine.said - joined_at;
     let busy = slowest(&engine, &witness, joined_at, a_batch);
     let newest = engine.next - 1;
@@ -286,8 +300,43 @@ async fn story(plan: Plan) -> Result<Story, String> {
         refused: listeners.iter().map(|one| one.follower.status().counters.refused).sum(),
         chains: [asked, whole],
         live_ms: [quiet, busy],
+        turn_ms: [turn_before, turn].map(|turn| turn.as_secs_f64() * 1e3),
+        late_ms: [late_before, late],
         rss_mib: [first_rss, before, rss_mib()],
     })
+}
+
+/// A thread that wakes every millisecond and notes how late it is.
+struct Metronome {
+    latest_us: Arc<AtomicU64>,
+    done: Arc<AtomicBool>,
+}
+
+impl Metronome {
+    fn start() -> Self {
+        let (latest_us, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (latest, stop) = (latest_us.clone(), done.clone());
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let begun = now();
+                #[expect(clippy::disallowed_methods, reason = "being woken is what is measured")]
+                std::thread::sleep(Duration::from_millis(1));
+                latest.fetch_max(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
+            }
+        });
+        Self { latest_us, done }
+    }
+
+    /// The latest since this was last asked, in milliseconds.
+    fn latest(&self) -> f64 {
+        (self.latest_us.swap(0, Ordering::Relaxed) as f64 / 1e3 - 1.0).max(0.0)
+    }
+}
+
+impl Drop for Metronome {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Goes on saying batches at an even pace until it is enough.
@@ -443,7 +492,8 @@ pub fn table(measured: &Measured) -> String {
         let _ = writeln!(
             out,
             "{} blocks after {} batches, a ring of {RING}: exact after {} ms; {} batches said meanwhile, {} runs refused, \
-             {} of {} chains found whole by all;\n  a live batch took {:.1} ms at most before, {:.1} ms while they joined; memory {:.0}, {:.0}, {:.0} MiB",
+             {} of {} chains found whole by all;\n  a live batch took {:.1} ms at most before, {:.1} ms while they joined; the publisher's longest \
+             turn was {:.1} and {:.1} ms\n  (a thread of this machine that only wakes was late by {:.1} and {:.1} ms); memory {:.0}, {:.0}, {:.0} MiB",
             story.blocks,
             story.batches,
             exact.join(", "),
@@ -453,6 +503,10 @@ pub fn table(measured: &Measured) -> String {
             story.chains[0],
             story.live_ms[0],
             story.live_ms[1],
+            story.turn_ms[0],
+            story.turn_ms[1],
+            story.late_ms[0],
+            story.late_ms[1],
             story.rss_mib[0],
             story.rss_mib[1],
             story.rss_mib[2],
