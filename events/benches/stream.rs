@@ -82,7 +82,7 @@ fn batches(size: u32, tokens: &[Vec<u32>]) -> impl Iterator<Item = Batch> + use<
                 ..Stored::default()
             }))
         });
-        Batch { timestamp: 1.0, said: said.collect(), rank: Some(0), epoch: None }
+        Batch { timestamp: 1.0, said: said.collect(), rank: Some(0), epoch: None, state: None }
     })
 }
 

@@ -4,11 +4,13 @@
 //! - [`translate`]: an engine's words to the house's: tokens become hashes, salts are inherited.
 //! - [`follow`]: one pure state machine a source, and the sockets around it.
 //! - [`publish`]: the engine's side, which can always tell everything again.
+//! - [`relay`]: the two together, for engines that cannot do it themselves.
 //! - [`stock`]: a publisher that behaves as a stock vLLM does, for simulated engines and tests.
 
 pub mod codec;
 pub mod follow;
 pub mod publish;
+pub mod relay;
 pub mod sink;
 pub mod stock;
 pub mod translate;

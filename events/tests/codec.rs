@@ -141,7 +141,13 @@ fn pairs_of_tokens_are_windows_that_overlap_by_one() {
         block_size: 4,
         ..Stored::default()
     };
-    let batch = Batch { timestamp: 1.5, said: vec![Said::Stored(Box::new(pairs))], rank: None, epoch: None };
+    let batch = Batch {
+        timestamp: 1.5,
+        said: vec![Said::Stored(Box::new(pairs))],
+        rank: None,
+        epoch: None,
+        state: None,
+    };
     let decoded = decode(&stock(&batch)).unwrap();
     assert_eq!(decoded, batch);
     let event = Translator::default().translate(decoded.said[0].clone(), |_| {}).unwrap();
@@ -273,7 +279,7 @@ proptest! {
         timestamp in 0.0..4e9_f64,
         rank in any::<Option<u32>>(),
     ) {
-        let batch = Batch { timestamp, said, rank, epoch: None };
+        let batch = Batch { timestamp, said, rank, epoch: None, state: None };
         prop_assert_eq!(&decode(&stock(&batch)).unwrap(), &batch);
         prop_assert_eq!(&decode(&compact(&batch)).unwrap(), &batch);
     }

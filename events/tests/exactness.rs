@@ -42,7 +42,7 @@ fn run(parent: Option<u64>, hash: u64, salt: Option<&str>, tokens: &[u32]) -> Sa
 }
 
 fn payload(said: Vec<Said>) -> Bytes {
-    stock(&Batch { timestamp: 1.0, said, rank: None, epoch: None }).into()
+    stock(&Batch { timestamp: 1.0, said, rank: None, epoch: None, state: None }).into()
 }
 
 fn tokens_hash(event: Option<Event>) -> u64 {
@@ -109,12 +109,12 @@ const SNAPSHOT: u64 = -2_i64 as u64;
 
 /// What a snapshot says: the version, a life, how many blocks, how many are left out, and which gaps they hang below.
 fn header(version: u64, epoch: u64, blocks: u64, broken: &[u64]) -> Bytes {
-    let numbers = [version, epoch, blocks, broken.len() as u64];
+    let numbers = [version, epoch, blocks, broken.len() as u64, 0];
     numbers.iter().chain(broken).flat_map(|number| number.to_be_bytes()).collect::<Vec<u8>>().into()
 }
 
 fn heartbeat(epoch: u64) -> Bytes {
-    stock(&Batch { timestamp: 1.0, said: vec![], rank: None, epoch: Some(epoch) }).into()
+    stock(&Batch { timestamp: 1.0, said: vec![], rank: None, epoch: Some(epoch), state: None }).into()
 }
 
 /// A follower that has asked from 0.
@@ -248,4 +248,34 @@ fn a_question_only_to_be_sure_may_stay_without_an_answer() {
     let much_later = core.next_tick().expect("the answer has a deadline");
     assert_eq!(core.tick(much_later), None);
     assert_eq!((core.view(), core.last()), (View::Exact, Some(1)), "what came meanwhile was applied");
+}
+
+// === Sources that are not in step themselves ===
+
+fn state(epoch: u64, state: View) -> Bytes {
+    stock(&Batch { timestamp: 1.0, said: vec![], rank: None, epoch: Some(epoch), state: Some(state) }).into()
+}
+
+#[test]
+fn a_view_is_no_better_than_its_source() {
+    let views = Arc::new(Views::default());
+    let mut core = Core::new(WORKER, views.clone(), Settings::default());
+    core.connected(NOW);
+    core.replayed(0, payload(vec![run(None, 1, None, &[1, 2])]), NOW);
+    core.replayed(1, state(7, View::Stale), NOW);
+    core.replay_ended(NOW);
+    assert_eq!(core.view(), View::Stale, "complete, and of something that is not");
+    assert_eq!(core.counters().replays, 1, "nothing would be gained by asking again");
+    core.live(2, state(7, View::Recovering), NOW);
+    core.live(3, payload(vec![run(Some(1), 2, None, &[3, 4])]), NOW);
+    assert_eq!(core.view(), View::Recovering);
+    core.live(4, state(7, View::Exact), NOW);
+    assert_eq!(core.view(), View::Exact);
+    let said = views.0.lock().unwrap().clone();
+    assert_eq!(
+        said,
+        [View::Recovering, View::Stale, View::Recovering, View::Exact],
+        "and every change was said once"
+    );
+    assert_eq!(core.check(), Ok(()));
 }

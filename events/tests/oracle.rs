@@ -128,9 +128,11 @@ impl Engine {
             .collect();
         let orphans = self.cache.len() - told.len();
         let version = self.next - 1;
-        let numbers = [version, epoch, told.len() as u64, orphans as u64];
+        let numbers = [version, epoch, told.len() as u64, orphans as u64, 0];
         let header: Vec<u8> = numbers.iter().chain(&broken).flat_map(|number| number.to_be_bytes()).collect();
-        let batch = |said| Bytes::from(stock(&Batch { timestamp: 0.0, said, rank: Some(0), epoch: None }));
+        let batch = |said| {
+            Bytes::from(stock(&Batch { timestamp: 0.0, said, rank: Some(0), epoch: None, state: None }))
+        };
         let mut all = vec![(-2_i64 as u64, Bytes::from(header)), (version, batch(vec![Said::Cleared]))];
         for few in told.chunks(3) {
             let copies = few.iter().flat_map(|hash| std::iter::repeat_n(*hash, self.cache[hash] as usize));
@@ -205,7 +207,13 @@ impl Engine {
             }
         }
         self.clock += 1.0;
-        let payload = Bytes::from(stock(&Batch { timestamp: self.clock, said, rank: Some(0), epoch: None }));
+        let payload = Bytes::from(stock(&Batch {
+            timestamp: self.clock,
+            said,
+            rank: Some(0),
+            epoch: None,
+            state: None,
+        }));
         if self.ring.len() == self.ring_size {
             self.ring.pop_front();
         }
@@ -471,8 +479,13 @@ fn history(seed: u64) -> Result<Tally, String> {
     }
     // What is still on the wire arrives, then the engine clears its cache: that can always be followed.
     world.engine.cache.clear();
-    let payload =
-        Bytes::from(stock(&Batch { timestamp: 9e9, said: vec![Said::Cleared], rank: Some(0), epoch: None }));
+    let payload = Bytes::from(stock(&Batch {
+        timestamp: 9e9,
+        said: vec![Said::Cleared],
+        rank: Some(0),
+        epoch: None,
+        state: None,
+    }));
     world.engine.ring.push_back((world.engine.next, payload.clone()));
     if world.connected {
         world.wire.push_back((world.engine.next, payload));

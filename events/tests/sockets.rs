@@ -119,7 +119,7 @@ async fn libzmq_hears_our_publisher_and_its_replay_begins_where_the_ring_does() 
     };
     let publisher = Publisher::start(settings).await.unwrap();
     let (live, replay) = (publisher.endpoint().to_owned(), publisher.replay_endpoint().unwrap().to_owned());
-    let batch = Batch { timestamp: 1.0, said: vec![Said::Cleared], rank: Some(0), epoch: None };
+    let batch = Batch { timestamp: 1.0, said: vec![Said::Cleared], rank: Some(0), epoch: None, state: None };
     let (heard, covered, evicted, next, bare) = tokio::task::spawn_blocking(move || {
         let mut peer = Peer::start(&json!({ "role": "subscriber", "live": live, "replay": replay }));
         // The subscription is on its way: say one thing until it is heard.

@@ -1,6 +1,6 @@
 //! Decoding one payload into what the engine said, in the order in which it said it.
 
-use blocks::{EngineHash, TokensHash};
+use blocks::{EngineHash, TokensHash, View};
 
 pub use super::pack::Malformed;
 use super::pack::{Cursor, Value};
@@ -16,6 +16,8 @@ pub struct Batch {
     pub rank: Option<u32>,
     /// The life of the publisher, if this batch is a heartbeat.
     pub epoch: Option<u64>,
+    /// How far the publisher itself is in step with what it tells of, if it says so: a relay does.
+    pub state: Option<View>,
 }
 
 /// One event, before anything is hashed.
@@ -112,8 +114,9 @@ pub fn decode(payload: &[u8]) -> Result<Batch, Malformed> {
     }
     let rank = if fields > 2 { number(&mut at)? } else { None };
     let epoch = if fields > 3 { whole_number(&mut at)? } else { None };
-    (4..fields).try_for_each(|_| at.skip())?;
-    Ok(Batch { timestamp, said, rank, epoch })
+    let state = if fields > 4 { whole_number(&mut at)?.map(view) } else { None };
+    (5..fields).try_for_each(|_| at.skip())?;
+    Ok(Batch { timestamp, said, rank, epoch, state })
 }
 
 fn event(at: &mut Cursor<'_>) -> Result<Said, Malformed> {
@@ -314,6 +317,15 @@ fn text(at: &mut Cursor<'_>) -> Result<Option<String>, Malformed> {
 
 fn number(at: &mut Cursor<'_>) -> Result<Option<u32>, Malformed> {
     Ok(whole_number(at)?.and_then(|number| u32::try_from(number).ok()))
+}
+
+/// A state as a number; what is not known is not trusted.
+pub(crate) fn view(number: u64) -> View {
+    match number {
+        0 => View::Exact,
+        1 => View::Recovering,
+        _ => View::Stale,
+    }
 }
 
 fn whole_number(at: &mut Cursor<'_>) -> Result<Option<u64>, Malformed> {

@@ -24,7 +24,8 @@ enum Form {
 
 fn write(batch: &Batch, form: Form) -> Vec<u8> {
     let mut out = Writer(Vec::with_capacity(256));
-    out.array(3 + usize::from(batch.epoch.is_some()));
+    let fields = if batch.state.is_some() { 5 } else { 3 + usize::from(batch.epoch.is_some()) };
+    out.array(fields);
     out.float(batch.timestamp);
     out.array(batch.said.len());
     for said in &batch.said {
@@ -39,8 +40,11 @@ fn write(batch: &Batch, form: Form) -> Vec<u8> {
         }
     }
     out.maybe_int(batch.rank.map(u64::from));
-    if let Some(epoch) = batch.epoch {
-        out.int(epoch);
+    if fields > 3 {
+        out.maybe_int(batch.epoch);
+    }
+    if let Some(state) = batch.state {
+        out.int(state as u64);
     }
     out.0
 }

@@ -7,5 +7,6 @@ mod decode;
 mod encode;
 mod pack;
 
+pub(crate) use decode::view;
 pub use decode::{Batch, Content, Extras, Malformed, Said, Stored, decode};
 pub use encode::{compact, stock};

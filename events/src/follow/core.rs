@@ -27,7 +27,9 @@ pub struct Core {
     settings: Settings,
     translator: Translator,
     phase: Phase,
+    /// How far this end is in step; what others are told is no better than `source`.
     view: View,
+    source: View,
     /// The last sequence that was applied.
     last: Option<u64>,
     /// What the batches up to `last` were, newest at the back: tells a duplicate from another life.
@@ -188,6 +190,7 @@ impl Core {
             translator: Translator::default(),
             phase: Phase::Joining,
             view: View::Recovering,
+            source: View::Exact,
             last: None,
             seen: VecDeque::new(),
             heard: None,
@@ -387,7 +390,7 @@ impl Core {
 
     /// How far the view can be trusted.
     pub fn view(&self) -> View {
-        self.view
+        self.view.max(self.source)
     }
 
     /// The last sequence that was applied.
@@ -411,7 +414,7 @@ impl Core {
     /// The name of the first invariant that does not hold.
     pub fn check(&self) -> Result<(), &'static str> {
         let ensure = |holds: bool, name| if holds { Ok(()) } else { Err(name) };
-        ensure(self.view != View::Exact || self.phase == Phase::Live, "E1")?;
+        ensure(self.view() != View::Exact || self.phase == Phase::Live, "E1")?;
         let ascending = self.held.iter().zip(self.held.iter().skip(1)).all(|(a, b)| a.0 < b.0);
         ensure(ascending && self.held.len() <= MAX_HELD && self.held_bytes <= MAX_HELD_BYTES, "E2")?;
         ensure(self.repair.is_none() || self.phase != Phase::Joining, "E3")
@@ -429,7 +432,7 @@ impl Core {
         self.phase = Phase::Live;
         // Said again even if it was said before: whoever forgets a worker forgets its view.
         self.view = View::Exact;
-        self.sink.set_view(self.worker, View::Exact);
+        self.sink.set_view(self.worker, self.view());
         self.in_step(0, payload, now)
     }
 
@@ -565,6 +568,7 @@ impl Core {
         self.last = Some(header.version).filter(|version| *version != u64::MAX);
         self.echo = self.last.map(|until| Echo { next: self.heard.map(|heard| heard + 1), until });
         self.epoch = header.epoch.or(self.epoch);
+        self.source_is(Some(header.state));
         self.attempts = 0;
         self.phase = Phase::Live;
         self.say(View::Exact);
@@ -664,6 +668,7 @@ impl Core {
                 continue;
             };
             self.epoch = batch.epoch.or(self.epoch);
+            self.source_is(batch.state);
             for said in batch.said {
                 let event = self.translator.translate(said, |root| self.sink.saw_root(self.worker, root));
                 if event == Some(Event::Cleared) {
@@ -748,7 +753,7 @@ impl Core {
         self.broken.clear();
         self.attempts = 0;
         self.view = View::Recovering;
-        self.sink.set_view(self.worker, View::Recovering);
+        self.sink.set_view(self.worker, self.view());
     }
 }
 
@@ -787,6 +792,7 @@ impl Core {
             }
         }
         self.counters.batches += 1;
+        self.source_is(batch.state);
         if refused { Err(Rejected::Refused) } else { Ok(()) }
     }
 
@@ -802,9 +808,21 @@ impl Core {
     }
 
     fn say(&mut self, view: View) {
-        if self.view != view {
-            self.view = view;
-            self.sink.set_view(self.worker, view);
+        let before = self.view();
+        self.view = view;
+        self.show(before);
+    }
+
+    /// What the source says of itself: a relay cannot be better than what it follows.
+    fn source_is(&mut self, state: Option<View>) {
+        let before = self.view();
+        self.source = state.unwrap_or(self.source);
+        self.show(before);
+    }
+
+    fn show(&self, before: View) {
+        if self.view() != before {
+            self.sink.set_view(self.worker, self.view());
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use blocks::Event;
+use blocks::{Event, View};
 use bytes::Bytes;
 
 use super::StartError;
@@ -15,6 +15,8 @@ use crate::wire::Replies;
 pub(super) enum Job {
     /// A batch was published.
     Step { sequence: u64, events: Vec<Event> },
+    /// How far the publisher is in step with what it tells of.
+    State(View),
     /// Somebody lacks these, and only these.
     Replay { who: Bytes, steps: Vec<(u64, Bytes)> },
     /// Somebody lacks more than there is in the ring.
@@ -35,6 +37,7 @@ struct Keeper {
     tree: Tree,
     /// The last batch that the tree contains.
     version: Option<u64>,
+    state: View,
 }
 
 struct Told {
@@ -62,7 +65,15 @@ impl Memory {
     ) -> Result<Self, StartError> {
         let (jobs, inbox) = sync_channel(JOBS);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        let keeper = Keeper { replies, topic, epoch, block_size, tree: Tree::default(), version: None };
+        let keeper = Keeper {
+            replies,
+            topic,
+            epoch,
+            block_size,
+            tree: Tree::default(),
+            version: None,
+            state: View::Exact,
+        };
         let thread = std::thread::Builder::new()
             .name("kv-memory".to_owned())
             .spawn(move || keeper.run(&inbox, &runtime))?;
@@ -102,6 +113,7 @@ impl Keeper {
                         }
                         self.version = Some(sequence);
                     }
+                    Job::State(state) => self.state = state,
                     Job::Replay { who, steps } => runtime.block_on(self.replay(&who, steps)),
                     Job::Snapshot { who } => waiting.push(who),
                 }
@@ -127,6 +139,7 @@ impl Keeper {
             epoch: Some(self.epoch),
             blocks: Some(snapshot.blocks as u64),
             orphans: snapshot.orphans as u64,
+            state: self.state,
             broken: snapshot.broken.clone(),
         };
         let batches = snapshot::batches(&snapshot, self.block_size, 0.0);

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use blocks::{EngineHash, Tier, TokensHash};
+use blocks::{EngineHash, Tier, TokensHash, View};
 use tokio::sync::mpsc;
 
 use crate::codec::{Content, Said, Stored};
@@ -110,6 +110,7 @@ enum Word {
     Said(Said),
     /// Sent as one batch.
     Batch(Vec<Said>),
+    State(View),
 }
 
 /// Words that may wait. An engine that is so far ahead waits for its publisher: a lost word would be a lost view.
@@ -168,6 +169,11 @@ impl Publisher {
     /// Several words as one batch, in the words of the stream.
     pub fn batch(&self, said: Vec<Said>) {
         self.say(Word::Batch(said));
+    }
+
+    /// How far what is told here is in step with what it tells of. An engine always is; a relay says how far it is.
+    pub fn state(&self, state: View) {
+        self.say(Word::State(state));
     }
 
     /// Where subscribers connect, with the port that was chosen.

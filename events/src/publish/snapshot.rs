@@ -1,6 +1,6 @@
 //! A snapshot as it goes out: a header, a clear, every block, an end.
 
-use blocks::EngineHash;
+use blocks::{EngineHash, View};
 use bytes::Bytes;
 
 use super::tree::Snapshot;
@@ -14,7 +14,7 @@ pub(crate) const END: u64 = u64::MAX;
 pub(crate) const BATCH_BLOCKS: usize = 1_000;
 
 /// What a snapshot's header says: numbers of eight bytes, big-endian. Who knows only the first reads that.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     /// The last sequence that the snapshot contains.
     pub(crate) version: u64,
@@ -24,6 +24,8 @@ pub(crate) struct Header {
     pub(crate) blocks: Option<u64>,
     /// Blocks that are left out because one before them is gone.
     pub(crate) orphans: u64,
+    /// How far the publisher itself is in step with what it tells of.
+    pub(crate) state: View,
     /// Those that are gone: when one of them is stored again, blocks below it can be used that this snapshot lacks.
     pub(crate) broken: Vec<EngineHash>,
 }
@@ -67,7 +69,13 @@ fn encode(said: Vec<Said>, timestamp: f64) -> Bytes {
 
 impl Header {
     pub(crate) fn encode(&self) -> Bytes {
-        let numbers = [self.version, self.epoch.unwrap_or(0), self.blocks.unwrap_or(0), self.orphans];
+        let numbers = [
+            self.version,
+            self.epoch.unwrap_or(0),
+            self.blocks.unwrap_or(0),
+            self.orphans,
+            self.state as u64,
+        ];
         numbers
             .into_iter()
             .chain(self.broken.iter().map(|name| name.0))
@@ -84,7 +92,8 @@ impl Header {
             epoch: number(1),
             blocks: number(2),
             orphans: number(3).unwrap_or(0),
-            broken: (4..).map_while(number).map(EngineHash).collect(),
+            state: number(4).map_or(View::Exact, codec::view),
+            broken: (5..).map_while(number).map(EngineHash).collect(),
         })
     }
 }
@@ -98,9 +107,11 @@ mod tests {
     #[test]
     fn a_header_is_read_back_and_a_short_one_too() {
         let broken = vec![EngineHash(4), EngineHash(5)];
-        let header = Header { version: 7, epoch: Some(9), blocks: Some(3), orphans: 1, broken };
+        let header =
+            Header { version: 7, epoch: Some(9), blocks: Some(3), orphans: 1, state: View::Stale, broken };
         assert_eq!(Header::decode(&header.encode()), Some(header.clone()));
-        let short = Header { version: 7, ..Header::default() };
+        let short =
+            Header { version: 7, epoch: None, blocks: None, orphans: 0, state: View::Exact, broken: vec![] };
         assert_eq!(Header::decode(&7_u64.to_be_bytes()), Some(short));
         assert_eq!(Header::decode(&[0; 7]), None);
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use blocks::Event;
+use blocks::{Event, View};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
@@ -31,6 +31,7 @@ struct Voice {
     ring: Ring,
     memory: Memory,
     translator: Translator,
+    state: View,
     /// In microseconds.
     longest_turn: Arc<AtomicU64>,
 }
@@ -75,8 +76,17 @@ async fn bind(
     let topic: Bytes = settings.topic.clone().into();
     let memory = Memory::start(replies, topic.clone(), epoch, settings.block_size)?;
     let ring = Ring::new(settings.buffer_steps);
-    let voice =
-        Voice { settings, epoch, topic, live, ring, memory, translator: Translator::default(), longest_turn };
+    let voice = Voice {
+        settings,
+        epoch,
+        topic,
+        live,
+        ring,
+        memory,
+        translator: Translator::default(),
+        state: View::Exact,
+        longest_turn,
+    };
     Ok((voice, questions, (endpoint, replay)))
 }
 
@@ -116,6 +126,14 @@ impl Voice {
         for word in words.drain(..) {
             match word {
                 Word::Said(said) => together.push(said),
+                Word::State(state) => {
+                    if !together.is_empty() {
+                        self.publish(std::mem::take(&mut together), None).await;
+                    }
+                    self.state = state;
+                    self.memory.give(Job::State(state));
+                    self.publish(Vec::new(), Some(self.epoch)).await;
+                }
                 Word::Batch(said) => {
                     if !together.is_empty() {
                         self.publish(std::mem::take(&mut together), None).await;
@@ -130,7 +148,11 @@ impl Voice {
     }
 
     async fn publish(&mut self, said: Vec<Said>, epoch: Option<u64>) {
-        let mut batch = Batch { timestamp: timestamp(), said, rank: self.settings.rank, epoch };
+        // Whoever is not in step says so with everything that it says; being in step again is said once, and with
+        // each heartbeat.
+        let epoch = epoch.or_else(|| (self.state != View::Exact).then_some(self.epoch));
+        let state = epoch.map(|_| self.state);
+        let mut batch = Batch { timestamp: timestamp(), said, rank: self.settings.rank, epoch, state };
         let mut events = Vec::with_capacity(batch.said.len());
         for said in &mut batch.said {
             if let Said::Stored(stored) = said

@@ -435,7 +435,7 @@ fn batch(number: u64, compact: bool) -> Batch {
             ..Stored::default()
         }))
     });
-    Batch { timestamp: 1.0, said: said.collect(), rank: Some(0), epoch: None }
+    Batch { timestamp: 1.0, said: said.collect(), rank: Some(0), epoch: None, state: None }
 }
 
 fn bytes() -> [f64; 2] {

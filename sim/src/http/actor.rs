@@ -178,7 +178,13 @@ impl Actor {
         let said = std::mem::take(said);
         let Some(publisher) = self.publisher.as_ref().filter(|_| !said.is_empty()) else { return };
         if !self.gauges.drop_events.load(Ordering::Relaxed) {
-            publisher.publish(&Batch { timestamp: unix().as_secs_f64(), said, rank: Some(0), epoch: None });
+            publisher.publish(&Batch {
+                timestamp: unix().as_secs_f64(),
+                said,
+                rank: Some(0),
+                epoch: None,
+                state: None,
+            });
         }
     }
 

@@ -1,0 +1,166 @@
+//! A relay: follows a stock engine and tells all of it again, so that whoever comes late gets everything at once.
+//!
+//! Engines then serve one subscriber instead of many, and nobody has to patch one. A relay that is not in step with its
+//! engine says so with all that it says, and listeners believe it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use blocks::{EngineHash, Event, Stored, View, Worker};
+
+use crate::codec::{self, Content, Said};
+use crate::follow::{Follower, Settings, Source, Status};
+use crate::publish::{self, Publisher, StartError};
+use crate::sink::{Root, Sink, UnknownParent};
+
+/// A running relay of one source, until dropped.
+pub struct Relay {
+    follower: Follower,
+    mouth: Arc<Mouth>,
+}
+
+/// What the follower tells, told again.
+struct Mouth {
+    publisher: Publisher,
+    block_size: std::sync::atomic::AtomicU32,
+    held: Mutex<Held>,
+}
+
+/// Copies of each block: whoever publishes must refuse what its listeners would refuse.
+#[derive(Default)]
+struct Held(HashMap<EngineHash, u32>);
+
+/// Blocks a batch while a whole view is told again.
+const BATCH_BLOCKS: usize = 1_000;
+
+// === impl Relay ===
+
+impl Relay {
+    /// Follows a source and publishes what it says. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`StartError`], if the relay's own endpoints cannot be had.
+    pub fn start(source: Source, settings: publish::Settings) -> Result<Self, StartError> {
+        let block_size = settings.block_size.into();
+        let publisher = Publisher::start(settings)?;
+        // Nothing has been heard yet.
+        publisher.state(View::Recovering);
+        let mouth = Arc::new(Mouth { publisher, block_size, held: Mutex::default() });
+        let follower = Follower::start(source, mouth.clone(), Settings::default());
+        Ok(Self { follower, mouth })
+    }
+
+    /// Where subscribers connect, with the port that was chosen.
+    pub fn endpoint(&self) -> &str {
+        self.mouth.publisher.endpoint()
+    }
+
+    /// Where replays and snapshots are asked for.
+    pub fn replay_endpoint(&self) -> &str {
+        self.mouth.publisher.replay_endpoint()
+    }
+
+    /// How it is doing with its source.
+    pub fn status(&self) -> Status {
+        self.follower.status()
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    fn take(&mut self, event: &Event) -> Result<(), UnknownParent> {
+        match event {
+            Event::Stored(stored) => {
+                if stored.parent.is_some_and(|parent| !self.0.contains_key(&parent)) {
+                    return Err(UnknownParent);
+                }
+                for block in &stored.blocks {
+                    *self.0.entry(block.engine).or_default() += 1;
+                }
+            }
+            Event::Removed { blocks, .. } => {
+                for block in blocks {
+                    if let Some(copies) = self.0.get_mut(block) {
+                        *copies -= 1;
+                        if *copies == 0 {
+                            self.0.remove(block);
+                        }
+                    }
+                }
+            }
+            Event::Cleared => self.0 = HashMap::new(),
+        }
+        Ok(())
+    }
+}
+
+// === impl Mouth ===
+
+impl Mouth {
+    fn said(&self, event: &Event) -> Said {
+        match event {
+            Event::Stored(Stored { parent, blocks, tier }) => Said::Stored(Box::new(codec::Stored {
+                hashes: blocks.iter().map(|block| block.engine).collect(),
+                parent: *parent,
+                content: Content::Hashes(blocks.iter().map(|block| block.tokens).collect()),
+                block_size: self.block_size.load(std::sync::atomic::Ordering::Relaxed),
+                medium: Some(tier.medium().to_owned()),
+                ..codec::Stored::default()
+            })),
+            Event::Removed { blocks, tier } => {
+                Said::Removed { hashes: blocks.clone(), medium: Some(tier.medium().to_owned()), group: None }
+            }
+            Event::Cleared => Said::Cleared,
+        }
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Sink for Mouth {
+    fn apply(&self, _: Worker, event: &Event) -> Result<(), UnknownParent> {
+        self.held().take(event)?;
+        self.publisher.batch(vec![self.said(event)]);
+        Ok(())
+    }
+
+    /// Listeners cannot take a whole view in one step from a live stream: until all of it is told, nothing is exact.
+    fn replace(&self, _: Worker, events: &[Event]) {
+        let mut held = Held::default();
+        self.publisher.state(View::Recovering);
+        let (mut said, mut blocks) = (vec![Said::Cleared], 0);
+        for event in events {
+            // What the new view refuses is left out, as everywhere.
+            if held.take(event).is_err() {
+                continue;
+            }
+            said.push(self.said(event));
+            blocks += if let Event::Stored(stored) = event { stored.blocks.len() } else { 1 };
+            if blocks >= BATCH_BLOCKS {
+                self.publisher.batch(std::mem::take(&mut said));
+                blocks = 0;
+            }
+        }
+        if !said.is_empty() {
+            self.publisher.batch(said);
+        }
+        *self.held() = held;
+    }
+
+    fn forget(&self, _: Worker) {
+        *self.held() = Held::default();
+        self.publisher.state(View::Recovering);
+        self.publisher.cleared();
+    }
+
+    fn set_view(&self, _: Worker, view: View) {
+        self.publisher.state(view);
+    }
+
+    fn saw_root(&self, _: Worker, root: &Root<'_>) {
+        self.block_size.store(root.block_size, std::sync::atomic::Ordering::Relaxed);
+    }
+}
