@@ -71,8 +71,26 @@ class Engine:
         return sum(float(l.split()[-1]) for l in lines if l.startswith("vllm:num_requests_") and "{" in l)
 
 
+class Relay:
+    """A relay of one engine, whose events the gateway takes from here."""
+
+    def __init__(self, folder, engine, *args):
+        self.folder, self.engine, self.args = folder, engine, args
+        while True:
+            self.port = free_port()
+            with socket.socket() as next_one:
+                if next_one.connect_ex(("127.0.0.1", self.port + 1)) != 0:
+                    break
+        self.events, self.replay = f"tcp://127.0.0.1:{self.port}", f"tcp://127.0.0.1:{self.port + 1}"
+        self.start()
+
+    def start(self):
+        engine = f"tcp://127.0.0.1:{self.engine.events},tcp://127.0.0.1:{self.engine.replay}"
+        self.run = Process("relay", "--engine", engine, "--listen", f"127.0.0.1:{self.port}", *self.args, log=self.folder / f"relay-{self.port}.log")
+
+
 class Gateway:
-    def __init__(self, folder, engines, extra="", tokenizer=True):
+    def __init__(self, folder, engines, extra="", tokenizer=True, relays=None):
         self.folder, self.engines = folder, engines
         self.port, self.admin_port = free_port(), free_port()
         self.url, self.admin = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.admin_port}"
@@ -86,7 +104,9 @@ class Gateway:
         if tokenizer:
             text += f'\n[[models]]\nname = "sim"\ntokenizer = "{model}/tokenizer.json"\nchat_template = "{model}/chat_template.jinja"\n'
         for engine in engines:
-            text += f'\n[[engines]]\nname = "{engine.name}"\nurl = "{engine.url}"\nevents = "auto"\n'
+            relay = (relays or {}).get(engine.name)
+            events = f'"{relay.events}"\nreplay = "{relay.replay}"' if relay else '"auto"'
+            text += f'\n[[engines]]\nname = "{engine.name}"\nurl = "{engine.url}"\nevents = {events}\n'
         self.config = folder / f"{self.port}.toml"
         self.config.write_text(text)
         self.run = Process("serve", "--config", self.config, log=folder / f"gateway-{self.port}.log")
@@ -131,6 +151,12 @@ def start(tmp_path_factory):
             engine = Engine(folder, name, *args)
             running.append(engine)
             return engine
+
+        @staticmethod
+        def relay(engine, *args):
+            relay = Relay(folder, engine, *args)
+            running.append(relay)
+            return relay
 
         @staticmethod
         def gateway(engines, **more):

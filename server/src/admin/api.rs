@@ -99,6 +99,18 @@ pub struct ViewStatus {
     pub restarts: u64,
     /// Views that were built anew.
     pub rebuilds: u64,
+    /// Of these, from a snapshot.
+    pub snapshots: u64,
+    /// Stored runs whose parent was not known.
+    pub refused: u64,
+    /// Payloads that could not be read.
+    pub undecodable: u64,
+    /// Runs whose tokens do not fill their blocks.
+    pub misfits: u64,
+    /// Replays that failed or were silent.
+    pub failed_replays: u64,
+    /// Silences of a publisher with a heartbeat that were too long.
+    pub silences: u64,
     /// What last went wrong.
     pub trouble: Option<String>,
 }

@@ -8,6 +8,7 @@ mod doctor;
 mod hash;
 mod operate;
 mod output;
+mod relay;
 mod serve;
 mod sim;
 
@@ -41,6 +42,8 @@ enum Command {
     Route(operate::Route),
     /// Check the settings against the world: addresses, engines, events, tokens.
     Doctor(doctor::Doctor),
+    /// Tell engines' event streams again, with snapshots for whoever comes late.
+    Relay(relay::Relay),
     /// Run simulated engines, for trying things out.
     Sim(sim::Sim),
     /// Measure what is claimed.
@@ -75,6 +78,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Explain(command) => command.run(),
         Command::Route(command) => command.run(),
         Command::Doctor(command) => command.run(),
+        Command::Relay(command) => command.run(),
         Command::Sim(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Config(command) => command.run(),

@@ -93,6 +93,12 @@ impl Fleet {
                 gaps: status.counters.gaps,
                 restarts: status.counters.restarts,
                 rebuilds: status.counters.rebuilds,
+                snapshots: status.counters.snapshots,
+                refused: status.counters.refused,
+                undecodable: status.counters.undecodable,
+                misfits: status.left_out.misfits,
+                failed_replays: status.counters.failed_replays,
+                silences: status.counters.silences,
                 trouble: status.trouble,
             }
         };
