@@ -5,6 +5,7 @@
 //! - [`follow`]: one pure state machine a source, and the sockets around it.
 //! - [`publish`]: the engine's side, which can always tell everything again.
 //! - [`relay`]: the two together, for engines that cannot do it themselves.
+//! - [`tap`]: the frames as they come, for people.
 //! - [`stock`]: a publisher that behaves as a stock vLLM does, for simulated engines and tests.
 
 pub mod codec;
@@ -13,5 +14,6 @@ pub mod publish;
 pub mod relay;
 pub mod sink;
 pub mod stock;
+pub mod tap;
 pub mod translate;
 mod wire;

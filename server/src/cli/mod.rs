@@ -5,6 +5,7 @@ mod client;
 mod config;
 mod demo;
 mod doctor;
+mod events;
 mod hash;
 mod operate;
 mod output;
@@ -42,6 +43,8 @@ enum Command {
     Route(operate::Route),
     /// Check the settings against the world: addresses, engines, events, tokens.
     Doctor(doctor::Doctor),
+    /// Look at an engine's event stream, keep it, play it back.
+    Events(events::Events),
     /// Tell engines' event streams again, with snapshots for whoever comes late.
     Relay(relay::Relay),
     /// Run simulated engines, for trying things out.
@@ -78,6 +81,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Explain(command) => command.run(),
         Command::Route(command) => command.run(),
         Command::Doctor(command) => command.run(),
+        Command::Events(command) => command.run(),
         Command::Relay(command) => command.run(),
         Command::Sim(command) => command.run(),
         Command::Bench(command) => command.run(),
