@@ -109,12 +109,13 @@ const SNAPSHOT: u64 = -2_i64 as u64;
 
 /// What a snapshot says: the version, a life, how many blocks, how many are left out, and which gaps they hang below.
 fn header(version: u64, epoch: u64, blocks: u64, broken: &[u64]) -> Bytes {
-    let numbers = [version, epoch, blocks, broken.len() as u64, 0];
+    let numbers = [version, epoch | 1 << 63, blocks, broken.len() as u64, 0];
     numbers.iter().chain(broken).flat_map(|number| number.to_be_bytes()).collect::<Vec<u8>>().into()
 }
 
 fn heartbeat(epoch: u64) -> Bytes {
-    stock(&Batch { timestamp: 1.0, said: vec![], rank: None, epoch: Some(epoch), state: None }).into()
+    stock(&Batch { timestamp: 1.0, said: vec![], rank: None, epoch: Some(epoch | 1 << 63), state: None })
+        .into()
 }
 
 /// A follower that has asked from 0.
@@ -253,7 +254,14 @@ fn a_question_only_to_be_sure_may_stay_without_an_answer() {
 // === Sources that are not in step themselves ===
 
 fn state(epoch: u64, state: View) -> Bytes {
-    stock(&Batch { timestamp: 1.0, said: vec![], rank: None, epoch: Some(epoch), state: Some(state) }).into()
+    stock(&Batch {
+        timestamp: 1.0,
+        said: vec![],
+        rank: None,
+        epoch: Some(epoch | 1 << 63),
+        state: Some(state),
+    })
+    .into()
 }
 
 #[test]
@@ -278,4 +286,16 @@ fn a_view_is_no_better_than_its_source() {
         "and every change was said once"
     );
     assert_eq!(core.check(), Ok(()));
+}
+
+#[test]
+fn a_number_that_others_may_put_there_one_day_is_no_life() {
+    let mut core = asked();
+    core.replay_ended(NOW);
+    let with_number =
+        |number| stock(&Batch { timestamp: 1.0, said: vec![], rank: None, epoch: Some(number), state: None });
+    for (sequence, number) in [(0, 5), (1, 6), (2, 1 << 62)] {
+        assert_eq!(core.live(sequence, with_number(number).into(), NOW), None);
+    }
+    assert_eq!((core.view(), core.counters().restarts), (View::Exact, 0));
 }

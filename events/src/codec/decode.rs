@@ -113,7 +113,8 @@ pub fn decode(payload: &[u8]) -> Result<Batch, Malformed> {
         said.push(event(&mut at)?);
     }
     let rank = if fields > 2 { number(&mut at)? } else { None };
-    let epoch = if fields > 3 { whole_number(&mut at)? } else { None };
+    // Ours have their highest bit set: whatever others may put here one day is not taken for a life.
+    let epoch = if fields > 3 { whole_number(&mut at)?.filter(|epoch| epoch >> 63 == 1) } else { None };
     let state = if fields > 4 { whole_number(&mut at)?.map(view) } else { None };
     (5..fields).try_for_each(|_| at.skip())?;
     Ok(Batch { timestamp, said, rank, epoch, state })

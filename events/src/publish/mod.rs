@@ -222,9 +222,9 @@ impl Drop for Publisher {
     }
 }
 
-/// A number that no other life has.
+/// A number that no other life has, with the highest bit set, by which it is known on the wire.
 fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     // The standard library seeds each of these from the system.
-    std::collections::hash_map::RandomState::new().build_hasher().finish().max(1)
+    std::collections::hash_map::RandomState::new().build_hasher().finish() | 1 << 63
 }

@@ -28,8 +28,8 @@ pub(super) struct Relay {
     /// Batches that are given back one by one; whoever lacks more gets a snapshot.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(0..=10_000_000))]
     buffer_steps: u32,
-    /// Milliseconds between two signs of life.
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(10..=60_000))]
+    /// Milliseconds between two signs of life; listeners take five seconds without one for trouble.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(10..=2_000))]
     heartbeat_ms: u32,
     /// Print where it listens as JSON, a line an engine.
     #[arg(long)]
