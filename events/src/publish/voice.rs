@@ -148,9 +148,7 @@ impl Voice {
     }
 
     async fn publish(&mut self, said: Vec<Said>, epoch: Option<u64>) {
-        // Whoever is not in step says so with everything that it says; being in step again is said once, and with
-        // each heartbeat.
-        let epoch = epoch.or_else(|| (self.state != View::Exact).then_some(self.epoch));
+        // A change of state is a heartbeat of its own: whoever has the ring has heard it, and a snapshot says it, too.
         let state = epoch.map(|_| self.state);
         let mut batch = Batch { timestamp: timestamp(), said, rank: self.settings.rank, epoch, state };
         let mut events = Vec::with_capacity(batch.said.len());
