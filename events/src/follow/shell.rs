@@ -189,6 +189,7 @@ impl Shell {
         let mut since_report = 0;
         let mut connected = !self.source.bind;
         loop {
+            let before = self.core.view();
             let tick = self.core.next_tick().map(|at| at.saturating_sub(self.now()));
             let action = tokio::select! {
                 heard = subscriber.next() => match heard {
@@ -215,9 +216,10 @@ impl Shell {
                 Some(command) = self.inbox.recv() => self.command(command),
                 () = tokio::time::sleep(tick.unwrap_or_default()), if tick.is_some() => self.core.tick(self.now()),
             };
-            let acted = action.is_some();
+            // What others are told of a view changes with it, however few messages come.
+            let changed = action.is_some() || self.core.view() != before;
             self.act(action);
-            if acted || since_report == 0 || since_report >= BURST || self.core.view() != View::Exact {
+            if changed || since_report == 0 || since_report >= BURST || self.core.view() != View::Exact {
                 self.report(connected, None);
                 since_report = 0;
             } else {

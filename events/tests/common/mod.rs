@@ -145,8 +145,11 @@ impl Followed {
     pub(crate) async fn until(&self, view: View, blocks: impl IntoIterator<Item = u64>) -> Status {
         let wanted = (blocks.into_iter().collect::<BTreeSet<_>>(), Some(view));
         for _ in 0..3_000 {
-            if *self.held.0.lock().unwrap() == wanted {
-                return self.follower.status();
+            let there = *self.held.0.lock().unwrap() == wanted;
+            // The status is written a moment after the view.
+            let status = self.follower.status();
+            if there && status.view == view {
+                return status;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
