@@ -4,12 +4,14 @@
 //! engine says so with all that it says, and listeners believe it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use blocks::{EngineHash, Event, Stored, View, Worker};
 
-use crate::codec::{self, Content, Said};
+use crate::codec::{self, Said};
 use crate::follow::{Follower, Settings, Source, Status};
+use crate::publish::snapshot::BATCH_BLOCKS;
 use crate::publish::{self, Publisher, StartError};
 use crate::sink::{Root, Sink, UnknownParent};
 
@@ -22,16 +24,15 @@ pub struct Relay {
 /// What the follower tells, told again.
 struct Mouth {
     publisher: Publisher,
-    block_size: std::sync::atomic::AtomicU32,
+    block_size: AtomicU32,
     held: Mutex<Held>,
+    /// What the follower last said of its view.
+    view: Mutex<View>,
 }
 
 /// Copies of each block: whoever publishes must refuse what its listeners would refuse.
 #[derive(Default)]
 struct Held(HashMap<EngineHash, u32>);
-
-/// Blocks a batch while a whole view is told again.
-const BATCH_BLOCKS: usize = 1_000;
 
 // === impl Relay ===
 
@@ -45,7 +46,12 @@ impl Relay {
         let publisher = Publisher::start(settings)?;
         // Nothing has been heard yet.
         publisher.state(View::Recovering);
-        let mouth = Arc::new(Mouth { publisher, block_size, held: Mutex::default() });
+        let mouth = Arc::new(Mouth {
+            publisher,
+            block_size,
+            held: Mutex::default(),
+            view: Mutex::new(View::Recovering),
+        });
         let follower = Follower::start(source, mouth.clone(), Settings::default());
         Ok(Self { follower, mouth })
     }
@@ -100,19 +106,19 @@ impl Held {
 impl Mouth {
     fn said(&self, event: &Event) -> Said {
         match event {
-            Event::Stored(Stored { parent, blocks, tier }) => Said::Stored(Box::new(codec::Stored {
-                hashes: blocks.iter().map(|block| block.engine).collect(),
-                parent: *parent,
-                content: Content::Hashes(blocks.iter().map(|block| block.tokens).collect()),
-                block_size: self.block_size.load(std::sync::atomic::Ordering::Relaxed),
-                medium: Some(tier.medium().to_owned()),
-                ..codec::Stored::default()
-            })),
+            Event::Stored(Stored { parent, blocks, tier }) => {
+                let block_size = self.block_size.load(Ordering::Relaxed);
+                Said::Stored(Box::new(codec::Stored::hashed(*parent, blocks, *tier, block_size)))
+            }
             Event::Removed { blocks, tier } => {
                 Said::Removed { hashes: blocks.clone(), medium: Some(tier.medium().to_owned()), group: None }
             }
             Event::Cleared => Said::Cleared,
         }
+    }
+
+    fn view(&self) -> std::sync::MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, Held> {
@@ -130,7 +136,8 @@ impl Sink for Mouth {
     /// Listeners cannot take a whole view in one step from a live stream: until all of it is told, nothing is exact.
     fn replace(&self, _: Worker, events: &[Event]) {
         let mut held = Held::default();
-        self.publisher.state(View::Recovering);
+        let view = *self.view();
+        self.publisher.state(view.max(View::Recovering));
         let (mut said, mut blocks) = (vec![Said::Cleared], 0);
         for event in events {
             // What the new view refuses is left out, as everywhere.
@@ -148,6 +155,8 @@ impl Sink for Mouth {
             self.publisher.batch(said);
         }
         *self.held() = held;
+        // The follower only says what changes; while this went on it was no better than recovering.
+        self.publisher.state(view);
     }
 
     fn forget(&self, _: Worker) {
@@ -157,10 +166,11 @@ impl Sink for Mouth {
     }
 
     fn set_view(&self, _: Worker, view: View) {
+        *self.view() = view;
         self.publisher.state(view);
     }
 
     fn saw_root(&self, _: Worker, root: &Root<'_>) {
-        self.block_size.store(root.block_size, std::sync::atomic::Ordering::Relaxed);
+        self.block_size.store(root.block_size, Ordering::Relaxed);
     }
 }

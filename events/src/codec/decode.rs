@@ -1,6 +1,6 @@
 //! Decoding one payload into what the engine said, in the order in which it said it.
 
-use blocks::{EngineHash, TokensHash, View};
+use blocks::{Block, EngineHash, Tier, TokensHash, View};
 
 pub use super::pack::Malformed;
 use super::pack::{Cursor, Value};
@@ -83,6 +83,20 @@ pub struct Extras {
     pub words: Vec<String>,
     /// Identifiers of images and other media.
     pub media: Vec<String>,
+}
+
+impl Stored {
+    /// Blocks in the compact form.
+    pub fn hashed(parent: Option<EngineHash>, blocks: &[Block], tier: Tier, block_size: u32) -> Self {
+        Self {
+            hashes: blocks.iter().map(|block| block.engine).collect(),
+            parent,
+            content: Content::Hashes(blocks.iter().map(|block| block.tokens).collect()),
+            block_size,
+            medium: Some(tier.medium().to_owned()),
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Content {

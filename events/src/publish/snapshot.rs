@@ -4,7 +4,7 @@ use blocks::{EngineHash, View};
 use bytes::Bytes;
 
 use super::tree::Snapshot;
-use crate::codec::{self, Batch, Content, Said, Stored};
+use crate::codec::{self, Batch, Said, Stored};
 
 /// The sequence of a snapshot's header.
 pub(crate) const SNAPSHOT: u64 = -2_i64 as u64;
@@ -39,14 +39,7 @@ pub(crate) fn batches(snapshot: &Snapshot, block_size: u32, timestamp: f64) -> V
         let mut rest = &run.blocks[..];
         while !rest.is_empty() {
             let (now, later) = rest.split_at(rest.len().min(room));
-            said.push(Said::Stored(Box::new(Stored {
-                hashes: now.iter().map(|block| block.engine).collect(),
-                parent,
-                content: Content::Hashes(now.iter().map(|block| block.tokens).collect()),
-                block_size,
-                medium: Some(run.tier.medium().to_owned()),
-                ..Stored::default()
-            })));
+            said.push(Said::Stored(Box::new(Stored::hashed(parent, now, run.tier, block_size))));
             parent = now.last().map(|block| block.engine);
             (rest, room) = (later, room - now.len());
             if room == 0 {

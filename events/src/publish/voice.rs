@@ -127,23 +127,23 @@ impl Voice {
             match word {
                 Word::Said(said) => together.push(said),
                 Word::State(state) => {
-                    if !together.is_empty() {
-                        self.publish(std::mem::take(&mut together), None).await;
-                    }
+                    self.say_together(&mut together).await;
                     self.state = state;
                     self.memory.give(Job::State(state));
                     self.publish(Vec::new(), Some(self.epoch)).await;
                 }
                 Word::Batch(said) => {
-                    if !together.is_empty() {
-                        self.publish(std::mem::take(&mut together), None).await;
-                    }
+                    self.say_together(&mut together).await;
                     self.publish(said, None).await;
                 }
             }
         }
-        if !together.is_empty() {
-            self.publish(together, None).await;
+        self.say_together(&mut together).await;
+    }
+
+    async fn say_together(&mut self, said: &mut Vec<Said>) {
+        if !said.is_empty() {
+            self.publish(std::mem::take(said), None).await;
         }
     }
 
