@@ -5,13 +5,14 @@
 //! prints blocks stored and removed a second of CPU time, lookups a second, their median and slowest hundredth,
 //! and bytes a held block by a counting allocator.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use blocks::{Block, EngineHash, Event, Stored, Tier, TokensHash, Worker};
 
+#[path = "../../../../index/benches/counting.rs"]
+mod counting;
 #[path = "../../../../index/benches/load.rs"]
 mod load;
 
@@ -24,24 +25,8 @@ use dynamo_kv_router::protocols::{
 };
 use futures::FutureExt as _;
 use index::{Index, Matches};
+use counting::{Counting, HELD};
 use load::{Ask, Load, Plan, Removal, Told, mix};
-
-struct Counting;
-static HELD: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged; only sizes are counted beside it.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.fetch_add(layout.size(), Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
