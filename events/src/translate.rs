@@ -85,6 +85,11 @@ impl Translator {
         self.misfit = false;
     }
 
+    /// Whether later events may lean on something that was said before, besides the blocks themselves.
+    pub fn remembers(&self) -> bool {
+        !self.salted.is_empty() || !self.partial.is_empty()
+    }
+
     /// Whether a run on the device was left out since this was last asked: a view without it is not exact.
     pub fn take_misfit(&mut self) -> bool {
         std::mem::take(&mut self.misfit)

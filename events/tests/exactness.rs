@@ -184,6 +184,66 @@ fn what_a_snapshot_left_out_is_asked_for_when_it_can_be_used_again() {
 }
 
 #[test]
+fn no_splice_mends_a_view_that_only_a_whole_answer_can() {
+    let mut core = with_snapshot(&[5]);
+    let back = payload(vec![run(Some(2), 5, None, &[7, 8])]);
+    assert_eq!(core.live(101, back.clone(), NOW), Some(Action::Replay { from: 0 }));
+    // The question fails, and is asked again from the beginning, not from where the stream stands.
+    assert_eq!(core.replay_failed(NOW), None);
+    let again = core.next_tick().expect("it tries again");
+    assert_eq!(core.tick(again), Some(Action::Replay { from: 0 }));
+    // Nor does a new connection change that.
+    core.disconnected();
+    assert_eq!(core.connected(again), Some(Action::Replay { from: 0 }));
+    core.replayed(101, back, again);
+    core.replay_ended(again);
+    assert_eq!((core.view(), core.check()), (View::Stale, Ok(())));
+}
+
+/// A view that goes on from what another follower has built: its mark, and the batch that the mark stands at.
+fn resumed() -> (Core, Bytes) {
+    let mut first = with_snapshot(&[5]);
+    let batch = payload(vec![run(Some(2), 3, None, &[5, 6])]);
+    first.live(101, batch.clone(), NOW);
+    let mut second = Core::new(WORKER, Arc::new(Views::default()), Settings::default());
+    second.resume(&first.mark().expect("an exact view can be gone on from"));
+    assert_eq!((second.view(), second.last()), (View::Recovering, Some(101)));
+    assert_eq!(second.connected(NOW), Some(Action::Replay { from: 101 }));
+    (second, batch)
+}
+
+#[test]
+fn whoever_goes_on_from_a_copy_is_exact_once_the_source_has_told_the_rest() {
+    let (mut core, batch) = resumed();
+    core.replayed(101, batch, NOW);
+    core.replayed(102, payload(vec![run(Some(3), 4, None, &[7, 8])]), NOW);
+    core.replay_ended(NOW);
+    assert_eq!((core.view(), core.last(), core.counters().rebuilds), (View::Exact, Some(102), 0));
+    // What the copy lacks is known as well.
+    let action = core.live(103, payload(vec![run(Some(2), 5, None, &[7, 8])]), NOW);
+    assert_eq!((core.view(), action), (View::Recovering, Some(Action::Replay { from: 0 })));
+}
+
+#[test]
+fn whoever_goes_on_from_a_copy_of_another_life_begins_anew() {
+    let (mut core, _) = resumed();
+    core.replayed(101, payload(vec![run(None, 77, None, &[5, 6])]), NOW);
+    assert_eq!(core.replay_ended(NOW), Some(Action::Replay { from: 0 }));
+    assert_eq!(core.view(), View::Recovering);
+}
+
+#[test]
+fn nobody_goes_on_from_a_view_that_is_not_whole() {
+    let mut core = with_snapshot(&[5]);
+    core.live(101, payload(vec![run(Some(2), 5, None, &[7, 8])]), NOW);
+    assert_eq!(core.mark(), None);
+    // Nor from one whose engine leans on words that blocks do not hold.
+    let mut salted = with_snapshot(&[]);
+    salted.live(101, payload(vec![run(None, 6, Some("pepper"), &[7, 8])]), NOW);
+    assert_eq!((salted.view(), salted.mark()), (View::Exact, None));
+}
+
+#[test]
 fn another_life_is_noticed_although_its_sequence_fits() {
     let mut core = with_snapshot(&[]);
     core.live(101, heartbeat(7), NOW);

@@ -6,6 +6,7 @@
 //! - E1: while the view is `Exact`, every batch up to `last` has been applied, in order, of one life of the engine.
 //! - E2: `held` is only filled while a replay is under way, in ascending order, and within its bounds.
 //! - E3: a replay is under way if and only if there is a deadline for it.
+//! - E4: a view that is in doubt is never `Exact`, and no splice makes it so.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -43,6 +44,9 @@ pub struct Core {
     echo: Option<Echo>,
     /// Blocks that the newest snapshot lacks together with all below them: if one comes back, the view is incomplete.
     broken: HashSet<EngineHash>,
+    /// A batch up to `last` could not be applied whole, so that what follows cannot mend the view: only all of it, told
+    /// anew, can.
+    doubted: bool,
     repair: Option<Repair>,
     /// Live batches that came while a replay was under way.
     held: VecDeque<(u64, Bytes)>,
@@ -129,6 +133,21 @@ pub struct Counters {
     pub silences: u64,
 }
 
+/// How far a view has come: enough for another follower to go on from a copy of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The last sequence that was applied.
+    pub last: u64,
+    /// What that batch was, so that whoever goes on can tell this life of the engine from another.
+    pub proof: u64,
+    /// The life of the publisher, if it says which.
+    pub epoch: Option<u64>,
+    /// How far the source is in step with what it tells of.
+    pub source: View,
+    /// Blocks that the view lacks together with all below them.
+    pub broken: Vec<EngineHash>,
+}
+
 /// A replay that is under way.
 struct Repair {
     kind: Kind,
@@ -198,6 +217,7 @@ impl Core {
             epoch: None,
             echo: None,
             broken: HashSet::new(),
+            doubted: false,
             repair: None,
             held: VecDeque::new(),
             held_bytes: 0,
@@ -207,6 +227,16 @@ impl Core {
             random: settings.seed | 1,
             counters: Counters::default(),
         }
+    }
+
+    /// Goes on from a copy of a view that somebody else has built up to `mark`; the sink holds it already. It is called
+    /// recovering until the source has proved that it is of the same life and has told what came since.
+    pub fn resume(&mut self, mark: &Mark) {
+        self.seen.clear();
+        self.seen.push_back(mark.proof);
+        (self.last, self.epoch) = (Some(mark.last), mark.epoch);
+        self.broken = mark.broken.iter().copied().collect();
+        self.source_is(Some(mark.source));
     }
 
     /// The live socket is connected: whatever was said before may have been missed.
@@ -248,7 +278,18 @@ impl Core {
     /// Somebody does not trust the view (its predictions failed): build it anew.
     pub fn distrusted(&mut self, now: Duration) -> Option<Action> {
         let idle = self.repair.is_none() && self.phase != Phase::Joining;
-        (idle && self.settings.replay).then(|| self.rebuild(now))
+        (idle && self.settings.replay).then(|| {
+            self.doubted = true;
+            self.rebuild(now)
+        })
+    }
+
+    /// The replay has not failed: it waits for its turn.
+    pub fn replay_waits(&mut self, now: Duration) {
+        let timeout = self.settings.replay_timeout;
+        if let Some(repair) = &mut self.repair {
+            repair.deadline = now + timeout;
+        }
     }
 
     /// A live batch.
@@ -398,6 +439,21 @@ impl Core {
         self.last
     }
 
+    /// What somebody needs to go on from a copy of the view; `None` if nobody could make an exact one of it: something
+    /// is missing, or was said that a copy does not hold.
+    pub fn mark(&self) -> Option<Mark> {
+        if self.doubted || self.view == View::Stale || self.translator.remembers() {
+            return None;
+        }
+        Some(Mark {
+            last: self.last?,
+            proof: *self.seen.back()?,
+            epoch: self.epoch,
+            source: self.source,
+            broken: self.broken.iter().copied().collect(),
+        })
+    }
+
     /// What has happened.
     pub fn counters(&self) -> Counters {
         self.counters
@@ -417,7 +473,8 @@ impl Core {
         ensure(self.view() != View::Exact || self.phase == Phase::Live, "E1")?;
         let ascending = self.held.iter().zip(self.held.iter().skip(1)).all(|(a, b)| a.0 < b.0);
         ensure(ascending && self.held.len() <= MAX_HELD && self.held_bytes <= MAX_HELD_BYTES, "E2")?;
-        ensure(self.repair.is_none() || self.phase != Phase::Joining, "E3")
+        ensure(self.repair.is_none() || self.phase != Phase::Joining, "E3")?;
+        ensure(!self.doubted || self.view() != View::Exact, "E4")
     }
 }
 
@@ -429,6 +486,7 @@ impl Core {
         self.sink.forget(self.worker);
         self.translator.reset();
         self.seen.clear();
+        self.doubted = false;
         self.phase = Phase::Live;
         // Said again even if it was said before: whoever forgets a worker forgets its view.
         self.view = View::Exact;
@@ -525,7 +583,7 @@ impl Core {
     /// Begins the cheapest repair that is exact.
     fn recover(&mut self, now: Duration) -> Action {
         match self.last {
-            Some(last) if self.view != View::Stale => self.ask(Kind::Splice, last, now),
+            Some(last) if self.view != View::Stale && !self.doubted => self.ask(Kind::Splice, last, now),
             _ => self.rebuild(now),
         }
     }
@@ -562,6 +620,7 @@ impl Core {
         self.counters.snapshots += 1;
         self.counters.orphans = header.orphans;
         self.broken = header.broken.iter().copied().collect();
+        self.doubted = false;
         self.sink.replace(self.worker, &events);
         self.seen.clear();
         // -1: nothing was ever said.
@@ -627,6 +686,7 @@ impl Core {
         }
         self.counters.rebuilds += 1;
         self.broken.clear();
+        self.doubted = false;
         self.counters.batches += batches.len() as u64;
         self.sink.replace(self.worker, &events);
         self.seen.clear();
@@ -721,6 +781,7 @@ impl Core {
 
     /// A batch could not be applied: something is missing.
     fn incomplete(&mut self, now: Duration) -> Option<Action> {
+        self.doubted = true;
         if self.settings.replay && self.attempts < PATIENCE {
             self.attempts += 1;
             return Some(self.rebuild(now));
@@ -751,6 +812,7 @@ impl Core {
         self.seen.clear();
         (self.last, self.epoch, self.echo) = (None, None, None);
         self.broken.clear();
+        self.doubted = false;
         self.attempts = 0;
         self.view = View::Recovering;
         self.sink.set_view(self.worker, self.view());
@@ -786,6 +848,7 @@ impl Core {
                 // An empty cache hides nothing: whatever was lost before no longer matters.
                 refused = false;
                 self.broken.clear();
+                self.doubted = false;
                 self.attempts = 0;
                 self.phase = Phase::Live;
                 self.say(View::Exact);
@@ -829,12 +892,18 @@ impl Core {
     /// Doubles with each failure, up to the longest, and is then shortened by up to a half.
     fn pause(&mut self) -> Duration {
         let Settings { retry_min, retry_max, .. } = self.settings;
-        let pause = retry_min.saturating_mul(1 << self.attempts.saturating_sub(1).min(16)).min(retry_max);
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        pause.mul_f64(1.0 - 0.5 * (self.random >> 11) as f64 / (1_u64 << 53) as f64)
+        pause(&mut self.random, retry_min, retry_max, self.attempts.saturating_sub(1))
     }
+}
+
+/// The shortest pause, doubled `times`, at most the longest; then shortened by up to a half, so that not everybody who
+/// lost the same thing comes back at the same moment.
+pub(super) fn pause(random: &mut u64, shortest: Duration, longest: Duration, times: u32) -> Duration {
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    let pause = shortest.saturating_mul(1 << times.min(16)).min(longest);
+    pause.mul_f64(1.0 - 0.5 * (*random >> 11) as f64 / (1_u64 << 53) as f64)
 }
 
 impl Default for Settings {

@@ -3,5 +3,5 @@
 mod core;
 mod shell;
 
-pub use core::{Action, Core, Counters, Phase, Settings};
+pub use core::{Action, Core, Counters, Mark, Phase, Settings};
 pub use shell::{Follower, Source, Status};

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use blocks::{View, Worker};
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::core::{Action, Core, Counters, Phase, Settings};
+use super::core::{Action, Core, Counters, Mark, Phase, Settings, pause};
 use crate::sink::Sink;
 use crate::translate;
 use crate::wire::{Heard, Question, Subscriber};
@@ -57,18 +57,27 @@ pub struct Status {
 enum Command {
     Restarted,
     Distrusted,
+    Look(Box<dyn FnOnce(Option<Mark>) + Send>),
 }
 
 /// A message of a replay task, with the number of its request.
 enum Reply {
     Batch(u64, u64, Bytes),
+    /// The source answers, and others are being taken in.
+    Waits(u64),
     End(u64),
     Failed(u64, String),
 }
 
-/// The pause before a lost engine is tried again. It is short: a restarted engine should be known at once.
-const RECONNECT: Duration = Duration::from_millis(100);
-/// Commands that may wait: there are two kinds, and a repeated one says nothing new.
+/// The pause before a lost engine is tried again. It begins short, because a restarted engine should be known at once,
+/// and stays short enough for one that comes back after an hour.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// Replays and snapshots that are taken in at the same time, in this process: each may hold as much as `MAX_HELD_BYTES`,
+/// and building a view takes a core. Whoever waits for a turn leaves its answer with the source.
+static TURNS: Semaphore = Semaphore::const_new(4);
+/// How often somebody who waits for a turn says so.
+const WAITS: Duration = Duration::from_secs(1);
+/// Commands that may wait: there are few kinds, and a repeated one says nothing new.
 const COMMANDS: usize = 8;
 /// Batches of a replay between socket and machine.
 const REPLIES: usize = 256;
@@ -80,8 +89,16 @@ const BURST: usize = 64;
 impl Follower {
     /// Follows a source into a sink, until dropped. Must be called within a tokio runtime.
     pub fn start(source: Source, sink: Arc<dyn Sink>, settings: Settings) -> Self {
+        Self::resume(source, sink, settings, None)
+    }
+
+    /// The same, going on from a copy of somebody else's view, which the sink holds already.
+    pub fn resume(source: Source, sink: Arc<dyn Sink>, settings: Settings, mark: Option<&Mark>) -> Self {
         let settings = Settings { replay: source.replay.is_some(), ..settings };
-        let core = Core::new(source.worker, sink, settings);
+        let mut core = Core::new(source.worker, sink, settings);
+        if let Some(mark) = mark {
+            core.resume(mark);
+        }
         let status = Arc::new(Mutex::new(status(&core, false, None)));
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (replies, replay) = mpsc::channel(REPLIES);
@@ -94,6 +111,8 @@ impl Follower {
             replay,
             request: 0,
             asking: None,
+            lost: 0,
+            random: settings.seed | 1,
             clock: clock(),
         };
         Self { commands, status, task: tokio::spawn(shell.run()) }
@@ -113,6 +132,19 @@ impl Follower {
     /// The view's predictions fail: build it anew.
     pub fn distrusted(&self) {
         let _ = self.commands.try_send(Command::Distrusted);
+    }
+
+    /// Calls `look` between two batches, while nothing of the view changes, with the mark that the view has reached;
+    /// `None` for it if nobody could go on from a copy. Returns `None` if the follower ends before.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(Option<Mark>) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (seen, answer) = oneshot::channel();
+        // Whoever asked may be gone by then.
+        let look = Box::new(move |mark| drop(seen.send(look(mark))));
+        self.commands.send(Command::Look(look)).await.ok()?;
+        answer.await.ok()
     }
 }
 
@@ -151,6 +183,9 @@ struct Shell {
     /// The number of the newest replay request; replies to older ones are dropped.
     request: u64,
     asking: Option<JoinHandle<()>>,
+    /// Attempts to connect since the last that worked.
+    lost: u32,
+    random: u64,
     clock: Instant,
 }
 
@@ -165,6 +200,7 @@ impl Shell {
             };
             match connected {
                 Ok(subscriber) => {
+                    self.lost = 0;
                     tracing::debug!(worker = %self.source.worker, endpoint = %self.source.endpoint, "following");
                     // A socket that was bound has no engine yet; what is said until one is there is lost.
                     if !*bind {
@@ -241,6 +277,10 @@ impl Shell {
             Reply::Batch(request, sequence, payload) if request == self.request => {
                 self.core.replayed(sequence, payload, now)
             }
+            Reply::Waits(request) if request == self.request => {
+                self.core.replay_waits(now);
+                None
+            }
             Reply::End(request) if request == self.request => self.core.replay_ended(now),
             Reply::Failed(request, trouble) if request == self.request => {
                 tracing::debug!(worker = %self.source.worker, trouble, "replay failed");
@@ -254,6 +294,10 @@ impl Shell {
         match command {
             Command::Restarted => self.core.restarted(self.now()),
             Command::Distrusted => self.core.distrusted(self.now()),
+            Command::Look(look) => {
+                look(self.core.mark());
+                None
+            }
         }
     }
 
@@ -275,7 +319,9 @@ impl Shell {
 
     /// The pause before the next attempt, in which commands are still heard.
     async fn wait(&mut self) {
-        let pause = tokio::time::sleep(RECONNECT);
+        let (shortest, longest) = RECONNECT;
+        let pause = tokio::time::sleep(pause(&mut self.random, shortest, longest, self.lost));
+        self.lost += 1;
         tokio::pin!(pause);
         loop {
             tokio::select! {
@@ -317,8 +363,12 @@ async fn ask(endpoint: String, from: u64, request: u64, replies: mpsc::Sender<Re
     let answered = async {
         let mut question = Question::connect(&endpoint).await?;
         question.ask(from).await?;
+        let mut turn = None;
         loop {
             let mut frames = question.next().await?;
+            if turn.is_none() {
+                turn = Some(own_turn(request, &replies).await?);
+            }
             // Delimiter, perhaps a topic, sequence, payload.
             let payload = frames.pop().ok_or("an empty answer")?;
             let sequence =
@@ -337,6 +387,19 @@ async fn ask(endpoint: String, from: u64, request: u64, replies: mpsc::Sender<Re
     };
     // Nobody is left to hear it if the follower was dropped.
     let _ = replies.send(last).await;
+}
+
+/// Waits for one of the turns, and says meanwhile that it does. A source that says nothing takes no turn.
+async fn own_turn(
+    request: u64,
+    replies: &mpsc::Sender<Reply>,
+) -> Result<tokio::sync::SemaphorePermit<'static>, String> {
+    loop {
+        match tokio::time::timeout(WAITS, TURNS.acquire()).await {
+            Ok(turn) => return turn.map_err(|error| error.to_string()),
+            Err(_) => replies.send(Reply::Waits(request)).await.map_err(|error| error.to_string())?,
+        }
+    }
 }
 
 /// A sequence number: eight bytes, big-endian.
