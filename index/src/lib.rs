@@ -38,6 +38,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use blocks::{Hasher, TokensHash, View, Worker};
 use parking_lot::{Mutex, RwLock};
 
+pub use dump::Copy;
 pub use matches::{Match, Matches};
 pub use tell::{Applied, Refused};
 

@@ -283,6 +283,48 @@ proptest! {
     }
 
     #[test]
+    fn a_copy_holds_what_lies_below_holes_too(
+        steps in proptest::collection::vec(step(), 1..80),
+        asked in proptest::collection::vec(path(), 1..6),
+    ) {
+        let index = Index::new();
+        let mut model = Model::default();
+        for step in steps {
+            take(&index, &mut model, step);
+        }
+        index.expire(Duration::from_secs(1_000));
+        let held = |index: &Index, number: u8| {
+            index.workers().iter().find(|(known, ..)| *known == worker(number)).map_or(0, |(_, _, held)| *held)
+        };
+        for number in 0..4 {
+            let (again, copy) = (Index::new(), index.copy(worker(number)));
+            prop_assert_eq!(again.replace(worker(number), &copy.events), Ok(0));
+            prop_assert_eq!(again.check(), Ok(()));
+            prop_assert_eq!(held(&again, number) + copy.left_out, held(&index, number));
+            if copy.left_out > 0 {
+                continue;
+            }
+            // What comes back makes the same usable in both.
+            for path in &asked {
+                let (mut before, mut after) = (Matches::default(), Matches::default());
+                for half in [&path[..path.len() / 2], path] {
+                    if !half.is_empty() {
+                        let event = Event::Stored(stored(number, &half.to_vec(), 0, Tier::Device));
+                        index.apply(worker(number), &event).unwrap();
+                        again.apply(worker(number), &event).unwrap();
+                    }
+                }
+                index.lookup(&tokens(path), &mut before);
+                again.lookup(&tokens(path), &mut after);
+                for tier in Tier::ALL {
+                    let depth = |found: &Matches| found.of(worker(number)).map_or(0, |found| found.on(tier));
+                    prop_assert_eq!(depth(&before), depth(&after));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn memory_returns_when_everything_is_removed(paths in proptest::collection::vec(path(), 1..60)) {
         let index = Index::new();
         for path in &paths {
