@@ -307,13 +307,11 @@ proptest! {
             // What comes back makes the same usable in both.
             for path in &asked {
                 let (mut before, mut after) = (Matches::default(), Matches::default());
-                for half in [&path[..path.len() / 2], path] {
-                    if !half.is_empty() {
-                        let event = Event::Stored(stored(number, &half.to_vec(), 0, Tier::Device));
-                        index.apply(worker(number), &event).unwrap();
-                        again.apply(worker(number), &event).unwrap();
-                    }
-                }
+                // Only its beginning: what lies behind it must have been there.
+                let beginning = path[..path.len().div_ceil(2)].to_vec();
+                let event = Event::Stored(stored(number, &beginning, 0, Tier::Device));
+                index.apply(worker(number), &event).unwrap();
+                again.apply(worker(number), &event).unwrap();
                 index.lookup(&tokens(path), &mut before);
                 again.lookup(&tokens(path), &mut after);
                 for tier in Tier::ALL {
