@@ -5,10 +5,12 @@
 //! - [`follow`]: one pure state machine a source, and the sockets around it.
 //! - [`publish`]: the engine's side, which can always tell everything again.
 //! - [`relay`]: the two together, for engines that cannot do it themselves.
+//! - [`copy`]: a view as bytes, for another process that goes on from it.
 //! - [`tap`]: the frames as they come, for people.
 //! - [`stock`]: a publisher that behaves as a stock vLLM does, for simulated engines and tests.
 
 pub mod codec;
+pub mod copy;
 pub mod follow;
 pub mod publish;
 pub mod relay;

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use blocks::{EngineHash, Event, Stored, View, Worker};
+use blocks::{EngineHash, Event, View, Worker};
 
-use crate::codec::{self, Said};
+use crate::codec::Said;
 use crate::follow::{Follower, Settings, Source, Status};
 use crate::publish::snapshot::BATCH_BLOCKS;
 use crate::publish::{self, Publisher, StartError};
@@ -105,16 +105,7 @@ impl Held {
 
 impl Mouth {
     fn said(&self, event: &Event) -> Said {
-        match event {
-            Event::Stored(Stored { parent, blocks, tier }) => {
-                let block_size = self.block_size.load(Ordering::Relaxed);
-                Said::Stored(Box::new(codec::Stored::hashed(*parent, blocks, *tier, block_size)))
-            }
-            Event::Removed { blocks, tier } => {
-                Said::Removed { hashes: blocks.clone(), medium: Some(tier.medium().to_owned()), group: None }
-            }
-            Event::Cleared => Said::Cleared,
-        }
+        Said::of(event, self.block_size.load(Ordering::Relaxed))
     }
 
     fn view(&self) -> std::sync::MutexGuard<'_, View> {

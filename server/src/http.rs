@@ -35,27 +35,43 @@ pub async fn ask(
     body: Bytes,
     timeout: Duration,
 ) -> Result<(StatusCode, Bytes), String> {
-    let asked = async {
+    let mut request = Request::builder().method(method).uri(path);
+    if let Some(bearer) = bearer {
+        request = request.header(header::AUTHORIZATION, bearer);
+    }
+    let request = request.header(header::CONTENT_TYPE, "application/json").body(body);
+    let (head, body) =
+        send(authority, request.map_err(|error| error.to_string())?, MAX_BODY, timeout).await?.into_parts();
+    Ok((head.status, body))
+}
+
+/// Sends one request on a connection of its own, and takes an answer of at most `most` bytes.
+///
+/// # Errors
+/// What went wrong, in words; a status is not an error.
+pub async fn send(
+    authority: &str,
+    request: Request<Bytes>,
+    most: usize,
+    timeout: Duration,
+) -> Result<Response<Bytes>, String> {
+    let sent = async {
         let stream = TcpStream::connect(authority).await.map_err(|error| format!("connect: {error}"))?;
         // A socket that refuses the option still works, only later.
         let _ = stream.set_nodelay(true);
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| error.to_string())?;
         let driver = tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, authority);
-        if let Some(bearer) = bearer {
-            request = request.header(header::AUTHORIZATION, bearer);
-        }
-        let request = request.header(header::CONTENT_TYPE, "application/json").body(Full::new(body));
-        let answer = sender.send_request(request.map_err(|error| error.to_string())?).await;
-        let answer = answer.map_err(|error| error.to_string())?;
-        let status = answer.status();
-        let body =
-            Limited::new(answer.into_body(), MAX_BODY).collect().await.map_err(|error| error.to_string())?;
+        let (mut head, body) = request.into_parts();
+        let host = http::HeaderValue::from_str(authority).map_err(|error| error.to_string())?;
+        head.headers.insert(header::HOST, host);
+        let answer = sender.send_request(Request::from_parts(head, Full::new(body))).await;
+        let (head, body) = answer.map_err(|error| error.to_string())?.into_parts();
+        let body = Limited::new(body, most).collect().await.map_err(|error| error.to_string())?;
         driver.abort();
-        Ok((status, body.to_bytes()))
+        Ok(Response::from_parts(head, body.to_bytes()))
     };
-    match tokio::time::timeout(timeout, asked).await {
+    match tokio::time::timeout(timeout, sent).await {
         Ok(answer) => answer,
         Err(_) => Err(format!("no answer within {} ms", timeout.as_millis())),
     }

@@ -118,12 +118,12 @@ pub fn text(fleet: &Fleet, gateway: &Counters) -> String {
     out
 }
 
-fn single(out: &mut String, name: &str, kind: &str, help: &str, value: f64) {
+pub(crate) fn single(out: &mut String, name: &str, kind: &str, help: &str, value: f64) {
     head(out, name, kind, help);
     let _ = writeln!(out, "{name} {value}");
 }
 
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+pub(crate) fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     // Writing to a string cannot fail.
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }

@@ -11,9 +11,10 @@ use tokio::task::JoinHandle;
 
 use crate::admin::Admin;
 use crate::clock::Clock;
-use crate::fleet::{Fleet, IndexSink, watch as look};
+use crate::fleet::{Fleet, watch as look};
 use crate::gateway::{self, Gateway};
 use crate::settings::Settings;
+use crate::sink::IndexSink;
 
 /// Everything that runs. Dropping it ends it at once; [`Running::stop`] lets requests come to their end.
 pub struct Running {
@@ -37,7 +38,8 @@ pub async fn start(settings: Settings) -> Result<Running, String> {
     let index = Arc::new(Index::new());
     let sink = IndexSink::new(index.clone());
     let fleet = Fleet::new(&settings, index, clock)?;
-    sink.introduce(fleet.clone());
+    let roots = fleet.clone();
+    sink.tell_roots(move |worker, root| look::root(&roots, worker, root));
     let gateway = Gateway::new(fleet.clone())?;
 
     let (stop, stopped) = watch::channel(false);

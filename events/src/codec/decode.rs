@@ -1,6 +1,6 @@
 //! Decoding one payload into what the engine said, in the order in which it said it.
 
-use blocks::{Block, EngineHash, Tier, TokensHash, View};
+use blocks::{Block, EngineHash, Event, Tier, TokensHash, View};
 
 pub use super::pack::Malformed;
 use super::pack::{Cursor, Value};
@@ -95,6 +95,21 @@ impl Stored {
             block_size,
             medium: Some(tier.medium().to_owned()),
             ..Self::default()
+        }
+    }
+}
+
+impl Said {
+    /// A change in the words of the stream, its blocks in the compact form.
+    pub fn of(event: &Event, block_size: u32) -> Self {
+        match event {
+            Event::Stored(blocks::Stored { parent, blocks, tier }) => {
+                Self::Stored(Box::new(Stored::hashed(*parent, blocks, *tier, block_size)))
+            }
+            Event::Removed { blocks, tier } => {
+                Self::Removed { hashes: blocks.clone(), medium: Some(tier.medium().to_owned()), group: None }
+            }
+            Event::Cleared => Self::Cleared,
         }
     }
 }

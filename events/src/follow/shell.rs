@@ -148,6 +148,15 @@ impl Follower {
     }
 }
 
+impl Follower {
+    /// Ends it, and returns when nothing more comes from it.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        // How it ended is known.
+        let _ = (&mut self.task).await;
+    }
+}
+
 impl Drop for Follower {
     fn drop(&mut self) {
         self.task.abort();

@@ -19,7 +19,7 @@ use events::translate::Translator;
 use index::{Index, Matches};
 use serde::Serialize;
 
-use crate::fleet::IndexSink;
+use crate::sink::IndexSink;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug)]

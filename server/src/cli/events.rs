@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::output::{self, Failure};
+use crate::endpoint;
 
 /// An engine's event stream: look at it, keep it, play it back.
 #[derive(Args)]
@@ -135,12 +136,7 @@ impl Listen {
         &self,
         mut each: impl FnMut(&Message, Duration) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        if !["tcp://", "ipc://"].iter().any(|scheme| self.engine.starts_with(scheme)) {
-            return Err(Failure::Input(format!(
-                "{}: found no endpoint; write tcp://HOST:PORT or ipc://PATH",
-                self.engine
-            )));
-        }
+        endpoint::check(&self.engine).map_err(|why| Failure::Input(format!("ENGINE: {why}")))?;
         let mut tap = Tap::new(&self.engine, &self.topic, self.bind);
         let mut tally = Tally::new();
         let mut first = None;

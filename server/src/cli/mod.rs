@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod events;
 mod hash;
+mod indexer;
 mod operate;
 mod output;
 mod relay;
@@ -47,6 +48,8 @@ enum Command {
     Events(events::Events),
     /// Tell engines' event streams again, with snapshots for whoever comes late.
     Relay(relay::Relay),
+    /// Answer who holds how much of a prefix, over HTTP.
+    Indexer(indexer::Indexer),
     /// Run simulated engines, for trying things out.
     Sim(sim::Sim),
     /// Measure what is claimed.
@@ -83,6 +86,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Doctor(command) => command.run(),
         Command::Events(command) => command.run(),
         Command::Relay(command) => command.run(),
+        Command::Indexer(command) => command.run(),
         Command::Sim(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Config(command) => command.run(),

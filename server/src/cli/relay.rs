@@ -10,6 +10,7 @@ use events::publish::{Form, Settings};
 use events::relay;
 
 use super::output::{self, Failure};
+use crate::endpoint;
 
 /// Tells engines' event streams again, with snapshots for whoever comes late.
 #[derive(Args)]
@@ -75,11 +76,10 @@ impl Relay {
             Some((live, replay)) => (live, Some(replay.trim().to_owned())),
             None => (engine, None),
         };
-        let known = |endpoint: &str| ["tcp://", "ipc://"].iter().any(|scheme| endpoint.starts_with(scheme));
-        if !known(live) || !replay.as_deref().is_none_or(known) {
-            return Err(Failure::Input(format!(
-                "--engine {engine}: found no endpoint; write tcp://HOST:PORT or ipc://PATH, and the replay's behind a comma"
-            )));
+        for part in std::iter::once(live.trim()).chain(replay.as_deref()) {
+            let wrong =
+                |why| Failure::Input(format!("--engine {engine}: {why}, the replay's behind a comma"));
+            endpoint::check(part).map_err(wrong)?;
         }
         let port = |more: u16| match self.listen.port() {
             0 => Some(0),

@@ -1,14 +1,13 @@
 //! The fleet as the gateway sees it: ask for a place, carry the ticket, hand it back with the outcome.
 //!
 //! Nothing here waits: a place is given or refused at once, from what is known now. What is known comes in
-//! elsewhere: [`sink`] from the event streams, [`watch`] from probes, tickets from outcomes.
+//! elsewhere: from the event streams, [`watch`] from probes, tickets from outcomes.
 
 pub(crate) mod backlog;
 mod breaker;
 mod history;
 mod member;
 mod place;
-mod sink;
 mod status;
 mod truth;
 pub mod watch;
@@ -29,7 +28,6 @@ use crate::tokens::{Tokeniser, Way};
 
 use member::Member;
 pub use place::Ticket;
-pub use sink::IndexSink;
 pub use truth::Mismatch;
 
 /// Names an engine for the lifetime of the process; never reused.

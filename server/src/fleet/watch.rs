@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use events::follow::{Follower, Settings, Source};
-use events::sink::Sink;
+use events::sink::{Root, Sink};
 use http::{Method, StatusCode};
 use serde_json::Value;
 
 use super::Fleet;
 use super::member::Member;
+use crate::endpoint;
 use crate::http::ask;
 
 /// The pause between probes of an engine that is down: its return should be noticed at once.
@@ -139,9 +140,9 @@ async fn follow(fleet: &Fleet, member: &Arc<Member>, sink: &Arc<dyn Sink>) {
     } else {
         let rank = |worker: &blocks::Worker| Source {
             worker: *worker,
-            endpoint: nth_port(&events, worker.rank),
-            bind: binds(&events),
-            replay: member.settings.replay.as_ref().map(|replay| nth_port(replay, worker.rank)),
+            endpoint: endpoint::nth(&events, worker.rank),
+            bind: endpoint::binds(&events),
+            replay: member.settings.replay.as_ref().map(|replay| endpoint::nth(replay, worker.rank)),
             topic: member.settings.topic.clone(),
         };
         member.workers.iter().map(rank).collect()
@@ -185,19 +186,18 @@ fn reachable(endpoint: &str, host: &str) -> String {
         .replace("//[::]:", &format!("//{host}:"))
 }
 
-/// An engine that was told a plain address connects to it; then we are the ones who listen, on every address.
-fn binds(endpoint: &str) -> bool {
-    ["//*:", "//0.0.0.0:", "//[::]:"].iter().any(|wildcard| endpoint.contains(wildcard))
-}
-
-/// Rank r listens r ports higher.
-fn nth_port(endpoint: &str, rank: u32) -> String {
-    let endpoint = endpoint.replace("//*:", "//0.0.0.0:");
-    match endpoint.rsplit_once(':').map(|(host, port)| (host, port.parse::<u32>())) {
-        Some((host, Ok(port))) if endpoint.starts_with("tcp://") => format!("{host}:{}", port + rank),
-        _ if rank > 0 => format!("{endpoint}_{rank}"),
-        _ => endpoint,
+/// An engine has told of the beginning of a prompt: what its blocks and our tokens are held against.
+pub fn root(fleet: &Fleet, worker: blocks::Worker, root: &Root<'_>) {
+    let members = fleet.members();
+    let Some(member) = members.iter().find(|member| member.workers.contains(&worker)) else { return };
+    let believed = member.block_size.swap(root.block_size.max(1), Ordering::Relaxed);
+    if believed != root.block_size {
+        tracing::info!(
+            engine = %member.settings.name, believed, told = root.block_size,
+            "the engine's blocks have another size than was set; its events are believed"
+        );
     }
+    member.truth.lock().root(root.tokens);
 }
 
 /// Prompts that were computed some time ago must have been told of by now.
@@ -256,14 +256,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endpoints_are_reached_where_the_engine_is_and_ranks_are_a_port_apart() {
+    fn endpoints_are_reached_where_the_engine_is() {
         assert_eq!(reachable("tcp://*:5557", "10.0.0.5"), "tcp://10.0.0.5:5557");
         assert_eq!(reachable("tcp://127.0.0.1:5557", "10.0.0.5"), "tcp://127.0.0.1:5557");
-        assert_eq!(nth_port("tcp://10.0.0.5:5557", 3), "tcp://10.0.0.5:5560");
-        assert_eq!(nth_port("ipc:///tmp/kv", 1), "ipc:///tmp/kv_1");
-        assert_eq!(
-            (nth_port("tcp://*:5557", 0), binds("tcp://*:5557")),
-            ("tcp://0.0.0.0:5557".to_owned(), true)
-        );
     }
 }

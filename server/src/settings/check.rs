@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use blocks::BlockSize;
 
 use super::{Engine, Settings};
+use crate::endpoint;
 
 /// Whether the settings make sense together.
 ///
@@ -41,15 +42,8 @@ pub fn engine(engine: &Engine) -> Result<(), String> {
         return Err(format!("ranks: found {ranks}; allowed is 1 to 1024"));
     }
     for (key, found) in [("events", events), ("replay", replay)] {
-        let known = |found: &str| {
-            ["tcp://", "ipc://"].iter().any(|scheme| found.starts_with(scheme))
-                || (key == "events" && found == "auto")
-        };
-        if let Some(found) = found.as_deref().filter(|found| !known(found)) {
-            return Err(format!(
-                "{key}: found `{found}`; allowed is tcp://host:port, ipc://path or (events) auto"
-            ));
-        }
+        let known = found.as_deref().filter(|found| key != "events" || *found != "auto");
+        known.map_or(Ok(()), endpoint::check).map_err(|why| format!("{key}: {why}, or (events) auto"))?;
     }
     Ok(())
 }
