@@ -19,6 +19,7 @@ use events::translate::Translator;
 use index::{Index, Matches};
 use serde::Serialize;
 
+use super::process::now;
 use crate::sink::IndexSink;
 
 /// What is measured.
@@ -475,11 +476,6 @@ fn rss_mib() -> f64 {
         .nth(1)
         .and_then(|pages| pages.parse().ok())
         .map_or(0.0, |pages: f64| pages * 4096.0 / 1_048_576.0)
-}
-
-#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 /// The result as people read it.

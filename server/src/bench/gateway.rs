@@ -5,10 +5,10 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, header};
@@ -20,6 +20,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
+
+use super::process::{Process, free, now, percentiles};
 
 /// What a child process plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -260,7 +262,7 @@ async fn bare(
 pub fn measure(plan: Plan, folder: &Path, mut progress: impl FnMut(&str)) -> Result<Measured, String> {
     let me = std::env::current_exe().map_err(|error| error.to_string())?;
     let engine = free()?;
-    let _null = Middle::start(
+    let _null = Process::start(
         Command::new(&me).args(["bench", "gateway", "--play", "null", "--listen", &engine.to_string()]),
         engine,
     )?;
@@ -275,7 +277,7 @@ pub fn measure(plan: Plan, folder: &Path, mut progress: impl FnMut(&str)) -> Res
         "--engine",
         &engine.to_string(),
     ];
-    let bare = Middle::start(Command::new(&me).args(bare), proxy)?;
+    let bare = Process::start(Command::new(&me).args(bare), proxy)?;
     let turns = gateway(&me, folder, engine, "round-robin")?;
     let warm = gateway(&me, folder, engine, "warm")?;
     let middles = [("bare proxy", &bare), ("warmline, round-robin", &turns), ("warmline, warm", &warm)];
@@ -310,7 +312,7 @@ pub fn measure(plan: Plan, folder: &Path, mut progress: impl FnMut(&str)) -> Res
         }
     }
     let mut steady = Vec::new();
-    let engine_alone = Middle::alone(engine);
+    let engine_alone = Process::alone(engine);
     for (who, middle) in [("engine alone", &engine_alone)].into_iter().chain(middles) {
         progress(&format!("{who}, at ease and in memory"));
         steady.push(runtime.block_on(at_ease(plan, who, middle))?);
@@ -318,7 +320,7 @@ pub fn measure(plan: Plan, folder: &Path, mut progress: impl FnMut(&str)) -> Res
     Ok(Measured { full: rows, steady })
 }
 
-async fn at_ease(plan: Plan, who: &'static str, middle: &Middle) -> Result<Steady, String> {
+async fn at_ease(plan: Plan, who: &'static str, middle: &Process) -> Result<Steady, String> {
     let plain = body(400, false);
     let ease = Pace::Rate(EASE, plan.time * 2);
     let mut times = load(plan.connections, ease, middle.address, Arc::new(move |_| plain.clone())).await?;
@@ -334,7 +336,7 @@ async fn at_ease(plan: Plan, who: &'static str, middle: &Middle) -> Result<Stead
 }
 
 /// Opens so many streams at a time; resident memory before, during and after.
-async fn hold_streams(count: usize, middle: &Middle) -> Result<[f64; 3], String> {
+async fn hold_streams(count: usize, middle: &Process) -> Result<[f64; 3], String> {
     let before = middle.rss_mib()?;
     let slow = String::from_utf8_lossy(&body(400, true)).replace("\"max_tokens\":20", "\"max_tokens\":9999");
     let slow = Bytes::from(slow);
@@ -374,16 +376,7 @@ async fn hold_streams(count: usize, middle: &Middle) -> Result<[f64; 3], String>
     Ok([before, during, middle.rss_mib()?])
 }
 
-/// The median and the slowest hundredth, in milliseconds.
-fn percentiles(times: &mut [Duration]) -> [f64; 2] {
-    times.sort_unstable();
-    [0.5, 0.99].map(|part| {
-        let at = (times.len().saturating_sub(1) as f64 * part) as usize;
-        times.get(at).map_or(0.0, |time| time.as_secs_f64() * 1e3)
-    })
-}
-
-fn gateway(me: &Path, folder: &Path, engine: SocketAddr, policy: &str) -> Result<Middle, String> {
+fn gateway(me: &Path, folder: &Path, engine: SocketAddr, policy: &str) -> Result<Process, String> {
     let (listen, admin) = (free()?, free()?);
     let wrong = |error: std::io::Error| format!("{}: {error}", folder.display());
     std::fs::write(folder.join("tokenizer.json"), sim::model::tokenizer_json()).map_err(wrong)?;
@@ -402,7 +395,7 @@ fn gateway(me: &Path, folder: &Path, engine: SocketAddr, policy: &str) -> Result
          [log]\nfilter = \"error\"\n{model}[[engines]]\nname = \"a\"\nurl = \"http://{engine}\"\n[[engines]]\nname = \"b\"\nurl = \"http://{engine}\"\n"
     );
     std::fs::write(&config, text).map_err(wrong)?;
-    let middle = Middle::start(Command::new(me).arg("serve").arg("--config").arg(&config), listen)?;
+    let middle = Process::start(Command::new(me).arg("serve").arg("--config").arg(&config), listen)?;
     // The engines' models are learned by the first probe.
     std::net::TcpStream::connect(listen).map_err(|error| error.to_string())?;
     Ok(middle)
@@ -423,11 +416,6 @@ fn body(bytes: usize, stream: bool) -> Bytes {
     serde_json::json!({"model": "sim", "messages": messages, "max_tokens": 20, "stream": stream})
         .to_string()
         .into()
-}
-
-#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 /// A prompt of 8 KiB no part of which was ever sent.
@@ -542,64 +530,6 @@ async fn ask(sender: &mut SendRequest<Full<Bytes>>, body: Bytes) -> Result<Respo
     if answer.status().is_success() { Ok(answer) } else { Err(answer.status().to_string()) }
 }
 
-/// A child process that is measured; it is killed when dropped.
-struct Middle {
-    /// `None`: somebody else's.
-    child: Option<Child>,
-    address: SocketAddr,
-}
-
-impl Middle {
-    fn start(command: &mut Command, address: SocketAddr) -> Result<Self, String> {
-        let child =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map_err(|error| error.to_string())?;
-        let middle = Self { child: Some(child), address };
-        let begun = now();
-        while std::net::TcpStream::connect(address).is_err() {
-            if begun.elapsed() > Duration::from_secs(20) {
-                return Err(format!("nobody listens on {address}"));
-            }
-            std::thread::yield_now();
-        }
-        Ok(middle)
-    }
-
-    /// A process that somebody else has started, and whose cost is not asked for.
-    fn alone(address: SocketAddr) -> Self {
-        Self { child: None, address }
-    }
-
-    /// What the kernel says of it in one of its files.
-    fn read(&self, file: &str) -> Result<String, String> {
-        let Some(child) = &self.child else { return Ok(String::new()) };
-        std::fs::read_to_string(format!("/proc/{}/{file}", child.id())).map_err(|error| error.to_string())
-    }
-
-    /// User and system time so far; the kernel counts in hundredths of a second.
-    fn cpu(&self) -> Result<Duration, String> {
-        let text = self.read("stat")?;
-        let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
-        Ok(Duration::from_millis((ticks(11) + ticks(12)) * 10))
-    }
-
-    fn rss_mib(&self) -> Result<f64, String> {
-        let text = self.read("statm")?;
-        let pages: f64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0.0);
-        Ok(pages * 4096.0 / 1_048_576.0)
-    }
-}
-
-impl Drop for Middle {
-    fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to end.
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
 /// Streams that the limit on open files allows: the gateway needs two files for each.
 pub fn most_streams() -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
@@ -607,11 +537,6 @@ pub fn most_streams() -> usize {
         .lines()
         .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok());
     files.map_or(usize::MAX, |files: usize| (files.saturating_sub(400) / 2).max(1))
-}
-
-fn free() -> Result<SocketAddr, String> {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).map_err(|error| error.to_string())?;
-    listener.local_addr().map_err(|error| error.to_string())
 }
 
 /// The rows as people read them.

@@ -2,4 +2,6 @@
 
 pub mod events;
 pub mod gateway;
+pub mod indexer;
+mod process;
 pub mod route;

@@ -9,7 +9,7 @@ use sim::engine::Shape;
 use sim::trace;
 
 use super::output::{self, Failure};
-use crate::bench::{events, gateway, route};
+use crate::bench::{events, gateway, indexer, route};
 use crate::settings::Routing;
 
 /// Measure.
@@ -27,6 +27,24 @@ enum What {
     Gateway(Gateway),
     /// Listeners that join an engine's event stream late, and what the stream costs.
     Events(Events),
+    /// The indexer service over HTTP, perhaps beside somebody else's.
+    Indexer(Indexer),
+}
+
+#[derive(Args)]
+struct Indexer {
+    /// Blocks that the engine holds.
+    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(70_000..=5_000_000))]
+    blocks: u32,
+    /// Seconds that each kind of question is asked.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=600))]
+    seconds: u16,
+    /// Another indexer: a program that takes a port, such as the one that bench/peers/indexer builds.
+    #[arg(long, value_name = "PROGRAM")]
+    beside: Option<String>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -120,6 +138,7 @@ impl Bench {
             What::Route(route) => route.run(),
             What::Gateway(gateway) => gateway.run(),
             What::Events(events) => events.run(),
+            What::Indexer(indexer) => indexer.run(),
         }
     }
 }
@@ -133,6 +152,18 @@ impl Events {
         };
         let measured = events::measure(plan, |what| eprintln!("  {what} …")).map_err(Failure::Work)?;
         if self.json { output::json(&measured) } else { output::line(events::table(&measured).trim_end()) }
+    }
+}
+
+impl Indexer {
+    fn run(self) -> Result<(), Failure> {
+        let plan = indexer::Plan {
+            blocks: self.blocks as usize,
+            time: Duration::from_secs(self.seconds.into()),
+            beside: self.beside,
+        };
+        let measured = indexer::measure(&plan, |what| eprintln!("  {what} …")).map_err(Failure::Work)?;
+        if self.json { output::json(&measured) } else { output::line(indexer::table(&measured).trim_end()) }
     }
 }
 
