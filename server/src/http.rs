@@ -17,8 +17,10 @@ use tokio::task::JoinSet;
 
 /// The largest answer that is read from an engine, and the largest question from an operator.
 const MAX_BODY: usize = 16 << 20;
-/// How long an operator's connection may take to say what it wants.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may take to say what it wants, and how long it may stay without wanting anything.
+const HEAD_TIMEOUT: Duration = Duration::from_mins(2);
+/// Connections at a time; the next ones wait to be accepted.
+const MAX_CONNECTIONS: usize = 4_096;
 
 /// What a server of ours answers.
 pub type Answer = Response<Full<Bytes>>;
@@ -90,7 +92,7 @@ pub async fn serve<Handler, Answering>(
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept() => {
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
                 let Ok((stream, _)) = accepted else { continue };
                 let handler = handler.clone();
                 connections.spawn(async move {

@@ -211,13 +211,7 @@ fn each(list: &[u8], mut take: impl FnMut(bool, u64) -> Option<()>) -> Option<&[
     loop {
         let negative = rest.first() == Some(&b'-');
         rest = &rest[usize::from(negative)..];
-        let (mut value, mut digits) = (0_u64, 0);
-        while let Some(digit) =
-            rest.get(digits).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10)
-        {
-            value = value.checked_mul(10)?.checked_add(u64::from(digit))?;
-            digits += 1;
-        }
+        let (value, digits) = number(rest)?;
         // JSON has no leading zeros.
         if digits == 0 || digits > 1 && rest[0] == b'0' {
             return None;
@@ -227,7 +221,7 @@ fn each(list: &[u8], mut take: impl FnMut(bool, u64) -> Option<()>) -> Option<&[
         loop {
             match rest.split_first()? {
                 (b',', behind) => {
-                    rest = behind.trim_ascii_start();
+                    rest = behind;
                     break;
                 }
                 (b']', behind) => return Some(behind),
@@ -235,7 +229,35 @@ fn each(list: &[u8], mut take: impl FnMut(bool, u64) -> Option<()>) -> Option<&[
                 _ => return None,
             }
         }
+        while let Some((b' ' | b'\n' | b'\r' | b'\t', behind)) = rest.split_first() {
+            rest = behind;
+        }
     }
+}
+
+/// The number that a text begins with, and its digits.
+#[inline]
+fn number(text: &[u8]) -> Option<(u64, usize)> {
+    // Eight bytes at once: which of them are digits, and what they say. Token ids have six.
+    if let Some(eight) = text.first_chunk() {
+        let digits = u64::from_le_bytes(*eight) ^ 0x3030_3030_3030_3030;
+        let others = (digits.wrapping_add(0x7676_7676_7676_7676) | digits) & 0x8080_8080_8080_8080;
+        let count = others.trailing_zeros() / 8;
+        if (1..8).contains(&count) {
+            // The last digit stands in the highest byte; what is behind it falls out, and zeros come in before it.
+            let digits = digits << (64 - 8 * count);
+            let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8);
+            let high = (pairs & 0x0000_00ff_0000_00ff).wrapping_mul(0x000f_4240_0000_0064);
+            let low = ((pairs >> 16) & 0x0000_00ff_0000_00ff).wrapping_mul(0x0000_2710_0000_0001);
+            return Some((high.wrapping_add(low) >> 32, count as usize));
+        }
+    }
+    let (mut value, mut digits) = (0_u64, 0);
+    while let Some(digit) = text.get(digits).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
+        value = value.checked_mul(10)?.checked_add(u64::from(digit))?;
+        digits += 1;
+    }
+    Some((value, digits))
 }
 
 /// Bare numbers, least byte first.
@@ -370,6 +392,13 @@ mod tests {
             let usual: Body<'_> = serde_json::from_str(&body).unwrap();
             let usual = usual.block_hashes.unwrap().iter().map(Hash::hash).collect();
             prop_assert_eq!(short, About::Hashes(usual));
+        }
+
+        #[test]
+        fn every_number_is_read(value: u64, fewer in 0_u32..20, behind in "[^0-9]{0,9}") {
+            let value = value / 10_u64.pow(fewer);
+            let text = format!("{value}{behind}");
+            prop_assert_eq!(number(text.as_bytes()), Some((value, value.to_string().len())));
         }
 
         #[test]
