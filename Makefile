@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fmt check setup unit e2e audit
+.PHONY: help demo test bench fuzz fmt check setup unit e2e audit
 
 CARGO ?= cargo
 # A test runner that is there if it is there: the tests are the same, only their output is nicer.
@@ -57,6 +57,15 @@ bench: ## All benchmarks with their floors; about fifteen minutes
 	./target/release/warmline bench events
 	$(call say,the index and its peers)
 	cd bench/peers/index && $(CARGO) run --release && $(CARGO) run --release -- --holders 4
+
+# What is found goes to events/fuzz/artifacts, what reaches something new to target/fuzz; neither is checked in by itself.
+fuzz: ## Look for inputs that break the event stream, guided by coverage, FUZZ seconds a target (nightly, cargo-fuzz)
+	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	for target in codec frames snapshot; do \
+		mkdir -p target/fuzz/$$target; \
+		$(CARGO) +nightly fuzz run --fuzz-dir events/fuzz $$target target/fuzz/$$target events/fuzz/corpus/$$target \
+			-- -max_len=4096 -max_total_time=$${FUZZ:-60}; \
+	done
 
 fmt: ## Format everything
 	$(CARGO) fmt --all

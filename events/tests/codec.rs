@@ -233,6 +233,31 @@ fn absurd_lengths_are_refused_before_anything_is_reserved() {
     assert!(decode(&deep).is_err());
 }
 
+/// Found by fuzzing: what stood behind an empty list of tokens was taken for the list's first pair.
+#[test]
+fn no_tokens_are_no_pairs_whatever_follows() {
+    let event = batch().array(2).array(4).text("BlockStored").array(1).raw(&[1, 0xc0]).array(0);
+    let event = event.array(2).text("BlockRemoved").array(1).raw(&[1]);
+    let said = decode(&event.0).unwrap().said;
+    let Said::Stored(stored) = &said[0] else { panic!() };
+    assert_eq!(stored.content, Content::Tokens(vec![]));
+    assert_eq!(said[1], Said::Removed { hashes: vec![EngineHash(1)], medium: None, group: None });
+}
+
+/// Found by fuzzing: a list of extras that was longer than its blocks could be read, and not said again.
+#[test]
+fn extras_of_blocks_that_are_not_there_are_left_out() {
+    let extras = |words: &[&str]| {
+        let event = batch().array(1).raw(&[0x83]).text("type").text("BlockStored").text("extra_keys");
+        let event =
+            words.iter().fold(event.array(words.len() as u8), |event, word| event.array(1).text(word));
+        let Said::Stored(stored) = only(&event.text("block_hashes").array(1).raw(&[1]).0) else { panic!() };
+        stored.extras.iter().map(|extra| extra.words.concat()).collect::<Vec<_>>()
+    };
+    assert_eq!(extras(&["a", "b"]), ["a"]);
+    assert_eq!(extras(&["a"]), ["a"]);
+}
+
 fn said() -> impl Strategy<Value = Said> {
     let hashes = || proptest::collection::vec(any::<u64>().prop_map(EngineHash), 0..5);
     let medium =

@@ -103,6 +103,63 @@ fn an_offloaded_run_without_tokens_does_not_cost_the_device_its_exactness() {
     assert_eq!(core.view(), View::Exact);
 }
 
+/// Found by fuzzing: the sequence after the last number there is was computed, which stopped a debug build and made 0 of it
+/// in a release build, so that another life would have been in step.
+#[test]
+fn a_sequence_that_no_batch_can_have_is_no_batch() {
+    for replay in [false, true] {
+        let mut core =
+            Core::new(WORKER, Arc::new(Views::default()), Settings { replay, ..Settings::default() });
+        core.connected(NOW);
+        for sequence in [u64::MAX, u64::MAX - 1] {
+            core.live(sequence, payload(vec![run(None, 1, None, &[1, 2])]), NOW);
+            core.replayed(u64::MAX, payload(vec![run(None, 1, None, &[1, 2])]), NOW);
+            assert_eq!((core.last(), core.counters().batches), (None, 0));
+        }
+        core.replay_ended(NOW);
+        core.live(0, payload(vec![run(None, 1, None, &[1, 2])]), NOW);
+        assert_eq!((core.last(), core.view()), (Some(0), View::Exact));
+        assert_eq!(core.counters().undecodable, 2);
+    }
+}
+
+/// Found by fuzzing: only the bytes of a replay were bounded, and an empty batch has none.
+#[test]
+fn a_replay_of_nothing_for_ever_is_given_up() {
+    let mut core = Core::new(WORKER, Arc::new(Views::default()), Settings::default());
+    core.connected(NOW);
+    let failed = (0..).take_while(|sequence| {
+        core.replayed(*sequence, Bytes::new(), NOW);
+        core.counters().failed_replays == 0
+    });
+    assert_eq!(failed.count(), 1 << 20);
+    assert_eq!((core.counters().overflows, core.phase()), (1, Phase::Recovering));
+}
+
+/// Found by reading the corpus: what was held behind a second hole was older than what was held behind it again, and
+/// was taken for another life, which dropped a view that was right.
+#[test]
+fn a_second_hole_behind_the_first_is_no_other_life() {
+    let mut core = Core::new(WORKER, Arc::new(Views::default()), Settings::default());
+    let root = |number: u64| payload(vec![run(None, number, None, &[number as u32, 1])]);
+    core.connected(NOW);
+    core.replay_ended(NOW);
+    for sequence in [0, 1, 4, 7, 8] {
+        core.live(sequence, root(sequence), NOW);
+    }
+    for sequence in [1, 2, 3] {
+        core.replayed(sequence, root(sequence), NOW);
+    }
+    let action = core.replay_ended(NOW);
+    assert_eq!((core.last(), action), (Some(4), Some(Action::Replay { from: 4 })));
+    for sequence in [4, 5, 6] {
+        core.replayed(sequence, root(sequence), NOW);
+    }
+    assert_eq!(core.replay_ended(NOW), None);
+    assert_eq!((core.last(), core.view(), core.counters().restarts), (Some(8), View::Exact, 0));
+    assert_eq!(core.check(), Ok(()));
+}
+
 // === Snapshots ===
 
 const SNAPSHOT: u64 = -2_i64 as u64;

@@ -7,13 +7,14 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which rooms each room may look into. A room that is not here may look into none.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("warmline-blocks", &[]),
     ("warmline-events", &["warmline-blocks"]),
     ("warmline-index", &["warmline-blocks"]),
     ("warmline-store", &["warmline-blocks"]),
     ("warmline-queue", &["warmline-blocks"]),
     ("warmline-coord", &["warmline-blocks"]),
+    ("warmline-engine", &["warmline-blocks", "warmline-events"]),
     ("warmline-sim", &["warmline-blocks", "warmline-events"]),
     (
         "warmline-server",

@@ -253,7 +253,14 @@ impl Draft {
 
     fn finish(self) -> Said {
         match self {
-            Self::Stored(stored) => Said::Stored(stored),
+            Self::Stored(mut stored) => {
+                // The list may come before the blocks that it is about; what reaches beyond them is about nothing.
+                stored.extras.truncate(stored.hashes.len());
+                while stored.extras.last().is_some_and(|extra| *extra == Extras::default()) {
+                    stored.extras.pop();
+                }
+                Said::Stored(stored)
+            }
             Self::Removed { hashes, medium, group } => Said::Removed { hashes, medium, group },
             Self::Cleared => Said::Cleared,
             Self::Unknown => Said::Unknown,
@@ -286,7 +293,10 @@ impl Stored {
             b"medium" => text(at).map(|word| self.medium = word),
             b"lora_name" => self.lora_name(at),
             b"cache_salt" => text(at).map(|word| self.cache_salt = word),
-            b"extra_keys" => extras(at, &mut self.extras),
+            b"extra_keys" => {
+                self.extras.clear();
+                extras(at, &mut self.extras)
+            }
             b"group_idx" => number(at).map(|number| self.group = number),
             b"kv_cache_spec_kind" => text(at).map(|word| self.kind = word),
             _ => at.skip(),
@@ -300,7 +310,8 @@ impl Stored {
         }
         let count = at.array()?;
         let mut ids = Vec::new();
-        if matches!(at.clone().next(), Ok(Value::Array(2))) {
+        // Behind an empty list stands something else, which may be an array of two as well.
+        if count > 0 && matches!(at.clone().next(), Ok(Value::Array(2))) {
             for i in 0..count {
                 if at.array()? != 2 {
                     return Err(Malformed::Expected("a pair of tokens"));

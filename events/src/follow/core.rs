@@ -191,6 +191,9 @@ const SEEN: usize = 8_192;
 const MAX_HELD: usize = 65_536;
 /// Bytes held live, and bytes of one replay: a vLLM ring of 10,000 steps at 700 bytes is 7 MB; tenfold, and then some.
 const MAX_HELD_BYTES: usize = 256 << 20;
+/// Batches of one replay: at 256 bytes each they are as many as the bytes allow. Only empty ones can be more; they cost 40
+/// bytes here and nothing there, and somebody could send them for ever.
+const MAX_REPLAYED: usize = 1 << 20;
 /// How long a subscription may take to have an effect.
 const CONFIRM_AFTER: Duration = Duration::from_secs(1);
 /// Failed replays in a row after which a view is no longer called recovering.
@@ -294,6 +297,11 @@ impl Core {
 
     /// A live batch.
     pub fn live(&mut self, sequence: u64, payload: Bytes, now: Duration) -> Option<Action> {
+        if sequence >= SNAPSHOT {
+            // No batch has this number. If it stood for one that was lost, the next will show it.
+            self.counters.undecodable += 1;
+            return None;
+        }
         (self.heard, self.heard_at) = (Some(sequence), now);
         self.take(sequence, payload, now)
     }
@@ -322,6 +330,9 @@ impl Core {
             repair.got.clear();
             return None;
         }
+        if sequence > SNAPSHOT {
+            return None; // an end, which is told as such
+        }
         let stray = |before: &(u64, Bytes)| sequence <= before.0;
         let ordered = repair.snapshot.is_none();
         if ordered && (repair.got.last().is_some_and(stray) || sequence < repair.from) {
@@ -331,7 +342,7 @@ impl Core {
         let sequence = if ordered { sequence } else { repair.got.len() as u64 };
         repair.got_bytes += payload.len();
         repair.got.push((sequence, payload));
-        if repair.got_bytes > MAX_HELD_BYTES {
+        if repair.got.len() > MAX_REPLAYED || repair.got_bytes > MAX_HELD_BYTES {
             self.counters.overflows += 1;
             return self.replay_failed(now);
         }
@@ -519,12 +530,18 @@ impl Core {
     /// A hole before this batch.
     fn gap(&mut self, now: Duration, sequence: u64, payload: Bytes) -> Option<Action> {
         self.counters.gaps += 1;
-        if !self.settings.replay || self.attempts >= PATIENCE {
+        if !self.can_ask_about(sequence) {
             self.lost();
             return self.in_step(sequence, payload, now);
         }
         let action = self.recover(now);
         self.hold(sequence, payload, now).or(Some(action))
+    }
+
+    /// Whether there is a hole before this batch, and somebody who may fill it.
+    fn can_ask_about(&self, sequence: u64) -> bool {
+        let next = self.last.map_or(0, |last| last + 1);
+        sequence > next && self.settings.replay && self.attempts < PATIENCE
     }
 
     /// The sequence went back: an echo of what was applied, or another life.
@@ -623,8 +640,8 @@ impl Core {
         self.doubted = false;
         self.sink.replace(self.worker, &events);
         self.seen.clear();
-        // -1: nothing was ever said.
-        self.last = Some(header.version).filter(|version| *version != u64::MAX);
+        // -1: nothing was ever said. Nor can a batch have said that it was a header.
+        self.last = Some(header.version).filter(|version| *version < SNAPSHOT);
         self.echo = self.last.map(|until| Echo { next: self.heard.map(|heard| heard + 1), until });
         self.epoch = header.epoch.or(self.epoch);
         self.source_is(Some(header.state));
@@ -771,6 +788,13 @@ impl Core {
             self.held_bytes -= payload.len();
             if self.last.is_some_and(|last| sequence <= last) {
                 continue;
+            }
+            if self.can_ask_about(sequence) {
+                // A second hole. What is behind it waits where it was, before what is held already.
+                self.counters.gaps += 1;
+                self.held_bytes += payload.len();
+                self.held.push_front((sequence, payload));
+                return Some(self.recover(now));
             }
             if let Some(action) = self.take(sequence, payload, now) {
                 return Some(action);

@@ -1,0 +1,8 @@
+//! One payload, guided by what it reaches.
+#![no_main]
+
+#[path = "../targets.rs"]
+#[allow(dead_code, reason = "each program runs one target")]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| targets::codec(input));
