@@ -34,6 +34,7 @@ impl Sink for IndexSink {
     }
 
     fn replace(&self, worker: Worker, events: &[Event]) {
+        crate::memory::much_is_freed();
         match self.index.replace(worker, events) {
             Ok(0) => {}
             Ok(orphans) => {

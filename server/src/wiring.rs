@@ -50,6 +50,7 @@ pub async fn start(settings: Settings) -> Result<Running, String> {
     }
     let operator = Admin::new(gateway.clone(), Box::new(watch_one))?;
     others.lock().spawn(look::expectations(fleet));
+    others.lock().spawn(crate::memory::give_back());
     others.lock().spawn(operator.run(back, stopped.clone()));
     let serving = tokio::spawn(gateway::run(gateway.clone(), front, stopped));
     Ok(Running { gateway, address, admin, stop, serving, others })

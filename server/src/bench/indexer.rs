@@ -40,8 +40,8 @@ pub struct Contestant {
     pub cold_ms: Option<f64>,
     /// Of a sample of prompts, the part that it then finds whole.
     pub cold_found: f64,
-    /// Resident memory in MiB: with nothing, and with everything.
-    pub rss_mib: [f64; 2],
+    /// Resident memory in MiB: with nothing, with everything, and after the questions.
+    pub rss_mib: [f64; 3],
     /// Questions.
     pub rows: Vec<Row>,
     /// Milliseconds from the restart of an engine until nothing of its old cache is found any more.
@@ -275,7 +275,7 @@ fn contest(
     let sample: Vec<usize> = (0..prompts.count()).step_by(prompts.count().div_ceil(24)).collect();
     let cold_found = client.found(1, &sample)?;
     drop(going);
-    let rss_mib = [empty, process.rss_mib()?];
+    let full = process.rss_mib()?;
     let mut rows = Vec::new();
     for tokens in SIZES {
         for form in [Some(Wire::Json), (who == "warmline").then_some(Wire::Bare)].into_iter().flatten() {
@@ -284,6 +284,7 @@ fn contest(
         }
     }
 
+    let rss_mib = [empty, full, process.rss_mib()?];
     progress("  a restart of the engine");
     drop(publisher);
     let reborn = engine(runtime, &at, &replay, usize::MAX)?;
@@ -622,12 +623,13 @@ pub fn table(measured: &Measured) -> String {
         };
         let _ = writeln!(
             out,
-            "{}\n  cold start: all of the last prompt after {}, {:.0} % of a sample found whole; memory {:.0} -> {:.0} MiB",
+            "{}\n  cold start: all of the last prompt after {}, {:.0} % of a sample found whole; memory {:.0}, {:.0}, later {:.0} MiB",
             one.who,
             ms(one.cold_ms),
             one.cold_found * 100.0,
             one.rss_mib[0],
-            one.rss_mib[1]
+            one.rss_mib[1],
+            one.rss_mib[2]
         );
         for row in &one.rows {
             let _ = writeln!(

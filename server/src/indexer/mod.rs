@@ -68,6 +68,7 @@ impl Indexer {
         let threads = threads.worker_threads(2).thread_name("followers").enable_all().build();
         let followers = Followers(Some(threads.map_err(|error| error.to_string())?));
         let registry = Arc::new(Registry::new(keep, followers.handle()));
+        followers.handle().spawn(crate::memory::give_back());
         registry.restore(kept.unwrap_or_default(), known).await;
         for peer in settings.peers {
             registry.add_peer(peer).await.map_err(|why| why.to_string())?;
