@@ -160,6 +160,31 @@ fn a_second_hole_behind_the_first_is_no_other_life() {
     assert_eq!(core.check(), Ok(()));
 }
 
+#[test]
+fn a_source_that_never_has_what_is_asked_for_is_not_asked_without_a_pause() {
+    let views = Arc::new(Views::default());
+    let mut core = Core::new(WORKER, views.clone(), Settings::default());
+    let root = |number: u64| payload(vec![run(None, number, None, &[number as u32, 1])]);
+    core.connected(NOW);
+    core.replay_ended(NOW);
+    core.live(0, root(0), NOW);
+    assert_eq!(core.live(2, root(2), NOW), Some(Action::Replay { from: 0 }));
+    views.0.lock().unwrap().clear();
+    let (mut now, mut asked) = (NOW, 1);
+    while core.view() == View::Recovering {
+        core.replayed(0, root(0), now);
+        assert_eq!(core.replay_ended(now), None, "not at once");
+        let Some(next) = core.next_tick().filter(|_| core.view() == View::Recovering) else { break };
+        assert!(next > now);
+        (now, asked) = (next, asked + 1);
+        assert_eq!(core.tick(now), Some(Action::Replay { from: 0 }));
+    }
+    // It was never called exact in between, and what was held is not lost with it.
+    assert_eq!(*views.0.lock().unwrap(), [View::Stale]);
+    assert_eq!((core.view(), core.last(), asked), (View::Stale, Some(2), 4));
+    assert_eq!(core.check(), Ok(()));
+}
+
 // === Snapshots ===
 
 const SNAPSHOT: u64 = -2_i64 as u64;
@@ -210,6 +235,18 @@ fn a_snapshot_overtakes_the_live_stream_and_what_it_contains_comes_once_more() {
     // Behind that, going backwards is what it always is.
     core.live(50, payload(vec![run(None, 8, None, &[1, 1])]), NOW);
     assert_eq!((core.view(), core.counters().restarts), (View::Recovering, 1));
+}
+
+#[test]
+fn a_snapshot_with_a_hole_behind_it_is_not_exact_for_a_moment_either() {
+    let views = Arc::new(Views::default());
+    let mut core = Core::new(WORKER, views.clone(), Settings::default());
+    core.connected(NOW);
+    core.live(103, payload(vec![run(None, 9, None, &[1, 1])]), NOW);
+    core.replayed(SNAPSHOT, header(100, 7, 1, &[]), NOW);
+    core.replayed(100, payload(vec![Said::Cleared, run(None, 1, None, &[1, 2])]), NOW);
+    assert_eq!(core.replay_ended(NOW), Some(Action::Replay { from: 100 }));
+    assert!(!views.0.lock().unwrap().contains(&View::Exact));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The oracle: a simulated engine, a hostile network, and the follower's claim of exactness held against the truth.
 //!
 //! Each seed is one history: the engine stores, removes, clears and restarts; messages are dropped, doubled,
-//! delayed and cut off; replays are late, cut off or never answered. Whenever the follower says `Exact` and has heard
+//! delayed and cut off; replays are late, cut off or never answered; the follower is killed, and another goes on from a copy
+//! of its view, or from nothing. `WARMLINE_SEEDS=100000` asks for so many histories. Whenever the follower says `Exact` and has heard
 //! of everything that was said, its view must equal the engine's cache.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -248,6 +249,7 @@ struct World {
     engine: Engine,
     core: Core,
     model: Arc<Model>,
+    settings: Settings,
     now: Duration,
     /// Messages under way on the live socket.
     wire: VecDeque<(u64, Bytes)>,
@@ -277,6 +279,7 @@ impl World {
             engine,
             core,
             model,
+            settings,
             now: Duration::ZERO,
             wire: VecDeque::new(),
             answers: VecDeque::new(),
@@ -322,6 +325,23 @@ impl World {
         self.wire.clear();
         self.answers.clear();
         self.core.disconnected();
+    }
+
+    /// The follower is killed, and another one takes its place: from a copy of its view, or from nothing.
+    fn heir(&mut self) {
+        if self.connected {
+            self.disconnect();
+        }
+        let mark = self.core.mark().filter(|_| !self.chance.one_in(4));
+        self.log.push(format!("an heir from {mark:?}"));
+        if mark.is_none() {
+            self.model.0.lock().unwrap().0.clear();
+        }
+        let settings = Settings { seed: self.chance.next(), ..self.settings };
+        self.core = Core::new(WORKER, self.model.clone(), settings);
+        if let Some(mark) = &mark {
+            self.core.resume(mark);
+        }
     }
 
     fn say(&mut self) -> Bytes {
@@ -375,6 +395,7 @@ impl World {
             92..=94 if self.connected => self.disconnect(),
             92..=96 => self.connect(),
             97 if self.chance.one_in(6) => self.restart(),
+            97 if self.chance.one_in(3) => self.heir(),
             98 if self.chance.one_in(4) => {
                 let action = self.core.distrusted(self.now);
                 self.act(action);
@@ -498,7 +519,8 @@ fn history(seed: u64) -> Result<Tally, String> {
 
 #[test]
 fn whenever_the_follower_says_exact_its_view_is_the_engines_cache() {
-    let seeds = std::env::args().find_map(|arg| arg.strip_prefix("--seeds=")?.parse().ok()).unwrap_or(3_000);
+    let seeds = std::env::var("WARMLINE_SEEDS")
+        .map_or(3_000, |seeds| seeds.parse().expect("WARMLINE_SEEDS is a number"));
     let (mut exact, mut compared, mut recovered) = (0, 0, 0);
     for seed in 0..seeds {
         match history(seed) {

@@ -380,10 +380,11 @@ impl Core {
         if self.attempts >= PATIENCE || self.view == View::Stale {
             self.phase = Phase::Stale;
             self.say(View::Stale);
-        } else {
-            self.phase = Phase::Recovering;
-            self.say(View::Recovering);
+            // Nothing waits for the next answer any more.
+            return self.drain(now);
         }
+        self.phase = Phase::Recovering;
+        self.say(View::Recovering);
         None
     }
 
@@ -647,7 +648,8 @@ impl Core {
         self.source_is(Some(header.state));
         self.attempts = 0;
         self.phase = Phase::Live;
-        self.say(View::Exact);
+        // What is held may lack something behind the snapshot; then it is asked for at once.
+        self.say(if self.held_hole().is_none() { View::Exact } else { View::Recovering });
         self.drain(now)
     }
 
@@ -762,6 +764,7 @@ impl Core {
     /// Applies what a replay added to a view that stands, then what was held meanwhile.
     fn catch_up(&mut self, batches: Vec<(u64, Bytes)>, now: Duration) -> Option<Action> {
         let was_stale = self.view == View::Stale;
+        let before = self.last;
         for (sequence, payload) in batches {
             if self.last.is_some_and(|last| sequence != last + 1) {
                 self.counters.gaps += 1;
@@ -771,12 +774,29 @@ impl Core {
                 return Some(action);
             }
         }
-        if self.view == View::Recovering && !was_stale {
+        let hole = self.held_hole();
+        if hole == self.last.map(|last| last + 1) && self.last == before && !was_stale {
+            // The answer lacks what was asked for. Asked again at once, the source would say the same.
+            return self.fail(now);
+        }
+        if self.view == View::Recovering && !was_stale && hole.is_none() {
             self.attempts = 0;
             self.phase = Phase::Live;
             self.say(View::Exact);
         }
         self.drain(now)
+    }
+
+    /// The first batch that is missing before one that is held.
+    fn held_hole(&self) -> Option<u64> {
+        let mut next = self.last.map_or(0, |last| last + 1);
+        for (sequence, _) in &self.held {
+            if *sequence > next {
+                return Some(next);
+            }
+            next = next.max(sequence + 1);
+        }
+        None
     }
 
     /// Takes up the live stream where the replay ended.
