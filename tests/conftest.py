@@ -1,5 +1,6 @@
 """Starts engines and gateways on free ports, waits until they are ready, and ends them by process id."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -71,17 +72,33 @@ class Engine:
         return sum(float(l.split()[-1]) for l in lines if l.startswith("vllm:num_requests_") and "{" in l)
 
 
-class Relay:
+def free_ports(count):
+    """The first of so many free ports side by side."""
+    while True:
+        first = free_port()
+        with contextlib.ExitStack() as held:
+            try:
+                for port in range(first, first + count):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return first
+
+
+class Place:
+    """Where an engine is told again."""
+
+    def __init__(self, ranks=1):
+        self.port = free_ports(2 * ranks)
+        self.events, self.replay = f"tcp://127.0.0.1:{self.port}", f"tcp://127.0.0.1:{self.port + ranks}"
+
+
+class Relay(Place):
     """A relay of one engine, whose events the gateway takes from here."""
 
     def __init__(self, folder, engine, *args):
+        super().__init__()
         self.folder, self.engine, self.args = folder, engine, args
-        while True:
-            self.port = free_port()
-            with socket.socket() as next_one:
-                if next_one.connect_ex(("127.0.0.1", self.port + 1)) != 0:
-                    break
-        self.events, self.replay = f"tcp://127.0.0.1:{self.port}", f"tcp://127.0.0.1:{self.port + 1}"
         self.start()
 
     def start(self):
@@ -90,7 +107,7 @@ class Relay:
 
 
 class Gateway:
-    def __init__(self, folder, engines, extra="", tokenizer=True, relays=None):
+    def __init__(self, folder, engines, extra="", tokenizer=True, relays=None, tells=None):
         self.folder, self.engines = folder, engines
         self.port, self.admin_port = free_port(), free_port()
         self.url, self.admin = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.admin_port}"
@@ -106,11 +123,16 @@ class Gateway:
         for engine in engines:
             relay = (relays or {}).get(engine.name)
             events = f'"{relay.events}"\nreplay = "{relay.replay}"' if relay else '"auto"'
+            if tells:
+                events += f'\nrelay = "{tells.events}"'
             text += f'\n[[engines]]\nname = "{engine.name}"\nurl = "{engine.url}"\nevents = {events}\n'
         self.config = folder / f"{self.port}.toml"
         self.config.write_text(text)
-        self.run = Process("serve", "--config", self.config, log=folder / f"gateway-{self.port}.log")
-        if engines:
+        self.start()
+
+    def start(self):
+        self.run = Process("serve", "--config", self.config, log=self.folder / f"gateway-{self.port}.log")
+        if self.engines:
             until(lambda: httpx.get(f"{self.url}/readyz").status_code == 200, "the gateway to be ready")
         else:
             until(lambda: httpx.get(f"{self.url}/healthz").status_code == 200, "the gateway to live")

@@ -18,11 +18,11 @@ use crate::sink::{Root, Sink, UnknownParent};
 /// A running relay of one source, until dropped.
 pub struct Relay {
     follower: Follower,
-    mouth: Arc<Mouth>,
+    teller: Arc<Teller>,
 }
 
-/// What the follower tells, told again.
-struct Mouth {
+/// What a follower tells, told again: a sink that may stand beside another one, as in a gateway that relays.
+pub struct Teller {
     publisher: Publisher,
     block_size: AtomicU32,
     held: Mutex<Held>,
@@ -42,28 +42,19 @@ impl Relay {
     /// # Errors
     /// [`StartError`], if the relay's own endpoints cannot be had.
     pub fn start(source: Source, settings: publish::Settings) -> Result<Self, StartError> {
-        let block_size = settings.block_size.into();
-        let publisher = Publisher::start(settings)?;
-        // Nothing has been heard yet.
-        publisher.state(View::Recovering);
-        let mouth = Arc::new(Mouth {
-            publisher,
-            block_size,
-            held: Mutex::default(),
-            view: Mutex::new(View::Recovering),
-        });
-        let follower = Follower::start(source, mouth.clone(), Settings::default());
-        Ok(Self { follower, mouth })
+        let teller = Teller::start(settings)?;
+        let follower = Follower::start(source, teller.clone(), Settings::default());
+        Ok(Self { follower, teller })
     }
 
     /// Where subscribers connect, with the port that was chosen.
     pub fn endpoint(&self) -> &str {
-        self.mouth.publisher.endpoint()
+        self.teller.endpoint()
     }
 
     /// Where replays and snapshots are asked for.
     pub fn replay_endpoint(&self) -> &str {
-        self.mouth.publisher.replay_endpoint()
+        self.teller.replay_endpoint()
     }
 
     /// How it is doing with its source.
@@ -101,9 +92,31 @@ impl Held {
     }
 }
 
-// === impl Mouth ===
+// === impl Teller ===
 
-impl Mouth {
+impl Teller {
+    /// Binds, and says that nothing has been heard yet.
+    ///
+    /// # Errors
+    /// [`StartError`], if an endpoint cannot be had.
+    pub fn start(settings: publish::Settings) -> Result<Arc<Self>, StartError> {
+        let block_size = settings.block_size.into();
+        let publisher = Publisher::start(settings)?;
+        publisher.state(View::Recovering);
+        let view = Mutex::new(View::Recovering);
+        Ok(Arc::new(Self { publisher, block_size, held: Mutex::default(), view }))
+    }
+
+    /// Where subscribers connect, with the port that was chosen.
+    pub fn endpoint(&self) -> &str {
+        self.publisher.endpoint()
+    }
+
+    /// Where replays and snapshots are asked for.
+    pub fn replay_endpoint(&self) -> &str {
+        self.publisher.replay_endpoint()
+    }
+
     fn said(&self, event: &Event) -> Said {
         Said::of(event, self.block_size.load(Ordering::Relaxed))
     }
@@ -117,7 +130,7 @@ impl Mouth {
     }
 }
 
-impl Sink for Mouth {
+impl Sink for Teller {
     fn apply(&self, _: Worker, event: &Event) -> Result<(), UnknownParent> {
         self.held().take(event)?;
         self.publisher.batch(vec![self.said(event)]);

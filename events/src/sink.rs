@@ -1,5 +1,7 @@
 //! Where a follower tells what it has learned; the wiring joins it to the index.
 
+use std::sync::Arc;
+
 use blocks::{Event, View, Worker};
 
 /// A stored run of blocks whose parent the receiver does not hold: something was lost before.
@@ -27,6 +29,37 @@ pub trait Sink: Send + Sync {
 
     /// The beginning of a prompt was stored, with token ids: what a tokenizer can be held against.
     fn saw_root(&self, _worker: Worker, _root: &Root<'_>) {}
+}
+
+/// Two sinks that hear the same.
+pub struct Both(pub Arc<dyn Sink>, pub Arc<dyn Sink>);
+
+impl Sink for Both {
+    /// What one of them refuses is refused: the view of both is built anew then.
+    fn apply(&self, worker: Worker, event: &Event) -> Result<(), UnknownParent> {
+        self.0.apply(worker, event)?;
+        self.1.apply(worker, event)
+    }
+
+    fn replace(&self, worker: Worker, events: &[Event]) {
+        self.0.replace(worker, events);
+        self.1.replace(worker, events);
+    }
+
+    fn forget(&self, worker: Worker) {
+        self.0.forget(worker);
+        self.1.forget(worker);
+    }
+
+    fn set_view(&self, worker: Worker, view: View) {
+        self.0.set_view(worker, view);
+        self.1.set_view(worker, view);
+    }
+
+    fn saw_root(&self, worker: Worker, root: &Root<'_>) {
+        self.0.saw_root(worker, root);
+        self.1.saw_root(worker, root);
+    }
 }
 
 /// The first block of a prompt, as the engine tells it.

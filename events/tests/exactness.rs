@@ -319,6 +319,21 @@ fn whoever_goes_on_from_a_copy_is_exact_once_the_source_has_told_the_rest() {
 }
 
 #[test]
+fn a_copy_of_what_a_relay_told_while_it_was_behind_is_no_better() {
+    let mut first = with_snapshot(&[]);
+    let behind = state(7, View::Recovering);
+    first.live(101, behind.clone(), NOW);
+    let mut second = Core::new(WORKER, Arc::new(Views::default()), Settings::default());
+    second.resume(&first.mark().expect("what was told is in the view"));
+    second.connected(NOW);
+    second.replayed(101, behind, NOW);
+    second.replay_ended(NOW);
+    assert_eq!(second.view(), View::Recovering);
+    second.live(102, state(7, View::Exact), NOW);
+    assert_eq!(second.view(), View::Exact);
+}
+
+#[test]
 fn whoever_goes_on_from_a_copy_of_another_life_begins_anew() {
     let (mut core, _) = resumed();
     core.replayed(101, payload(vec![run(None, 77, None, &[5, 6])]), NOW);

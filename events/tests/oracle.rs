@@ -518,6 +518,7 @@ fn history(seed: u64) -> Result<Tally, String> {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "how many histories is nothing that the program reads")]
 fn whenever_the_follower_says_exact_its_view_is_the_engines_cache() {
     let seeds = std::env::var("WARMLINE_SEEDS")
         .map_or(3_000, |seeds| seeds.parse().expect("WARMLINE_SEEDS is a number"));

@@ -44,6 +44,22 @@ pub struct Settings {
     pub form: Form,
 }
 
+impl Settings {
+    /// What suits a relay: the compact form, a ring as large as a stock engine's, a sign of life each second.
+    pub fn of_relay(endpoint: String, replay: String, block_size: u32) -> Self {
+        Self {
+            endpoint,
+            replay,
+            topic: "kv-events".to_owned(),
+            block_size,
+            buffer_steps: 10_000,
+            heartbeat: Duration::from_secs(1),
+            rank: None,
+            form: Form::Compact,
+        }
+    }
+}
+
 /// What blocks say on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use blocks::{View, Worker};
 use clap::Args;
 use events::follow::Source;
-use events::publish::{Form, Settings};
+use events::publish::Settings;
 use events::relay;
 
 use super::output::{self, Failure};
@@ -19,10 +19,13 @@ pub(super) struct Relay {
     /// `tcp://10.0.0.5:5557,tcp://10.0.0.5:5558`. May be repeated.
     #[arg(long, required = true, value_name = "LIVE[,REPLAY]")]
     engine: Vec<String>,
-    /// Where the first engine is told again; its replays one port higher, the next engine's two ports higher, and
-    /// so on. Port 0: any free ports.
+    /// Where the first engine is told again; its replays as many ports higher as it has ranks, the next engine behind
+    /// that, and so on. Port 0: any free ports.
     #[arg(long, default_value = "127.0.0.1:6557", value_name = "ADDRESS")]
     listen: SocketAddr,
+    /// Data-parallel ranks of each engine, each with its own cache, its ports one higher than those of the one before.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    ranks: u32,
     /// Tokens in a block of these engines.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     block_size: u32,
@@ -47,9 +50,11 @@ impl Relay {
         runtime.block_on(async {
             let mut relays = Vec::new();
             for (number, engine) in self.engine.iter().enumerate() {
-                let relay = self.start(number, engine)?;
-                self.say(engine, &relay)?;
-                relays.push((engine, relay, View::Recovering));
+                for rank in 0..self.ranks {
+                    let relay = self.start(number, engine, rank)?;
+                    self.say(engine, rank, &relay)?;
+                    relays.push((engine, rank, relay, View::Recovering));
+                }
             }
             let mut look = tokio::time::interval(LOOK);
             let signal = super::serve::signal();
@@ -59,19 +64,19 @@ impl Relay {
                     () = &mut signal => return Ok(()),
                     _ = look.tick() => {}
                 }
-                for (engine, relay, view) in &mut relays {
+                for (engine, rank, relay, view) in &mut relays {
                     let status = relay.status();
                     if status.view != *view {
                         *view = status.view;
                         let trouble = status.trouble.unwrap_or_default();
-                        tracing::info!(engine, view = view.name(), sequence = ?status.last, trouble, "the view of an engine has changed");
+                        tracing::info!(engine, rank, view = view.name(), sequence = ?status.last, trouble, "the view of an engine has changed");
                     }
                 }
             }
         })
     }
 
-    fn start(&self, number: usize, engine: &str) -> Result<relay::Relay, Failure> {
+    fn start(&self, number: usize, engine: &str, rank: u32) -> Result<relay::Relay, Failure> {
         let (live, replay) = match engine.split_once(',') {
             Some((live, replay)) => (live, Some(replay.trim().to_owned())),
             None => (engine, None),
@@ -81,11 +86,14 @@ impl Relay {
                 |why| Failure::Input(format!("--engine {engine}: {why}, the replay's behind a comma"));
             endpoint::check(part).map_err(wrong)?;
         }
-        let port = |more: u16| match self.listen.port() {
+        let port = |rank: u32| match self.listen.port() {
             0 => Some(0),
-            first => u16::try_from(number).ok().and_then(|number| first.checked_add(2 * number + more)),
+            first => {
+                u16::try_from(u64::from(first) + 2 * number as u64 * u64::from(self.ranks) + u64::from(rank))
+                    .ok()
+            }
         };
-        let (Some(first), Some(second)) = (port(0), port(1)) else {
+        let (Some(first), Some(second)) = (port(rank), port(self.ranks + rank)) else {
             return Err(Failure::Input(format!(
                 "--listen {}: there are not enough ports above it",
                 self.listen
@@ -93,27 +101,28 @@ impl Relay {
         };
         let endpoint = |port| format!("tcp://{}", SocketAddr::new(self.listen.ip(), port));
         let settings = Settings {
-            endpoint: endpoint(first),
-            replay: endpoint(second),
-            topic: "kv-events".to_owned(),
-            block_size: self.block_size,
             buffer_steps: self.buffer_steps as usize,
             heartbeat: Duration::from_millis(self.heartbeat_ms.into()),
-            rank: None,
-            form: Form::Compact,
+            ..Settings::of_relay(endpoint(first), endpoint(second), self.block_size)
         };
-        let worker = Worker { instance: number as u64, rank: 0 };
-        let source =
-            Source { worker, endpoint: live.trim().to_owned(), bind: false, replay, topic: String::new() };
+        let worker = Worker { instance: number as u64, rank };
+        let source = Source {
+            worker,
+            endpoint: endpoint::nth(live.trim(), rank),
+            bind: endpoint::binds(live),
+            replay: replay.map(|replay| endpoint::nth(&replay, rank)),
+            topic: String::new(),
+        };
         relay::Relay::start(source, settings).map_err(|error| Failure::Work(error.to_string()))
     }
 
-    fn say(&self, engine: &str, relay: &relay::Relay) -> Result<(), Failure> {
+    fn say(&self, engine: &str, rank: u32, relay: &relay::Relay) -> Result<(), Failure> {
         let (live, replay) = (relay.endpoint(), relay.replay_endpoint());
         if self.json {
-            let place = serde_json::json!({"engine": engine, "events": live, "replay": replay});
+            let place = serde_json::json!({"engine": engine, "rank": rank, "events": live, "replay": replay});
             return output::line(&place.to_string());
         }
-        output::line(&format!("{engine} is told again at {live}, replays and snapshots at {replay}"))
+        let rank = if self.ranks > 1 { format!(" rank {rank}") } else { String::new() };
+        output::line(&format!("{engine}{rank} is told again at {live}, replays and snapshots at {replay}"))
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use events::follow::{Follower, Settings, Source};
-use events::sink::{Root, Sink};
+use events::publish;
+use events::relay::Teller;
+use events::sink::{Both, Root, Sink};
 use http::{Method, StatusCode};
 use serde_json::Value;
 
@@ -14,6 +16,7 @@ use super::Fleet;
 use super::member::Member;
 use crate::endpoint;
 use crate::http::ask;
+use crate::settings;
 
 /// The pause between probes of an engine that is down: its return should be noticed at once.
 const PROBE_DOWN: Duration = Duration::from_millis(100);
@@ -154,7 +157,27 @@ async fn follow(fleet: &Fleet, member: &Arc<Member>, sink: &Arc<dyn Sink>) {
     for source in sources {
         tracing::info!(engine = %member.settings.name, endpoint = %source.endpoint, replay = ?source.replay, "following its KV events");
         let seed = (u64::from(member.engine.id.0) << 32) | (u64::from(source.worker.rank) + 1);
-        followers.push(Follower::start(source, sink.clone(), Settings { seed, ..Settings::default() }));
+        let sink = relayed(member, source.worker.rank, sink);
+        followers.push(Follower::start(source, sink, Settings { seed, ..Settings::default() }));
+    }
+}
+
+/// The sink of an engine's rank, and beside it, if that is wished, one that tells everything again.
+fn relayed(member: &Member, rank: u32, sink: &Arc<dyn Sink>) -> Arc<dyn Sink> {
+    let settings::Engine { name, relay: Some(relay), ranks, block_size, .. } = &member.settings else {
+        return sink.clone();
+    };
+    let (endpoint, replay) = (endpoint::nth(relay, rank), endpoint::nth(relay, ranks + rank));
+    match Teller::start(publish::Settings::of_relay(endpoint, replay, *block_size)) {
+        Ok(teller) => {
+            let (endpoint, replay) = (teller.endpoint(), teller.replay_endpoint());
+            tracing::info!(engine = name, endpoint, replay, "its KV events are told again");
+            Arc::new(Both(sink.clone(), teller))
+        }
+        Err(error) => {
+            tracing::error!(engine = name, %error, "its KV events are not told again");
+            sink.clone()
+        }
     }
 }
 

@@ -27,7 +27,7 @@ pub fn together(settings: &Settings) -> Result<(), String> {
 /// # Errors
 /// The key, what was found and what is allowed.
 pub fn engine(engine: &Engine) -> Result<(), String> {
-    let Engine { name, url, events, replay, block_size, ranks, .. } = engine;
+    let Engine { name, url, events, replay, relay, block_size, ranks, .. } = engine;
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c)) {
         return Err(format!("name: found `{name}`; allowed are letters, digits and - _ . :"));
     }
@@ -44,6 +44,12 @@ pub fn engine(engine: &Engine) -> Result<(), String> {
     for (key, found) in [("events", events), ("replay", replay)] {
         let known = found.as_deref().filter(|found| key != "events" || *found != "auto");
         known.map_or(Ok(()), endpoint::check).map_err(|why| format!("{key}: {why}, or (events) auto"))?;
+    }
+    if let Some(relay) = relay {
+        endpoint::check(relay).map_err(|why| format!("relay: {why}"))?;
+        if events.is_none() {
+            return Err("relay: there is nothing to tell again; set events as well".to_owned());
+        }
     }
     Ok(())
 }

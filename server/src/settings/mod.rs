@@ -208,6 +208,9 @@ pub struct Engine {
     pub replay: Option<String>,
     /// The topic that its events carry; empty takes all.
     pub topic: String,
+    /// Where its events are told again, with snapshots, for others who follow it; replays so many ports higher as it has
+    /// ranks.
+    pub relay: Option<String>,
     /// Tokens in a KV block of this engine.
     pub block_size: u32,
     /// Data-parallel ranks, each with its own cache and its own port.
@@ -309,6 +312,7 @@ impl Default for Engine {
             events: None,
             replay: None,
             topic: String::new(),
+            relay: None,
             block_size: 16,
             ranks: 1,
             max_in_flight: None,
