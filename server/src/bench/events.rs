@@ -15,6 +15,7 @@ use events::codec::{self, Batch, Content, Said, Stored};
 use events::follow::{Follower, Settings, Source};
 use events::publish::{self, Form, Publisher, Run, Says};
 use events::sink::{Sink, UnknownParent};
+use events::stock;
 use events::translate::Translator;
 use index::{Index, Matches};
 use serde::Serialize;
@@ -46,6 +47,23 @@ pub struct Measured {
     pub bytes_a_block: [f64; 2],
     /// Blocks decoded and applied to an index, millions a second of one core: as token ids, and compact.
     pub applied_m: [f64; 2],
+    /// Many engines at once.
+    pub crowd: Crowd,
+}
+
+/// Many engines at once, all followed into one index.
+#[derive(Clone, Debug, Serialize)]
+pub struct Crowd {
+    /// Engines.
+    pub engines: usize,
+    /// Batches a second of all of them: wished for, and applied.
+    pub batches_s: [f64; 2],
+    /// Holes in any of the streams.
+    pub gaps: u64,
+    /// Cores that the followers took, and the engines.
+    pub cores: [f64; 2],
+    /// Resident memory of the whole process in MiB, a second after the start and at the end.
+    pub rss_mib: [f64; 2],
 }
 
 /// One engine and those who came late.
@@ -98,6 +116,8 @@ pub fn measure(plan: Plan, mut progress: impl FnMut(&str)) -> Result<Measured, S
     let large = Plan { batches: 0, blocks: 1_000_000, ..plan };
     progress(&format!("{} blocks, {} listeners", large.blocks, large.listeners));
     stories.push(runtime.block_on(story(large, witness.handle()))?);
+    progress("a hundred engines, a thousand batches a second each");
+    let crowd = crowd()?;
     progress("a call, a block, an index");
     let (call_ns, floor_ns) = calls()?;
     Ok(Measured {
@@ -106,6 +126,7 @@ pub fn measure(plan: Plan, mut progress: impl FnMut(&str)) -> Result<Measured, S
         floor_ns,
         bytes_a_block: bytes(),
         applied_m: [applied(false), applied(true)],
+        crowd,
     })
 }
 
@@ -377,6 +398,106 @@ async fn until(done: impl Fn() -> bool) -> Result<(), String> {
     Ok(())
 }
 
+// === The crowd ===
+
+const ENGINES: usize = 100;
+/// Batches a second of each.
+const PACE: u64 = 1_000;
+/// Blocks that each holds: what comes in drives out what came so many batches ago.
+const HELD: u64 = 2_000;
+
+fn crowd() -> Result<Crowd, String> {
+    let runtime = |name: &str| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).thread_name(name).enable_all().build().map_err(|error| error.to_string())
+    };
+    let (engines, listeners) = (runtime("bench-engines")?, runtime("bench-listen")?);
+    let settings = stock::Settings {
+        endpoint: "tcp://127.0.0.1:0".to_owned(),
+        replay: Some("tcp://127.0.0.1:0".to_owned()),
+        topic: "kv".to_owned(),
+        buffer_steps: 1_000,
+    };
+    let index = Arc::new(Index::new());
+    let (mut publishers, mut followers) = (Vec::new(), Vec::new());
+    for instance in 0..ENGINES as u64 {
+        let publisher = Arc::new(engines.block_on(stock::Publisher::start(settings.clone()))?);
+        let source = Source {
+            worker: Worker { instance, rank: 0 },
+            endpoint: publisher.endpoint().to_owned(),
+            bind: false,
+            replay: publisher.replay_endpoint().map(str::to_owned),
+            topic: String::new(),
+        };
+        let _entered = listeners.enter();
+        let settings = Settings { seed: instance + 1, ..Settings::default() };
+        followers.push(Follower::start(source, IndexSink::new(index.clone()), settings));
+        publishers.push(publisher);
+    }
+    for publisher in publishers {
+        engines.spawn(async move {
+            let (begun, mut said) = (now(), 0);
+            loop {
+                let due = (begun.elapsed().as_secs_f64() * PACE as f64) as u64;
+                while said < due {
+                    publisher.publish(&small(said));
+                    said += 1;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+    }
+    let applied = || followers.iter().map(|one| one.status().counters.batches).sum::<u64>();
+    let wait = |time| listeners.block_on(async move { tokio::time::sleep(time).await });
+    wait(Duration::from_secs(3));
+    let (before, cpu, rss, begun) = (applied(), cores_us()?, rss_mib(), now());
+    wait(Duration::from_secs(6));
+    let (took, after) = (begun.elapsed().as_secs_f64(), cores_us()?);
+    let measured = Crowd {
+        engines: ENGINES,
+        batches_s: [(ENGINES as u64 * PACE) as f64, (applied() - before) as f64 / took],
+        gaps: followers.iter().map(|one| one.status().counters.gaps).sum(),
+        cores: [0, 1].map(|of| (after[of] - cpu[of]) as f64 / 1e6 / took),
+        rss_mib: [rss, rss_mib()],
+    };
+    drop(followers);
+    engines.shutdown_background();
+    listeners.shutdown_background();
+    Ok(measured)
+}
+
+/// One block in, and one out.
+fn small(number: u64) -> Batch {
+    let stored = Stored {
+        hashes: vec![EngineHash(number)],
+        content: Content::Tokens(vec![number as u32; 16]),
+        block_size: 16,
+        medium: Some("GPU".to_owned()),
+        ..Stored::default()
+    };
+    let mut said = vec![Said::Stored(Box::new(stored))];
+    if let Some(old) = number.checked_sub(HELD) {
+        said.push(Said::Removed { hashes: vec![EngineHash(old)], medium: None, group: None });
+    }
+    Batch { timestamp: 1.0, said, rank: Some(0), ..Batch::default() }
+}
+
+/// CPU time so far of the threads of the followers, and of those of the engines, in microseconds.
+fn cores_us() -> Result<[u64; 2], String> {
+    let mut times = [0; 2];
+    for thread in std::fs::read_dir("/proc/self/task").map_err(|error| error.to_string())?.flatten() {
+        let name = std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+        let nanoseconds: u64 = text.split(' ').next().and_then(|field| field.parse().ok()).unwrap_or(0);
+        match name.trim() {
+            "bench-listen" => times[0] += nanoseconds / 1_000,
+            "bench-engines" => times[1] += nanoseconds / 1_000,
+            _ => {}
+        }
+    }
+    Ok(times)
+}
+
 // === The small figures ===
 
 /// What a call costs the engine's thread, and what a message into the same kind of queue costs.
@@ -508,6 +629,13 @@ pub fn table(measured: &Measured) -> String {
             story.rss_mib[2],
         );
     }
+    let Crowd { engines, batches_s, gaps, cores, rss_mib } = &measured.crowd;
+    let _ = writeln!(
+        out,
+        "{engines} engines, {:.0} batches/s wished for: {:.0} applied, {gaps} holes; following took {:.2} cores, the engines {:.2}; \
+         memory {:.0}, {:.0} MiB",
+        batches_s[0], batches_s[1], cores[0], cores[1], rss_mib[0], rss_mib[1],
+    );
     let [ids, compact] = measured.bytes_a_block;
     let _ = writeln!(
         out,
