@@ -21,13 +21,16 @@ ROW = struct.Struct("<QIIIIII")
 class StockEngine:
     """A stock engine's event sockets: a live stream, and a ring of the last batches. It knows nothing of snapshots."""
 
-    def __init__(self, ring=10_000, framing="topic", port=None, replay=None):
+    def __init__(self, ring=10_000, framing="topic", port=None, replay=None, mark=1_000):
         self.port, self.replay_port = port or free_port(), replay or free_port()
         self.endpoint, self.replay = f"tcp://127.0.0.1:{self.port}", f"tcp://127.0.0.1:{self.replay_port}"
         self.sequence, self.ring, self.size, self.framing = 0, [], ring, framing
         self.lock, self.ended = threading.Lock(), threading.Event()
         self.context = zmq.Context()
         self.live = self.context.socket(zmq.PUB)
+        # What a slow listener has not taken is dropped beyond this many messages, and what the system holds.
+        self.live.set_hwm(mark)
+        self.live.setsockopt(zmq.SNDBUF, 4_096 if mark < 100 else -1)
         self.live.bind(self.endpoint)
         self.answers = self.context.socket(zmq.ROUTER)
         self.answers.bind(self.replay)
@@ -415,6 +418,22 @@ def test_engines_and_indexers_that_stop_hang_and_come_back(start):
     engine.store(prompt(9))
     indexer.until("exact", position=0)
     assert indexer.held(prompt(9)) == 32 and indexer.held(prompt(7)) == 0
+
+
+def test_what_overruns_the_high_water_mark_is_asked_for_again(start):
+    indexer, engine = start.indexer(), start.engine(mark=5)
+    assert indexer.register(engine).status_code == 201
+    engine.store(prompt(0))
+    indexer.until("exact", position=0)
+    indexer.run.process.send_signal(signal.SIGSTOP)
+    # More than any buffer between the two takes.
+    for number in range(1, 8_000):
+        engine.store(prompt(number, blocks=64))
+    indexer.run.process.send_signal(signal.SIGCONT)
+    engine.store(prompt(8_000))
+    indexer.until("exact", position=8_000)
+    assert indexer.listener()["gaps"] > 0
+    assert all(indexer.held(prompt(number, blocks=64)) == 256 for number in range(1, 8_000, 500))
 
 
 def test_many_ask_while_streams_are_rebuilt(start):

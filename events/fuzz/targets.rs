@@ -86,10 +86,11 @@ pub(crate) fn snapshot(input: &[u8]) {
         talk.core.replay_ended(talk.now);
         talk.check();
         let number = |at: usize| Some(u64::from_be_bytes(input.get(at * 8..at * 8 + 8)?.try_into().unwrap()));
-        let (version, blocks) = (number(0), number(2).unwrap_or(0));
+        let (version, blocks, batches) = (number(0), number(2).unwrap_or(0), number(5).unwrap_or(0));
         let taken = talk.core.counters().snapshots == 1;
-        // A snapshot without a block is whole if its header speaks of none.
-        assert_eq!(taken, version.is_some() && blocks == 0, "{version:?}, {blocks} blocks");
+        // A snapshot of nothing is whole if its header speaks of nothing.
+        let nothing = blocks == 0 && batches == 0;
+        assert_eq!(taken, version.is_some() && nothing, "{version:?}, {blocks} blocks in {batches} batches");
         if taken {
             assert_eq!(talk.core.last(), version.filter(|version| *version < SNAPSHOT));
             let state = number(4).map_or(View::Exact, |state| match state {

@@ -185,13 +185,75 @@ fn a_source_that_never_has_what_is_asked_for_is_not_asked_without_a_pause() {
     assert_eq!(core.check(), Ok(()));
 }
 
+/// A socket drops what overruns its mark, and says nothing: an answer of thousands of batches comes with holes, or without
+/// an end. Once, every answer to the next question was as long, and lost as much.
+#[test]
+fn an_answer_that_lost_batches_on_its_way_is_gone_on_with() {
+    let root = |number: u64| payload(vec![run(None, number, None, &[number as u32, 1])]);
+    let mut core = asked();
+    for sequence in [0, 1, 2, 5, 6] {
+        core.replayed(sequence, root(sequence), NOW);
+    }
+    assert_eq!(core.replay_ended(NOW), Some(Action::Replay { from: 2 }));
+    for sequence in [2, 3, 4] {
+        core.replayed(sequence, root(sequence), NOW);
+    }
+    // The end of this one is lost as well.
+    let silent = core.next_tick().unwrap();
+    assert_eq!(core.tick(silent), Some(Action::Replay { from: 4 }));
+    assert_eq!(
+        (core.view(), core.last()),
+        (View::Recovering, None),
+        "nothing is shown before all of it is there"
+    );
+    for sequence in [4, 5, 6] {
+        core.replayed(sequence, root(sequence), silent);
+    }
+    assert_eq!(core.replay_ended(silent), None);
+    assert_eq!((core.view(), core.last(), core.counters().failed_replays), (View::Exact, Some(6), 0));
+    // The same behind what is applied already.
+    core.live(9, root(9), silent);
+    core.replayed(6, root(6), silent);
+    core.replayed(7, root(7), silent);
+    assert_eq!(core.replay_failed(silent), Some(Action::Replay { from: 7 }));
+    core.replayed(7, root(7), silent);
+    core.replayed(8, root(8), silent);
+    assert_eq!(core.replay_ended(silent), None);
+    assert_eq!((core.view(), core.last(), core.check()), (View::Exact, Some(9), Ok(())));
+}
+
+#[test]
+fn an_answer_is_gone_on_with_in_the_same_life_only() {
+    let root = |number: u64| payload(vec![run(None, number, None, &[number as u32, 1])]);
+    let broken_off = || {
+        let mut core = asked();
+        core.replayed(0, root(0), NOW);
+        core.replayed(1, root(1), NOW);
+        assert_eq!(core.replay_failed(NOW), Some(Action::Replay { from: 1 }));
+        core
+    };
+    // Another batch of the same number, and none at all.
+    let mut other = broken_off();
+    assert_eq!(other.replayed(1, root(99), NOW), None);
+    assert_eq!((other.view(), other.counters().failed_replays), (View::Recovering, 1));
+    let mut fewer = broken_off();
+    assert_eq!(fewer.replay_ended(NOW), None);
+    assert_eq!((fewer.view(), fewer.counters().failed_replays), (View::Recovering, 1));
+    // What the source lacks it lacks: it is not asked for twice.
+    let mut hole = broken_off();
+    hole.replayed(1, root(1), NOW);
+    hole.replayed(3, root(3), NOW);
+    assert_eq!(hole.replay_ended(NOW), None);
+    assert_eq!((hole.view(), hole.last()), (View::Stale, Some(3)));
+}
+
 // === Snapshots ===
 
 const SNAPSHOT: u64 = -2_i64 as u64;
 
 /// What a snapshot says: the version, a life, how many blocks, how many are left out, and which gaps they hang below.
 fn header(version: u64, epoch: u64, blocks: u64, broken: &[u64]) -> Bytes {
-    let numbers = [version, epoch | 1 << 63, blocks, broken.len() as u64, 0];
+    let numbers = [version, epoch | 1 << 63, blocks, broken.len() as u64, 0, 0];
     numbers.iter().chain(broken).flat_map(|number| number.to_be_bytes()).collect::<Vec<u8>>().into()
 }
 
@@ -258,6 +320,32 @@ fn a_snapshot_that_is_cut_short_is_not_taken() {
     assert_eq!((core.view(), core.counters().failed_replays), (View::Recovering, 1));
     let again = core.next_tick().expect("it tries again");
     assert_eq!(core.tick(again), Some(Action::Replay { from: 0 }));
+}
+
+#[test]
+fn a_snapshot_that_lost_a_batch_is_not_taken_however_often_other_blocks_are_told() {
+    let mut core = asked();
+    let numbers = [100, 7 | 1 << 63, 2, 0, 0, 3_u64];
+    core.replayed(SNAPSHOT, numbers.iter().flat_map(|number| number.to_be_bytes()).collect(), NOW);
+    core.replayed(100, payload(vec![Said::Cleared]), NOW);
+    // One block twice, on two tiers; the other one's batch was lost.
+    core.replayed(100, payload(vec![run(None, 1, None, &[1, 2]), run(None, 1, None, &[1, 2])]), NOW);
+    assert_eq!(core.replay_ended(NOW), None);
+    assert_eq!((core.view(), core.counters().failed_replays), (View::Recovering, 1));
+}
+
+#[test]
+fn a_snapshot_that_lost_its_header_is_no_empty_cache() {
+    let mut core = asked();
+    core.replayed(100, payload(vec![Said::Cleared]), NOW);
+    core.replayed(100, payload(vec![run(None, 1, None, &[1, 2])]), NOW);
+    assert_eq!((core.view(), core.counters().failed_replays), (View::Recovering, 1));
+    let again = core.next_tick().unwrap();
+    core.tick(again);
+    // And if its blocks were lost as well.
+    core.replayed(100, payload(vec![Said::Cleared]), again);
+    core.replay_ended(again);
+    assert_eq!((core.view(), core.counters().failed_replays), (View::Recovering, 2));
 }
 
 #[test]

@@ -129,7 +129,8 @@ impl Engine {
             .collect();
         let orphans = self.cache.len() - told.len();
         let version = self.next - 1;
-        let numbers = [version, epoch, told.len() as u64, orphans as u64, 0];
+        let batches = 1 + told.chunks(3).len() as u64;
+        let numbers = [version, epoch, told.len() as u64, orphans as u64, 0, batches];
         let header: Vec<u8> = numbers.iter().chain(&broken).flat_map(|number| number.to_be_bytes()).collect();
         let batch = |said| {
             Bytes::from(stock(&Batch { timestamp: 0.0, said, rank: Some(0), epoch: None, state: None }))
@@ -256,6 +257,8 @@ struct World {
     /// The replay under way, as it will be answered.
     answers: VecDeque<Option<(u64, Bytes)>>,
     answering: bool,
+    /// Whether the network loses nothing any more.
+    well: bool,
     lives: u64,
     connected: bool,
     log: Vec<String>,
@@ -284,6 +287,7 @@ impl World {
             wire: VecDeque::new(),
             answers: VecDeque::new(),
             answering: true,
+            well: false,
             lives: 1,
             connected: false,
             log: vec![format!("ring {ring}, replay {replay}, snapshots {snapshots}")],
@@ -412,6 +416,7 @@ impl World {
             return;
         }
         let action = match self.answers.pop_front() {
+            Some(Some(_)) if !self.well && self.chance.one_in(60) => None,
             Some(Some((sequence, payload))) => self.core.replayed(sequence, payload, self.now),
             Some(None) => self.core.replay_ended(self.now),
             None => None,
@@ -463,7 +468,7 @@ impl World {
         if !self.connected {
             self.connect();
         }
-        self.answering = true;
+        (self.answering, self.well) = (true, true);
         for _ in 0..4_000 {
             self.now += Duration::from_millis(50);
             let action = self.core.tick(self.now);

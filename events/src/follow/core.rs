@@ -158,6 +158,10 @@ struct Repair {
     /// The batches that have come, ascending.
     got: Vec<(u64, Bytes)>,
     got_bytes: usize,
+    /// Batches that earlier answers gave, the last of which the next answer has to begin with.
+    kept: usize,
+    /// Whether it did.
+    proved: bool,
 }
 
 /// A snapshot overtakes the live stream: batches that it contains come once more, in order.
@@ -333,10 +337,19 @@ impl Core {
         if sequence > SNAPSHOT {
             return None; // an end, which is told as such
         }
-        let stray = |before: &(u64, Bytes)| sequence <= before.0;
         let ordered = repair.snapshot.is_none();
-        if ordered && (repair.got.last().is_some_and(stray) || sequence < repair.from) {
-            return None; // a duplicate, or an answer to a question that was given up
+        if ordered && let Some((last, seen)) = repair.got.last() {
+            if sequence == *last {
+                // Two of one number: another life, or parts of a snapshot whose header was lost.
+                repair.proved |= repair.kept == repair.got.len() && *seen == payload;
+                return if *seen == payload { None } else { self.give_up(now) };
+            }
+            if sequence < *last {
+                return None; // a duplicate
+            }
+        }
+        if ordered && sequence < repair.from {
+            return None; // an answer to a question that was given up
         }
         // Of a snapshot only the order counts.
         let sequence = if ordered { sequence } else { repair.got.len() as u64 };
@@ -344,7 +357,7 @@ impl Core {
         repair.got.push((sequence, payload));
         if repair.got.len() > MAX_REPLAYED || repair.got_bytes > MAX_HELD_BYTES {
             self.counters.overflows += 1;
-            return self.replay_failed(now);
+            return self.give_up(now);
         }
         None
     }
@@ -356,6 +369,15 @@ impl Core {
         if let Some(header) = repair.snapshot {
             return self.take_snapshot(&header, &repair.got, now);
         }
+        if repair.kept > 0 && !repair.proved {
+            return self.fail(now); // nothing says that it is the same life
+        }
+        if repair.is_lone_clear() {
+            return self.fail(now);
+        }
+        if let Some(whole) = self.gone_on_from(&repair, false) {
+            return Some(self.go_on(repair, whole, now));
+        }
         match repair.kind {
             Kind::Splice | Kind::Confirm => self.splice(repair, now),
             Kind::Rebuild => self.publish(repair, now),
@@ -365,11 +387,52 @@ impl Core {
     /// The replay socket broke, or answered with something that is not a replay.
     pub fn replay_failed(&mut self, now: Duration) -> Option<Action> {
         let repair = self.repair.take()?;
+        if let Some(whole) = self.gone_on_from(&repair, true) {
+            return Some(self.go_on(repair, whole, now));
+        }
         if repair.kind == Kind::Confirm && self.view == View::Exact {
             // It was only to be sure; what comes next will tell.
             self.counters.failed_replays += 1;
             return self.drain(now);
         }
+        self.fail(now)
+    }
+
+    /// How many batches of an answer can be kept, if it broke off or lost some on its way, as a socket loses what overruns
+    /// its mark. `None` if nothing was lost, or what was lost was asked for already: then the source lacks it.
+    fn gone_on_from(&self, repair: &Repair, failed: bool) -> Option<usize> {
+        let step = |pair: &[(u64, Bytes)]| pair[1].0 != pair[0].0 + 1;
+        let whole = repair.got.windows(2).position(step).map_or(repair.got.len(), |hole| hole + 1);
+        let splices = repair.kind != Kind::Rebuild;
+        let lost = failed || whole < repair.got.len();
+        let ours = !splices || self.begins_where_we_are(repair);
+        let more = whole > repair.kept.max(usize::from(splices));
+        (repair.snapshot.is_none() && lost && more && ours).then_some(whole)
+    }
+
+    /// Keeps the first `whole` batches of an answer, and asks from the last of them on.
+    fn go_on(&mut self, mut repair: Repair, whole: usize, now: Duration) -> Action {
+        repair.got.truncate(whole);
+        repair.got_bytes = repair.got.iter().map(|(_, payload)| payload.len()).sum();
+        let from = repair.got[whole - 1].0;
+        (repair.kept, repair.proved) = (whole, false);
+        repair.deadline = now + self.settings.replay_timeout;
+        self.counters.replays += 1;
+        self.repair = Some(repair);
+        Action::Replay { from }
+    }
+
+    /// Whether an answer begins with the last batch that was applied.
+    fn begins_where_we_are(&self, repair: &Repair) -> bool {
+        match (repair.got.first(), self.seen.back()) {
+            (Some((first, payload)), Some(seen)) => *first == repair.from && xxh3_64(payload) == *seen,
+            _ => false,
+        }
+    }
+
+    /// Nothing of the answer can be used.
+    fn give_up(&mut self, now: Duration) -> Option<Action> {
+        self.repair = None;
         self.fail(now)
     }
 
@@ -614,7 +677,9 @@ impl Core {
         self.counters.replays += 1;
         self.retry_at = None;
         let deadline = now + self.settings.replay_timeout;
-        self.repair = Some(Repair { kind, from, deadline, snapshot: None, got: Vec::new(), got_bytes: 0 });
+        let (got, proved) = (Vec::new(), false);
+        self.repair =
+            Some(Repair { kind, from, deadline, snapshot: None, got, got_bytes: 0, kept: 0, proved });
         if kind == Kind::Confirm {
             return Action::Replay { from };
         }
@@ -631,7 +696,8 @@ impl Core {
         let stored =
             |event: &Event| if let Event::Stored(stored) = event { stored.blocks.len() as u64 } else { 0 };
         let blocks: u64 = events.iter().map(stored).sum();
-        if !complete || header.blocks.is_some_and(|said| blocks < said) {
+        let lost = header.batches.is_some_and(|said| batches.len() as u64 != said);
+        if !complete || lost || header.blocks.is_some_and(|said| blocks < said) {
             return self.fail(now); // cut short on its way
         }
         self.counters.rebuilds += 1;
@@ -655,11 +721,7 @@ impl Core {
 
     /// Joins the replay to what was applied, if it is the same life and reaches back to it.
     fn splice(&mut self, repair: Repair, now: Duration) -> Option<Action> {
-        let same_life = match (repair.got.first(), self.seen.back()) {
-            (Some((first, payload)), Some(seen)) => *first == repair.from && xxh3_64(payload) == *seen,
-            _ => false,
-        };
-        if !same_life {
+        if !self.begins_where_we_are(&repair) {
             // Another life, or a ring that has moved on: only the whole can be exact.
             return Some(self.rebuild(now));
         }
@@ -948,6 +1010,17 @@ pub(super) fn pause(random: &mut u64, shortest: Duration, longest: Duration, tim
     *random ^= *random << 17;
     let pause = shortest.saturating_mul(1 << times.min(16)).min(longest);
     pause.mul_f64(1.0 - 0.5 * (*random >> 11) as f64 / (1_u64 << 53) as f64)
+}
+
+// === impl Repair ===
+
+impl Repair {
+    /// Whether all that came is one word that the cache is empty. It may be what is left of a snapshot, whose header and
+    /// blocks were lost on their way; a cache is too easily emptied so.
+    fn is_lone_clear(&self) -> bool {
+        let [(sequence, payload)] = &self.got[..] else { return false };
+        *sequence > 0 && codec::decode(payload).is_ok_and(|batch| batch.said == [codec::Said::Cleared])
+    }
 }
 
 impl Default for Settings {

@@ -76,7 +76,7 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::f
 /// and building a view takes a core. Whoever waits for a turn leaves its answer with the source.
 static TURNS: Semaphore = Semaphore::const_new(4);
 /// How often somebody who waits for a turn says so.
-const WAITS: Duration = Duration::from_secs(1);
+const WAITS: Duration = Duration::from_millis(200);
 /// Commands that may wait: there are few kinds, and a repeated one says nothing new.
 const COMMANDS: usize = 8;
 /// Batches of a replay between socket and machine.
@@ -414,4 +414,79 @@ async fn own_turn(
 /// A sequence number: eight bytes, big-endian.
 fn number(frame: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(frame.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use blocks::Event;
+
+    use super::*;
+    use crate::codec::{Batch, Said};
+    use crate::sink::UnknownParent;
+    use crate::stock;
+
+    struct Nothing;
+
+    impl Sink for Nothing {
+        fn apply(&self, _: Worker, _: &Event) -> Result<(), UnknownParent> {
+            Ok(())
+        }
+
+        fn replace(&self, _: Worker, _: &[Event]) {}
+
+        fn forget(&self, _: Worker) {}
+
+        fn set_view(&self, _: Worker, _: View) {}
+    }
+
+    async fn until(what: &str, so: impl Fn() -> bool) {
+        for _ in 0..3_000 {
+            if so() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("waited for {what}");
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_turn_has_not_failed() {
+        let settings = stock::Settings {
+            endpoint: "tcp://127.0.0.1:0".to_owned(),
+            replay: Some("tcp://127.0.0.1:0".to_owned()),
+            topic: String::new(),
+            buffer_steps: 10,
+        };
+        let engine = stock::Publisher::start(settings).await.unwrap();
+        engine.publish(&Batch { said: vec![Said::Cleared], ..Batch::default() });
+        let source = Source {
+            worker: Worker { instance: 1, rank: 0 },
+            endpoint: engine.endpoint().to_owned(),
+            bind: false,
+            replay: engine.replay_endpoint().map(str::to_owned),
+            topic: String::new(),
+        };
+        // Everybody else's turns; the patience of this one is shorter than they take.
+        let turns = TURNS.acquire_many(4).await.unwrap();
+        let settings = Settings { replay_timeout: Duration::from_millis(600), ..Settings::default() };
+        let follower = Follower::start(source, Arc::new(Nothing), settings);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let status = follower.status();
+        assert_eq!((status.view, status.counters.replays), (View::Recovering, 1), "{status:?}");
+        assert_eq!(status.counters.failed_replays, 0, "{status:?}");
+        drop(turns);
+        until("the view to be exact", || follower.status().view == View::Exact).await;
+    }
+
+    #[tokio::test]
+    async fn a_source_that_says_nothing_takes_no_turn() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("tcp://{}", silent.local_addr().unwrap());
+        let (replies, _heard) = mpsc::channel(REPLIES);
+        let asking: Vec<_> =
+            (0..8).map(|request| tokio::spawn(ask(endpoint.clone(), 0, request, replies.clone()))).collect();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(TURNS.available_permits(), 4);
+        asking.iter().for_each(JoinHandle::abort);
+    }
 }

@@ -134,15 +134,16 @@ impl Keeper {
         // Before the first batch there is nothing: -1, and nothing missing.
         let version = self.version.unwrap_or(END);
         let snapshot = self.tree.snapshot();
+        let batches = snapshot::batches(&snapshot, self.block_size, 0.0);
         let header = Header {
             version,
             epoch: Some(self.epoch),
             blocks: Some(snapshot.blocks as u64),
             orphans: snapshot.orphans as u64,
             state: self.state,
+            batches: Some(batches.len() as u64),
             broken: snapshot.broken.clone(),
         };
-        let batches = snapshot::batches(&snapshot, self.block_size, 0.0);
         Told { version, header: header.encode(), batches }
     }
 

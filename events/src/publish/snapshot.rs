@@ -26,6 +26,8 @@ pub(crate) struct Header {
     pub(crate) orphans: u64,
     /// How far the publisher itself is in step with what it tells of.
     pub(crate) state: View,
+    /// Batches that follow: a socket may lose some on their way, and their blocks may be told more than once.
+    pub(crate) batches: Option<u64>,
     /// Those that are gone: when one of them is stored again, blocks below it can be used that this snapshot lacks.
     pub(crate) broken: Vec<EngineHash>,
 }
@@ -68,6 +70,7 @@ impl Header {
             self.blocks.unwrap_or(0),
             self.orphans,
             self.state as u64,
+            self.batches.unwrap_or(0),
         ];
         numbers
             .into_iter()
@@ -86,7 +89,8 @@ impl Header {
             blocks: number(2),
             orphans: number(3).unwrap_or(0),
             state: number(4).map_or(View::Exact, codec::view),
-            broken: (5..).map_while(number).map(EngineHash).collect(),
+            batches: number(5).filter(|batches| *batches > 0),
+            broken: (6..).map_while(number).map(EngineHash).collect(),
         })
     }
 }
@@ -100,11 +104,25 @@ mod tests {
     #[test]
     fn a_header_is_read_back_and_a_short_one_too() {
         let broken = vec![EngineHash(4), EngineHash(5)];
-        let header =
-            Header { version: 7, epoch: Some(9), blocks: Some(3), orphans: 1, state: View::Stale, broken };
+        let header = Header {
+            version: 7,
+            epoch: Some(9),
+            blocks: Some(3),
+            orphans: 1,
+            state: View::Stale,
+            batches: Some(4),
+            broken,
+        };
         assert_eq!(Header::decode(&header.encode()), Some(header.clone()));
-        let short =
-            Header { version: 7, epoch: None, blocks: None, orphans: 0, state: View::Exact, broken: vec![] };
+        let short = Header {
+            version: 7,
+            epoch: None,
+            blocks: None,
+            orphans: 0,
+            state: View::Exact,
+            batches: None,
+            broken: vec![],
+        };
         assert_eq!(Header::decode(&7_u64.to_be_bytes()), Some(short));
         assert_eq!(Header::decode(&[0; 7]), None);
     }
