@@ -45,6 +45,9 @@ class Cache:
         return frozenset(found)
 
     def event(self, chance):
+        if self.held and chance.random() < 0.1:
+            # The end of copies in host memory that nobody was told of, as offloading connectors say it.
+            return {"type": "BlockRemoved", "block_hashes": chance.sample(sorted(self.held), 1), "medium": "CPU"}
         if self.held and chance.random() < 0.3:
             # Engines evict from the end of a prompt, mostly.
             parents = {self.parents[name] for name in self.held}

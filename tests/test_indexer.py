@@ -1,7 +1,7 @@
 """The indexer as a service: engines that are libzmq and MessagePack only, clients that are plain HTTP, kills and restarts."""
 
 import json
-import os
+import random
 import signal
 import struct
 import threading
@@ -203,6 +203,8 @@ def test_engines_come_are_asked_about_and_go(start):
     assert gone.status_code == 200 and "7" not in indexer.query(prompt(1))["scores"]
     assert indexer.post("/unregister", instance_id=7, model_name="m").status_code == 404
     assert indexer.post("/unregister", instance_id=2**64 - 2, model_name="m", dp_rank=0).status_code == 404
+    assert indexer.post("/register", instance_id=9, endpoint=b.endpoint, model_name="m", block_size=BLOCK, dp_rank=None, routing_group="blue").status_code == 201
+    assert indexer.post("/unregister", instance_id=9, model_name="m", dp_rank=0).status_code == 200
     assert indexer.post("/unregister", instance_id=2**64 - 2, model_name="m", dp_rank=1).status_code == 200
     nobody = indexer.post("/query", token_ids=[1], model_name="m")
     assert nobody.status_code == 404 and "`m`" in nobody.json()["error"]
@@ -258,6 +260,72 @@ def test_what_is_no_request_is_answered_with_what_would_be(start):
     ]:
         ran = command("indexer", *flags)
         assert ran.returncode == 2 and word in ran.stderr, ran.stderr
+
+
+def test_clients_that_leave_in_the_middle_leave_no_half_changes(start):
+    data = start.folder / "data"
+    indexer, engine, polite = start.indexer("--data", data), start.engine(), start.engine()
+    engine.store(prompt(1))
+    done, unreadable = threading.Event(), []
+
+    def rude(instance):
+        while not done.is_set():
+            for path, body in [("/register", {"endpoint": engine.endpoint, "replay_endpoint": engine.replay, "block_size": BLOCK}), ("/unregister", {})]:
+                try:
+                    httpx.post(indexer.url + path, json={"instance_id": instance, "model_name": "m", **body}, timeout=random.uniform(0.001, 0.02))
+                except httpx.HTTPError:
+                    pass
+
+    def tell():
+        while not done.is_set():
+            httpx.get(f"{indexer.url}/dump", timeout=60)
+
+    def read():
+        while not done.is_set():
+            try:
+                json.loads((data / "registry.json").read_text())
+            except ValueError as error:
+                unreadable.append(error)
+            except FileNotFoundError:
+                pass
+
+    threads = [*(threading.Thread(target=rude, args=(instance,)) for instance in range(10, 14)), threading.Thread(target=tell), threading.Thread(target=read)]
+    for thread in threads:
+        thread.start()
+    for instance in range(100, 160):
+        answer = indexer.register(polite, instance=instance)
+        assert answer.status_code == 201, answer.text
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert unreadable == []
+    for instance in range(10, 14):
+        indexer.post("/unregister", instance_id=instance, model_name="m")
+    # Whoever is gone is not found, and tells nothing any more.
+    engine.store(prompt(2))
+    polite.store(prompt(3))
+    indexer.until("exact", 159, position=0)
+    for number in (1, 2):
+        assert indexer.query(prompt(number))["instances"] == {}
+    assert {worker["instance_id"] for worker in indexer.workers()} == set(range(100, 160))
+
+
+def test_engines_that_are_not_there_keep_nobody_waiting(start):
+    indexer, engine = start.indexer("--data", start.folder / "data"), start.engine(ring=4)
+    assert indexer.register(engine, instance=1).status_code == 201
+    for number in range(20):
+        engine.store(prompt(number))
+        indexer.until("exact", 1, position=number)
+    for instance in range(100, 300):
+        assert indexer.post("/register", instance_id=instance, endpoint=f"tcp://127.0.0.1:{free_port()}", model_name="m", block_size=BLOCK).status_code == 201
+    assert httpx.get(f"{indexer.url}/readyz").status_code == 503
+    until(lambda: httpx.get(f"{indexer.url}/readyz").status_code == 200, "the indexer to be ready without them", 60)
+    assert httpx.get(f"{indexer.url}/dump", timeout=30).status_code == 200
+    # An orderly end keeps what the engine could not tell again.
+    indexer.run.kill(signal.SIGTERM)
+    indexer.start()
+    indexer.until("exact", 1, position=19)
+    assert indexer.held(prompt(3)) == 32
 
 
 def test_who_is_registered_survives_a_kill(start):
@@ -382,6 +450,22 @@ def test_a_new_indexer_begins_with_what_a_peer_knows(start):
     assert blocks == 31 * 8 + 16 and {event["worker_id"] for event in stored} == {1, 2}
     assert {event["event"]["dp_rank"] for event in stored if event["worker_id"] == 2} == {0, 1}
     assert stored[0]["storage_tier"] == "device"
+
+    # One that was killed, and has its registrations but no views, gets those from a peer.
+    keeper = start.indexer("--data", start.folder / "kept")
+    assert keeper.register(engine, instance=1).status_code == 201
+    keeper.until("stale", 1)
+    keeper.run.kill()
+    keeper.start("--peers", f"{keeper.url},{second.url}")
+    keeper.until("exact", 1, position=30)
+    assert keeper.held(prompt(3)) == 32 and keeper.register(engine, instance=1).status_code == 409
+    # Whoever is named at the start is meant as named, wherever it was before.
+    keeper.run.kill()
+    elsewhere = start.engine()
+    elsewhere.store(prompt(5))
+    keeper.start("--model-name", "m", "--block-size", BLOCK, "--worker", f"1={elsewhere.endpoint},{elsewhere.replay}")
+    keeper.until("exact", 1, position=0)
+    assert keeper.held(prompt(5)) == 32 and keeper.held(prompt(3)) == 0
 
     # A peer that is not there, and one that is no indexer: said, and begun without.
     third = start.indexer("--peers", "http://127.0.0.1:9", "--peers", f"http://127.0.0.1:{engine.port}")

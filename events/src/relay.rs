@@ -30,9 +30,9 @@ pub struct Teller {
     view: Mutex<View>,
 }
 
-/// Copies of each block: whoever publishes must refuse what its listeners would refuse.
+/// Copies of each block on each tier: whoever publishes must refuse what its listeners would refuse, and nothing else.
 #[derive(Default)]
-struct Held(HashMap<EngineHash, u32>);
+struct Held(HashMap<EngineHash, [u32; 4]>);
 
 // === impl Relay ===
 
@@ -73,14 +73,15 @@ impl Held {
                     return Err(UnknownParent);
                 }
                 for block in &stored.blocks {
-                    *self.0.entry(block.engine).or_default() += 1;
+                    self.0.entry(block.engine).or_default()[stored.tier as usize] += 1;
                 }
             }
-            Event::Removed { blocks, .. } => {
+            Event::Removed { blocks, tier } => {
                 for block in blocks {
+                    // Where there is no copy none goes away: some engines tell of the end of copies that they never told of.
                     if let Some(copies) = self.0.get_mut(block) {
-                        *copies -= 1;
-                        if *copies == 0 {
+                        copies[*tier as usize] = copies[*tier as usize].saturating_sub(1);
+                        if *copies == [0; 4] {
                             self.0.remove(block);
                         }
                     }

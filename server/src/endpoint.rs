@@ -1,5 +1,8 @@
 //! Where event sockets are: which words name one, which are for binding, and where further ranks listen.
 
+/// The longest name of a host is 253 bytes; paths of sockets are shorter.
+const LONGEST: usize = 512;
+
 /// Whether this names a socket.
 ///
 /// # Errors
@@ -8,11 +11,23 @@ pub fn check(endpoint: &str) -> Result<(), String> {
     let well = match endpoint.split_once("://") {
         Some(("tcp", place)) => place
             .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)),
-        Some(("ipc", path)) => !path.is_empty(),
+            .is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0)),
+        Some(("ipc", path)) => !path.is_empty() && !path.contains(char::is_control),
         _ => false,
     };
+    let well = well && endpoint.len() <= LONGEST && !endpoint.contains(":+");
     if well { Ok(()) } else { Err(format!("found `{endpoint}`; allowed is tcp://host:port or ipc://path")) }
+}
+
+fn is_host(host: &str) -> bool {
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    match bracketed {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty()
+                && host.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.*".contains(letter))
+        }
+    }
 }
 
 /// Whether it is ours to bind, because the engine connects to it.
@@ -54,6 +69,10 @@ mod tests {
             "tcp://host:70000",
             "ipc://",
             "udp://a:1",
+            "tcp://a b:1",
+            "tcp://[::1:5",
+            "tcp://x:+5",
+            "tcp://\n:1",
             "",
         ] {
             assert!(check(ill).unwrap_err().contains("allowed is tcp://host:port"), "{ill}");

@@ -16,9 +16,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// The largest answer that is read from an engine, and the largest question from an operator.
-const MAX_BODY: usize = 16 << 20;
+pub(crate) const MAX_BODY: usize = 16 << 20;
 /// How long a connection may take to say what it wants, and how long it may stay without wanting anything.
 const HEAD_TIMEOUT: Duration = Duration::from_mins(2);
+/// How long a body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long to wait before accepting again, where that failed: out of files, most likely, and some will be closed.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// Connections at a time; the next ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 4_096;
 
@@ -90,35 +94,68 @@ pub async fn serve<Handler, Answering>(
 {
     let handler = Arc::new(handler);
     let mut connections = JoinSet::new();
+    let mut refused = false;
     loop {
-        tokio::select! {
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
-                let Ok((stream, _)) = accepted else { continue };
-                let handler = handler.clone();
-                connections.spawn(async move {
-                    let service = service_fn(move |request| {
-                        let handler = handler.clone();
-                        async move { Ok::<_, Infallible>(handler(request).await) }
-                    });
-                    let mut http = hyper::server::conn::http1::Builder::new();
-                    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-                    // A connection that breaks is the business of whoever broke it.
-                    let _ = http.serve_connection(TokioIo::new(stream), service).await;
-                });
+        let accepted = tokio::select! {
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
+            Some(_) = connections.join_next() => continue,
+            () = stopped(&mut stop) => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                if !std::mem::replace(&mut refused, true) {
+                    tracing::warn!(%error, "connections cannot be accepted; is the limit on open files too low?");
+                }
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
             }
-            Some(_) = connections.join_next() => {}
-            _ = stop.wait_for(|stopped| *stopped) => return,
-        }
+        };
+        refused = false;
+        let handler = handler.clone();
+        connections.spawn(async move {
+            let service = service_fn(move |request| {
+                let handler = handler.clone();
+                async move { Ok::<_, Infallible>(handler(request).await) }
+            });
+            let mut http = hyper::server::conn::http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+            // A connection that breaks is the business of whoever broke it.
+            let _ = http.serve_connection(TokioIo::new(stream), service).await;
+        });
     }
+}
+
+/// Waits until it is said to stop, or nobody is left to say it.
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stopped| *stopped).await);
+}
+
+/// Why a body was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum Unread {
+    /// It is larger than it may be.
+    #[error("the body is too large")]
+    Larger,
+    /// It did not come in time.
+    #[error("the body did not come within {} s", BODY_TIMEOUT.as_secs())]
+    Slow,
+    /// It broke off.
+    #[error("the body broke off: {0}")]
+    Broken(String),
 }
 
 /// Reads a whole body.
 ///
 /// # Errors
-/// It is too large, or broke off.
-pub async fn body(incoming: Incoming) -> Result<Bytes, String> {
-    let body = Limited::new(incoming, MAX_BODY).collect().await.map_err(|error| error.to_string())?;
-    Ok(body.to_bytes())
+/// [`Unread`].
+pub async fn body(incoming: Incoming, most: usize) -> Result<Bytes, Unread> {
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(incoming, most).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(Unread::Larger),
+        Ok(Err(error)) => Err(Unread::Broken(error.to_string())),
+        Err(_) => Err(Unread::Slow),
+    }
 }
 
 /// An answer in JSON.

@@ -4,4 +4,4 @@ mod core;
 mod shell;
 
 pub use core::{Action, Core, Counters, Mark, Phase, Settings};
-pub use shell::{Follower, Source, Status};
+pub use shell::{Follower, Looker, Source, Status};

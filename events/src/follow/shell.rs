@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use blocks::{View, Worker};
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::core::{Action, Core, Counters, Mark, Phase, Settings, pause};
@@ -33,7 +33,12 @@ pub struct Follower {
     commands: mpsc::Sender<Command>,
     status: Arc<Mutex<Status>>,
     task: JoinHandle<()>,
+    /// Closed when the task has ended.
+    ended: watch::Receiver<()>,
 }
+
+/// Somebody who may look at what a follower has built, without keeping it alive.
+pub struct Looker(mpsc::Sender<Command>);
 
 /// How a stream is doing.
 #[derive(Clone, Debug)]
@@ -115,7 +120,12 @@ impl Follower {
             random: settings.seed | 1,
             clock: clock(),
         };
-        Self { commands, status, task: tokio::spawn(shell.run()) }
+        let (living, ended) = watch::channel(());
+        let task = tokio::spawn(async move {
+            shell.run().await;
+            drop(living);
+        });
+        Self { commands, status, task, ended }
     }
 
     /// How it is doing.
@@ -134,26 +144,32 @@ impl Follower {
         let _ = self.commands.try_send(Command::Distrusted);
     }
 
+    /// Somebody who may look at what it has built.
+    pub fn looker(&self) -> Looker {
+        Looker(self.commands.clone())
+    }
+
+    /// Ends it, and returns when nothing more comes from it.
+    pub async fn stop(&self) {
+        self.task.abort();
+        let mut ended = self.ended.clone();
+        while ended.changed().await.is_ok() {}
+    }
+}
+
+impl Looker {
     /// Calls `look` between two batches, while nothing of the view changes, with the mark that the view has reached;
     /// `None` for it if nobody could go on from a copy. Returns `None` if the follower ends before.
     pub async fn look<T: Send + 'static>(
-        &self,
+        self,
         look: impl FnOnce(Option<Mark>) -> T + Send + 'static,
     ) -> Option<T> {
         let (seen, answer) = oneshot::channel();
         // Whoever asked may be gone by then.
         let look = Box::new(move |mark| drop(seen.send(look(mark))));
-        self.commands.send(Command::Look(look)).await.ok()?;
+        self.0.send(Command::Look(look)).await.ok()?;
+        drop(self.0);
         answer.await.ok()
-    }
-}
-
-impl Follower {
-    /// Ends it, and returns when nothing more comes from it.
-    pub async fn stop(mut self) {
-        self.task.abort();
-        // How it ended is known.
-        let _ = (&mut self.task).await;
     }
 }
 
@@ -201,18 +217,12 @@ struct Shell {
 impl Shell {
     async fn run(mut self) {
         loop {
-            let Source { endpoint, topic, bind, .. } = &self.source;
-            let connected = if *bind {
-                Subscriber::bind(endpoint, topic).await
-            } else {
-                Subscriber::connect(endpoint, topic).await
-            };
-            match connected {
+            match self.connect().await {
                 Ok(subscriber) => {
                     self.lost = 0;
                     tracing::debug!(worker = %self.source.worker, endpoint = %self.source.endpoint, "following");
                     // A socket that was bound has no engine yet; what is said until one is there is lost.
-                    if !*bind {
+                    if !self.source.bind {
                         let action = self.core.connected(self.now());
                         self.act(action);
                     }
@@ -226,6 +236,28 @@ impl Shell {
                 Err(trouble) => self.report(false, Some(trouble)),
             }
             self.wait().await;
+        }
+    }
+
+    /// Connects or binds; commands are heard meanwhile.
+    async fn connect(&mut self) -> Result<Subscriber, String> {
+        let Source { endpoint, topic, bind, .. } = self.source.clone();
+        let connecting = async {
+            if bind {
+                Subscriber::bind(&endpoint, &topic).await
+            } else {
+                Subscriber::connect(&endpoint, &topic).await
+            }
+        };
+        tokio::pin!(connecting);
+        loop {
+            tokio::select! {
+                connected = &mut connecting => return connected,
+                Some(command) = self.inbox.recv() => {
+                    self.command(command);
+                    self.report(false, None);
+                }
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::error::ApiError;
 use crate::fleet::Fleet;
 use crate::gateway::Gateway;
-use crate::http::{Answer, answer, body, json as respond, serve};
+use crate::http::{Answer, MAX_BODY, answer, body, json as respond, serve};
 use crate::posture::posture;
 use crate::settings;
 
@@ -155,9 +155,9 @@ impl Admin {
     }
 
     async fn dry_run(&self, incoming: Incoming) -> Answer {
-        let body = match body(incoming).await {
+        let body = match body(incoming, MAX_BODY).await {
             Ok(body) => body,
-            Err(why) => return failure(&ApiError::invalid(why)),
+            Err(why) => return failure(&ApiError::invalid(why.to_string())),
         };
         match self.gateway.dry_run(&body).await {
             Ok(decision) => respond(StatusCode::OK, &decision),
@@ -177,7 +177,7 @@ pub fn ready(fleet: &Fleet) -> Answer {
 }
 
 async fn parse<T: serde::de::DeserializeOwned>(incoming: Incoming) -> Result<T, ApiError> {
-    let body: Bytes = body(incoming).await.map_err(ApiError::invalid)?;
+    let body: Bytes = body(incoming, MAX_BODY).await.map_err(|why| ApiError::invalid(why.to_string()))?;
     serde_json::from_slice(&body).map_err(|error| ApiError::invalid(error.to_string()))
 }
 

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::Sleep;
 
 use super::Gateway;
+use crate::http::stopped;
 
 /// Accepted connections on their way to a thread: a moment's worth.
 const HANDOVER: usize = 1_024;
@@ -132,11 +133,6 @@ async fn connection(gateway: Gateway, stream: TcpStream, mut stop: watch::Receiv
             let _ = connection.await;
         }
     }
-}
-
-/// Waits until it is said to stop, or nobody is left to say it.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    drop(stop.wait_for(|stopped| *stopped).await);
 }
 
 /// Counts a connection as ended however it ends.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use blocks::View;
 use bytes::Bytes;
@@ -10,19 +11,26 @@ use hyper::body::Incoming;
 use index::Matches;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use super::metrics::{self, Asked};
 use super::question::{BARE, Kind, Question};
-use super::registry::{Refusal, Registration, Registry, Standing, default_group};
+use super::registry::{Refusal, Registration, Registry, Standing};
 use super::{answer, dump};
 use crate::clock::Clock;
-use crate::http::{Answer, answer as respond_with, body, json as respond};
+use crate::http::{Answer, Unread, answer as respond_with, body, json as respond};
 
 /// What answers.
 pub(super) struct Api {
     registry: Arc<Registry>,
     asked: Asked,
     clock: Clock,
+    /// Set once what was known before is known again.
+    begun: AtomicBool,
+    /// Bodies that are read at a time, unless they are small.
+    bodies: Semaphore,
+    /// Taken while everything is told: it may be much.
+    telling: tokio::sync::Mutex<()>,
 }
 
 /// Each path, and how it is asked.
@@ -40,6 +48,10 @@ const PATHS: [(&str, Method); 12] = [
     ("/readyz", Method::GET),
     ("/metrics", Method::GET),
 ];
+/// Large bodies that are read at a time: a gigabyte at most.
+const BODIES: usize = 64;
+/// A body that needs no leave: whatever registers something is far below.
+const SMALL: usize = 64 << 10;
 /// The largest body: a million token ids of ten digits each, and the names. A whole number less than this is no attack.
 const MAX_BODY: usize = 16 << 20;
 
@@ -99,7 +111,19 @@ struct Listener {
 
 impl Api {
     pub(super) fn new(registry: Arc<Registry>, clock: Clock) -> Self {
-        Self { registry, asked: Asked::new(PATHS.iter().map(|(path, _)| *path)), clock }
+        Self {
+            registry,
+            asked: Asked::new(PATHS.iter().map(|(path, _)| *path)),
+            clock,
+            begun: AtomicBool::new(false),
+            bodies: Semaphore::new(BODIES),
+            telling: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// From now on everything is answered.
+    pub(super) fn begin(&self) {
+        self.begun.store(true, Ordering::Release);
     }
 
     /// Answers one request.
@@ -127,34 +151,36 @@ impl Api {
         if asked != *method {
             return Err((StatusCode::METHOD_NOT_ALLOWED, format!("{path} is asked with {method}")));
         }
+        if !self.begun.load(Ordering::Acquire) && !["/health", "/metrics"].contains(&path) {
+            let why = "it begins: what was known before and what peers know is being taken up";
+            return Err((StatusCode::SERVICE_UNAVAILABLE, why.to_owned()));
+        }
         match path {
             "/query" => self.query(Kind::Tokens, request).await,
             "/query_by_hash" => self.query(Kind::Hashes, request).await,
             "/register" => {
                 let registration: Registration = read(request).await?;
-                self.registry.register(registration).await.map_err(refused)?;
+                self.change(|registry| async move { registry.register(registration).await }).await?;
                 Ok(respond(StatusCode::CREATED, &json!({"status": "ok"})))
             }
             "/unregister" => {
                 let Unregister { instance_id, model_name, routing_group, dp_rank } = read(request).await?;
-                let group = dp_rank.map(|_| routing_group.clone().unwrap_or_else(default_group));
-                let group = routing_group.or(group);
-                self.registry
-                    .unregister(instance_id, &model_name, group.as_deref(), dp_rank)
-                    .await
-                    .map_err(refused)?;
+                self.change(|registry| async move {
+                    registry.unregister(instance_id, &model_name, routing_group.as_deref(), dp_rank).await
+                })
+                .await?;
                 Ok(ok())
             }
             "/workers" => Ok(self.workers(request.uri().query().unwrap_or_default())),
             "/dump" => Ok(self.dump(&request).await),
             "/register_peer" => {
                 let Peer { url } = read(request).await?;
-                self.registry.add_peer(url).await.map_err(refused)?;
+                self.change(|registry| async move { registry.add_peer(url).await }).await?;
                 Ok(respond(StatusCode::CREATED, &json!({"status": "ok"})))
             }
             "/deregister_peer" => {
                 let Peer { url } = read(request).await?;
-                self.registry.remove_peer(&url).await.map_err(refused)?;
+                self.change(|registry| async move { registry.remove_peer(&url).await }).await?;
                 Ok(ok())
             }
             "/peers" => Ok(respond(StatusCode::OK, &self.registry.peers())),
@@ -170,6 +196,20 @@ impl Api {
         }
     }
 
+    /// Changes something in a task of its own: a client that leaves must not leave half a change behind.
+    async fn change<Changing>(
+        &self,
+        change: impl FnOnce(Arc<Registry>) -> Changing,
+    ) -> Result<(), (StatusCode, String)>
+    where
+        Changing: Future<Output = Result<(), Refusal>> + Send + 'static,
+    {
+        match tokio::spawn(change(self.registry.clone())).await {
+            Ok(changed) => changed.map_err(refused),
+            Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+        }
+    }
+
     async fn query(&self, kind: Kind, request: Request<Incoming>) -> Result<Answer, (StatusCode, String)> {
         let is = |name, kind: &str| {
             request
@@ -179,7 +219,10 @@ impl Api {
         };
         let (bare, rows) = (is(header::CONTENT_TYPE, BARE), is(header::ACCEPT, BARE));
         let target = request.uri().query().unwrap_or_default().to_owned();
-        let body = take(request).await?;
+        let said = length(&request);
+        let _leave =
+            if said.is_some_and(|said| said <= SMALL) { None } else { self.bodies.acquire().await.ok() };
+        let body = take(request, MAX_BODY).await?;
         let question = if bare { Question::bare(kind, &target, &body) } else { Question::json(kind, &body) };
         let question = question.map_err(|why| (StatusCode::BAD_REQUEST, why))?;
         let part = self.registry.find(&question.partition).ok_or_else(|| {
@@ -235,6 +278,7 @@ impl Api {
     async fn dump(&self, request: &Request<Incoming>) -> Answer {
         let accepts = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
         let own = accepts.is_some_and(|accepts| accepts.contains(dump::OWN));
+        let _telling = self.telling.lock().await;
         let copies = self.registry.copies().await;
         // Millions of blocks are a second's work: not on a thread that others wait for.
         let bytes =
@@ -292,22 +336,22 @@ fn refused(refusal: Refusal) -> (StatusCode, String) {
 }
 
 async fn read<T: serde::de::DeserializeOwned>(request: Request<Incoming>) -> Result<T, (StatusCode, String)> {
-    let bytes = take(request).await?;
+    let bytes = take(request, SMALL).await?;
     serde_json::from_slice(&bytes).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))
 }
 
-async fn take(request: Request<Incoming>) -> Result<Bytes, (StatusCode, String)> {
-    let said =
-        request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if said.is_some_and(|said: usize| said > MAX_BODY) {
-        return Err((StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {MAX_BODY} bytes")));
+fn length(request: &Request<Incoming>) -> Option<usize> {
+    request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
+}
+
+async fn take(request: Request<Incoming>, most: usize) -> Result<Bytes, (StatusCode, String)> {
+    let larger = || (StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {most} bytes"));
+    if length(&request).is_some_and(|said| said > most) {
+        return Err(larger());
     }
-    body(request.into_body()).await.map_err(|why| {
-        let status = if why.contains("length limit") {
-            StatusCode::PAYLOAD_TOO_LARGE
-        } else {
-            StatusCode::BAD_REQUEST
-        };
-        (status, why)
+    body(request.into_body(), most).await.map_err(|why| match why {
+        Unread::Larger => larger(),
+        Unread::Slow => (StatusCode::REQUEST_TIMEOUT, why.to_string()),
+        Unread::Broken(_) => (StatusCode::BAD_REQUEST, why.to_string()),
     })
 }

@@ -7,6 +7,7 @@ use blocks::{Block, EngineHash, Event, Stored, Tier, TokensHash, View};
 use events::copy;
 use events::follow::Mark;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::registry::{Copied, Inherited, Registration, default_group};
 
@@ -145,9 +146,18 @@ pub(super) fn json(copies: Vec<Copied>) -> Vec<u8> {
 /// # Errors
 /// Why not, in words.
 pub(super) fn read_json(bytes: &[u8]) -> Result<Vec<Inherited>, String> {
-    let parts: BTreeMap<String, Entry> = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let parts: BTreeMap<String, &RawValue> =
+        serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let mut views = Vec::new();
     for (key, entry) in parts {
+        let entry: Entry = match serde_json::from_str(entry.get()) {
+            Ok(entry) => entry,
+            Err(error) => {
+                // One that it could not tell itself says so in place of its events.
+                tracing::warn!(part = key, %error, "a part of what a peer knows cannot be read");
+                continue;
+            }
+        };
         let (model, group) = key.split_once(':').ok_or_else(|| format!("`{key}` is not model:group"))?;
         let mut workers: BTreeMap<(u64, u32), Vec<Event>> = BTreeMap::new();
         for event in entry.events {
@@ -254,6 +264,9 @@ impl TryFrom<Place> for Mark {
     type Error = String;
 
     fn try_from(place: Place) -> Result<Self, String> {
+        if place.last >= u64::MAX - 1 {
+            return Err(format!("{} is no batch's number", place.last));
+        }
         let views = [View::Exact, View::Recovering, View::Stale];
         let source = views.into_iter().find(|view| view.name() == place.source);
         Ok(Self {
@@ -313,5 +326,7 @@ mod tests {
         assert_eq!((read[0].registration.endpoint.as_str(), &read[0].mark), ("", &None));
         assert_eq!(read[0].events, events);
         assert!(read_json(b"[]").is_err() && read_json(br#"{"x":{"block_size":1,"events":[]}}"#).is_err());
+        let partly = br#"{"a:b":{"error":"no"},"c:d":{"block_size":1,"events":[{"worker_id":1,"event":{"event_id":0,"data":"cleared"}}]}}"#;
+        assert_eq!(read_json(partly).unwrap().len(), 1);
     }
 }

@@ -85,15 +85,24 @@ impl Keep {
         replace(&self.folder, VIEWS, views).map_err(|error| format!("{VIEWS}: {error}"))
     }
 
-    /// What was known at the last orderly end. It is taken away: a second start must not go back to it.
-    pub(super) fn take_views(&self) -> Option<Vec<u8>> {
+    /// What was known at the last orderly end.
+    pub(super) fn read_views(&self) -> Option<Vec<u8>> {
         let path = self.folder.join(VIEWS);
-        let views = fs::read(&path).ok()?;
-        if let Err(error) = fs::remove_file(&path) {
-            tracing::warn!(%error, path = %path.display(), "cannot be removed; the views in it are not used");
-            return None;
+        match fs::read(&path) {
+            Ok(views) => Some(views),
+            Err(error) => {
+                if error.kind() != std::io::ErrorKind::NotFound {
+                    tracing::warn!(%error, path = %path.display(), "what was known at the last end cannot be read");
+                }
+                None
+            }
         }
-        Some(views)
+    }
+
+    /// Forgets what was known at the last end: a second start has no use for what is older still.
+    pub(super) fn forget_views(&self) {
+        // It may never have been there; and what an old view stands at is proved before it is believed.
+        let _ = fs::remove_file(self.folder.join(VIEWS));
     }
 }
 

@@ -1,12 +1,14 @@
 //! Other indexers: at the start, one of them is asked for what it knows.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
 
 use super::dump;
-use super::registry::{Inherited, Registry};
+use super::question::MAX_NAME;
+use super::registry::Inherited;
 use crate::http::send;
 
 /// How long a peer may take to tell everything.
@@ -21,32 +23,34 @@ pub(super) fn authority(url: &str) -> Option<&str> {
     parsed.port_u16().map(|_| authority)
 }
 
-/// Takes over what the first peer that answers knows; says what came of it.
-pub(super) async fn inherit(registry: &Registry) {
-    for peer in registry.peers() {
-        match ask(&peer).await {
+/// Whether this is a peer's URL.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub(super) fn check(url: &str) -> Result<(), String> {
+    if authority(url).is_none() || url.len() > MAX_NAME {
+        return Err(format!("found `{url}`; allowed is http://host:port"));
+    }
+    Ok(())
+}
+
+/// What the first peer that answers knows. `ourselves` is not asked: a list of all replicas is given to all.
+pub(super) async fn ask_first(peers: &[String], ourselves: SocketAddr) -> Vec<Inherited> {
+    let others = |peer: &&String| authority(peer).and_then(|peer| peer.parse().ok()) != Some(ourselves);
+    let others: Vec<&String> = peers.iter().filter(others).collect();
+    for peer in &others {
+        match ask(peer).await {
             Ok(views) => {
-                let (all, whole) = (views.len(), views.iter().filter(|view| view.mark.is_some()).count());
-                take(registry, views).await;
-                tracing::info!(peer, views = all, whole, "began with what a peer knows");
-                return;
+                tracing::info!(peer, views = views.len(), "a peer has told what it knows");
+                return views;
             }
             Err(why) => tracing::warn!(peer, why, "a peer does not tell what it knows; trying the next"),
         }
     }
-    if !registry.peers().is_empty() {
+    if !others.is_empty() {
         tracing::warn!("no peer tells what it knows; beginning with what the engines say");
     }
-}
-
-/// Takes over views; those that contradict what is registered here are left out.
-pub(super) async fn take(registry: &Registry, views: Vec<Inherited>) {
-    for view in views {
-        let (instance, rank) = (view.registration.instance_id, view.registration.dp_rank);
-        if let Err(why) = registry.inherit(view).await {
-            tracing::warn!(instance, rank, %why, "a view is not taken over");
-        }
-    }
+    Vec::new()
 }
 
 async fn ask(peer: &str) -> Result<Vec<Inherited>, String> {

@@ -172,6 +172,13 @@ fn numbers(kind: Kind, body: &[u8]) -> Option<(Vec<u8>, About)> {
         let Some(rest) = body[from..].strip_prefix(key).and_then(|rest| rest.strip_prefix(b"\"")) else {
             continue;
         };
+        // Nested or escaped, it is not the key that is meant; whatever looks so is left to the usual way.
+        let before = &body[..quote];
+        let mut opened = before.iter().filter(|byte| **byte == b'{');
+        let nested = opened.next().is_none() || opened.next().is_some();
+        if nested || before.contains(&b'[') || before.ends_with(b"\\") {
+            return None;
+        }
         // A value may be called like the key; only a key has a colon behind it.
         let Some(rest) = rest.trim_ascii_start().strip_prefix(b":") else { continue };
         list = rest.trim_ascii_start().strip_prefix(b"[");
@@ -322,6 +329,9 @@ mod tests {
             r#" { "model_name" : "m" , "token_ids" : [ 1 , 2,3 ] , "new_field": {"a": ["]"]} } "#,
             r#"{"tenant_id":"token_ids","model_name":"m","token_ids":[1,2,3]}"#,
             r#"{"x":"\"token_ids\":[7]","model_name":"m","token_ids":[1,2,3]}"#,
+            r#"{"x":{"token_ids":[7]},"model_name":"m","token_ids":[1,2,3]}"#,
+            r#"{"\"token_ids":[7],"model_name":"m","token_ids":[1,2,3]}"#,
+            r#"{"x":[{"token_ids":[7]}],"model_name":"m","token_ids":[1,2,3]}"#,
             "{\"model_name\":\"\\u006d\",\"token_ids\":\n[1,\n2,3\n]}",
         ] {
             assert_eq!(tokens(same), plain, "{same}");

@@ -3,9 +3,11 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use blocks::{BlockSize, Event, View, Worker};
-use events::follow::{Follower, Mark, Settings, Source, Status};
+use events::follow::{Follower, Looker, Mark, Settings, Source, Status};
 use events::sink::Sink;
 use index::{Copy, Index};
 use parking_lot::{Mutex, RwLock};
@@ -13,8 +15,9 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::dump;
-use super::keep::{Keep, Kept};
+use super::keep::Keep;
 use super::question::MAX_NAME;
+use crate::clock::Clock;
 use crate::endpoint;
 use crate::sink::IndexSink;
 
@@ -31,7 +34,7 @@ pub struct Registration {
     /// The engine.
     pub instance_id: u64,
     /// Its data-parallel rank.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_none")]
     pub dp_rank: u32,
     /// What it serves.
     pub model_name: String,
@@ -90,6 +93,7 @@ pub(super) struct Registry {
     changing: tokio::sync::Mutex<()>,
     keep: Option<Keep>,
     followers: Handle,
+    clock: Clock,
 }
 
 #[derive(Default)]
@@ -98,7 +102,9 @@ struct State {
     streams: BTreeMap<Worker, Stream>,
     /// What a peer knows of streams that it could not say the place of: it waits for their registration.
     waiting: HashMap<Worker, Inherited>,
+    /// Peers that were registered, and those that were named for this run only.
     peers: Vec<String>,
+    named: Vec<String>,
 }
 
 /// One partition's index.
@@ -116,6 +122,9 @@ struct Stream {
     follower: Arc<Follower>,
     /// It came from a peer: whoever registers it for the first time here is not told that it is there already.
     inherited: bool,
+    /// Set once its view was something else than being built for the first time.
+    settled: AtomicBool,
+    since: Duration,
 }
 
 /// How one stream is doing.
@@ -134,10 +143,19 @@ pub(super) struct Copied {
     pub(super) events: Vec<Event>,
 }
 
+/// How long a stream that cannot be reached counts as being built.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long one view may take to be copied: an engine that floods its follower keeps it busy.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Streams: each is two sockets and a task.
 const MAX_STREAMS: usize = 4_096;
 /// Peers that are remembered.
 const MAX_PEERS: usize = 64;
+
+/// A number, or the usual one where there is none.
+fn or_none<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    Ok(Option::<u32>::deserialize(from)?.unwrap_or_default())
+}
 
 /// The group of those who name none.
 pub(super) fn default_group() -> String {
@@ -147,61 +165,74 @@ pub(super) fn default_group() -> String {
 impl Registry {
     /// Nobody yet, or those of the last run if something is kept. Followers run on `followers`.
     pub(super) fn new(keep: Option<Keep>, followers: Handle) -> Self {
-        Self { state: RwLock::default(), changing: tokio::sync::Mutex::default(), keep, followers }
+        let clock = Clock::start();
+        Self { state: RwLock::default(), changing: tokio::sync::Mutex::default(), keep, followers, clock }
     }
 
     /// Follows one more stream.
     pub(super) async fn register(&self, registration: Registration) -> Result<(), Refusal> {
-        let waiting = {
-            let known = self.state.write().waiting.remove(&registration.worker());
-            known.filter(|known| known.registration.partition() == registration.partition())
-        };
-        let events = waiting.map_or_else(Vec::new, |waiting| waiting.events);
+        let _changing = self.changing.lock().await;
+        let known = self.state.write().waiting.remove(&registration.worker());
+        let known = known.filter(|known| known.registration.partition() == registration.partition());
+        let events = known.map_or_else(Vec::new, |known| known.events);
         self.admit(Inherited { registration, mark: None, events }, Whence::Client).await
     }
 
-    /// Follows a stream, going on from a view that was built elsewhere.
-    pub(super) async fn inherit(&self, inherited: Inherited) -> Result<(), Refusal> {
-        if inherited.registration.endpoint.is_empty() {
-            self.state.write().waiting.insert(inherited.registration.worker(), inherited);
-            return Ok(());
+    /// Begins with all that is known: who is kept and what was known of them, what a peer knows, and who is to be followed from
+    /// the start. Of two views of one stream the peer's is newer; one that can be gone on from is better than one that cannot.
+    pub(super) async fn begin(
+        &self,
+        kept: Vec<Registration>,
+        before: Vec<Inherited>,
+        peer: Vec<Inherited>,
+        wanted: Vec<Registration>,
+    ) -> Result<(), Refusal> {
+        let _changing = self.changing.lock().await;
+        let mut views: HashMap<Worker, Inherited> = HashMap::new();
+        for view in before.into_iter().chain(peer) {
+            let worker = view.registration.worker();
+            if view.mark.is_some() || views.get(&worker).is_none_or(|other| other.mark.is_none()) {
+                views.insert(worker, view);
+            }
         }
-        self.admit(inherited, Whence::Peer).await
-    }
-
-    /// Follows a stream unless it is followed already.
-    pub(super) async fn ensure(&self, registration: Registration) -> Result<(), Refusal> {
-        let same = |stream: &Stream| stream.registration == registration;
-        if self.state.read().streams.get(&registration.worker()).is_some_and(same) {
-            return Ok(());
-        }
-        self.register(registration).await
-    }
-
-    /// Follows those who were registered before, going on from what was known of them.
-    pub(super) async fn restore(&self, kept: Kept, known: Option<Vec<u8>>) {
-        self.state.write().peers = kept.peers;
-        let views = known.map_or_else(|| Ok(Vec::new()), |known| dump::read_own(&known));
-        let mut views = views.unwrap_or_else(|why| {
-            tracing::warn!(
-                why,
-                "what was known at the last end cannot be read; beginning with what the engines say"
-            );
-            Vec::new()
-        });
+        // Whoever is named at the start is meant as named, wherever it was before.
+        let ours = |worker: Worker| wanted.iter().any(|wanted| wanted.worker() == worker);
+        let kept: Vec<_> = kept.into_iter().filter(|kept| !ours(kept.worker())).collect();
         let (mut all, mut whole) = (0, 0);
-        for registration in kept.streams {
-            let (instance, rank) = (registration.instance_id, registration.dp_rank);
-            let at = views.iter().position(|view| view.registration == registration);
-            let view = at.map(|at| views.swap_remove(at));
-            let view = view.unwrap_or(Inherited { registration, mark: None, events: Vec::new() });
+        for registration in kept.into_iter().chain(wanted.iter().cloned()) {
+            let worker = registration.worker();
+            let same = |view: &Inherited| view.registration.partition() == registration.partition();
+            let view = views.remove(&worker).filter(same);
+            let (mark, events) = view.map_or_else(Default::default, |view| (view.mark, view.events));
+            (all, whole) = (all + 1, whole + usize::from(mark.is_some()));
+            if let Err(why) = self.admit(Inherited { registration, mark, events }, Whence::Disk).await {
+                if ours(worker) {
+                    return Err(why);
+                }
+                tracing::warn!(instance = worker.instance, rank = worker.rank, %why, "what was registered is no longer");
+            }
+        }
+        for view in views.into_values() {
+            let worker = view.registration.worker();
+            if view.registration.endpoint.is_empty() {
+                self.state.write().waiting.insert(worker, view);
+                continue;
+            }
             (all, whole) = (all + 1, whole + usize::from(view.mark.is_some()));
-            if let Err(why) = self.admit(view, Whence::Disk).await {
-                tracing::warn!(instance, rank, %why, "what was registered is no longer");
+            if let Err(why) = self.admit(view, Whence::Peer).await {
+                tracing::warn!(instance = worker.instance, rank = worker.rank, %why, "a view is not taken over");
             }
         }
         if all > 0 {
-            tracing::info!(streams = all, whole, "began with what was kept");
+            tracing::info!(streams = all, gone_on_from = whole, "began with what is known");
+        }
+        self.write(|_| {}).await
+    }
+
+    /// What was known at the last end has been taken up.
+    pub(super) fn forget_views(&self) {
+        if let Some(keep) = &self.keep {
+            keep.forget_views();
         }
     }
 
@@ -211,16 +242,16 @@ impl Registry {
         keep.write_views(&dump::own(&self.copies().await))
     }
 
+    /// Only while `changing` is held.
     async fn admit(&self, new: Inherited, from: Whence) -> Result<(), Refusal> {
         let block_size = new.registration.check().map_err(Refusal::Wrong)?;
-        let _changing = self.changing.lock().await;
         let worker = new.registration.worker();
         if self.adopt(&new.registration, from)? {
             return Ok(());
         }
         let part = self.part(&new.registration.partition(), block_size)?;
-        // What comes from the disk is there; written one by one, it would be cut short by an end in between.
-        if from != Whence::Disk
+        // Those of the start are written together: one by one, what is kept would be cut short by an end in between.
+        if from == Whence::Client
             && let Err(refusal) = self.write(|all| all.push(new.registration.clone())).await
         {
             self.sweep();
@@ -236,8 +267,9 @@ impl Registry {
             let source = new.registration.source();
             Arc::new(Follower::resume(source, part.sink.clone(), settings, new.mark.as_ref()))
         };
-        let stream =
-            Stream { registration: new.registration, part, follower, inherited: from == Whence::Peer };
+        let (settled, since) = (AtomicBool::new(false), self.clock.now());
+        let inherited = from == Whence::Peer;
+        let stream = Stream { registration: new.registration, part, follower, inherited, settled, since };
         self.state.write().streams.insert(worker, stream);
         Ok(())
     }
@@ -316,11 +348,7 @@ impl Registry {
         };
         for stream in gone {
             let worker = stream.registration.worker();
-            match Arc::try_unwrap(stream.follower) {
-                Ok(follower) => follower.stop().await,
-                // Somebody is copying its view; it ends with that.
-                Err(follower) => drop(follower),
-            }
+            stream.follower.stop().await;
             stream.part.index.forget(worker);
             stream.part.sizes.lock().remove(&worker);
         }
@@ -361,46 +389,79 @@ impl Registry {
         state.streams.iter().map(one).collect()
     }
 
-    /// Whether no view is still being built for the first time.
+    /// Whether no view is still being built for the first time. One that has been something else since, and one of an engine
+    /// that is not there, keep nobody waiting.
     pub(super) fn settled(&self) -> bool {
         let state = self.state.read();
-        state.streams.values().all(|stream| stream.follower.status().view != View::Recovering)
+        let now = self.clock.now();
+        let settled = |stream: &Stream| {
+            let status = stream.follower.status();
+            let lost = !status.connected && now.saturating_sub(stream.since) > GRACE;
+            if status.view != View::Recovering {
+                stream.settled.store(true, Ordering::Relaxed);
+            }
+            stream.settled.load(Ordering::Relaxed) || lost
+        };
+        state.streams.values().all(settled)
     }
 
-    /// Every view, each as it is at one moment between two of its batches.
-    pub(super) async fn copies(&self) -> Vec<Copied> {
-        let streams: Vec<_> = {
-            let state = self.state.read();
-            let all = state.streams.values();
-            all.map(|stream| {
-                (stream.registration.clone(), stream.part.index.clone(), stream.follower.clone())
-            })
-            .collect()
+    /// How far each view can be trusted, and what last went wrong with it.
+    pub(super) fn views(&self) -> Vec<(Worker, View, Option<String>)> {
+        let state = self.state.read();
+        let one = |(worker, stream): (&Worker, &Stream)| {
+            let status = stream.follower.status();
+            (*worker, status.view, status.trouble)
         };
-        let mut copies = Vec::with_capacity(streams.len());
-        for (registration, index, follower) in streams {
+        state.streams.iter().map(one).collect()
+    }
+
+    /// Every view, each as it is at one moment between two of its batches. Those that take too long are left out.
+    pub(super) async fn copies(&self) -> Vec<Copied> {
+        let lookers: Vec<(Registration, Arc<Index>, Looker)> = {
+            let state = self.state.read();
+            let one = |stream: &Stream| {
+                (stream.registration.clone(), stream.part.index.clone(), stream.follower.looker())
+            };
+            state.streams.values().map(one).collect()
+        };
+        let mut looks = tokio::task::JoinSet::new();
+        for (registration, index, looker) in lookers {
             let worker = registration.worker();
-            let look = follower.look(move |mark| {
+            let look = looker.look(move |mark| {
                 let Copy { events, left_out } = index.copy(worker);
                 (mark.filter(|_| left_out == 0), events)
             });
-            // One that ends meanwhile is no longer registered.
-            let Some((mark, events)) = look.await else { continue };
-            copies.push(Copied { registration, mark, events });
+            looks.spawn(async move {
+                let seen = tokio::time::timeout(PATIENCE, look).await;
+                if seen.is_err() {
+                    tracing::warn!(%worker, "its view is left out: it could not be looked at in time");
+                }
+                // One that has ended meanwhile is no longer registered.
+                let (mark, events) = seen.ok().flatten()?;
+                Some(Copied { registration, mark, events })
+            });
         }
+        let mut copies: Vec<Copied> = looks.join_all().await.into_iter().flatten().collect();
+        copies.sort_by_key(|copied| copied.registration.worker());
         copies
     }
 
-    /// The peers that were named, in that order.
+    /// The peers that were named for this run, and those that were registered.
     pub(super) fn peers(&self) -> Vec<String> {
-        self.state.read().peers.clone()
+        let state = self.state.read();
+        let registered = state.peers.iter().filter(|peer| !state.named.contains(peer));
+        state.named.iter().chain(registered).cloned().collect()
+    }
+
+    /// The peers of this run, and those that were registered before.
+    pub(super) fn know_peers(&self, named: Vec<String>, registered: Vec<String>) {
+        let mut state = self.state.write();
+        (state.named, state.peers) = (named, registered);
     }
 
     /// Remembers a peer.
     pub(super) async fn add_peer(&self, url: String) -> Result<(), Refusal> {
-        if super::peers::authority(&url).is_none() || url.len() > MAX_NAME {
-            return Err(Refusal::Wrong(format!("url: found `{url}`; allowed is http://host:port")));
-        }
+        super::peers::check(&url).map_err(|why| Refusal::Wrong(format!("url: {why}")))?;
         let _changing = self.changing.lock().await;
         {
             let mut state = self.state.write();
@@ -424,14 +485,20 @@ impl Registry {
     /// Forgets a peer.
     pub(super) async fn remove_peer(&self, url: &str) -> Result<(), Refusal> {
         let _changing = self.changing.lock().await;
-        let before = self.peers();
-        if !before.iter().any(|peer| peer == url) {
+        if !self.peers().iter().any(|peer| peer == url) {
             return Err(Refusal::Missing(format!("peer `{url}` is not registered")));
         }
-        self.state.write().peers.retain(|peer| peer != url);
+        let before = {
+            let mut state = self.state.write();
+            let before = (state.named.clone(), state.peers.clone());
+            state.named.retain(|peer| peer != url);
+            state.peers.retain(|peer| peer != url);
+            before
+        };
         let written = self.write(|_| {}).await;
         if written.is_err() {
-            self.state.write().peers = before;
+            let mut state = self.state.write();
+            (state.named, state.peers) = before;
         }
         written
     }
@@ -493,7 +560,7 @@ impl Registration {
     }
 
     /// The block size, if all of it makes sense.
-    fn check(&self) -> Result<BlockSize, String> {
+    pub(super) fn check(&self) -> Result<BlockSize, String> {
         for (key, name) in [("model_name", &self.model_name), ("routing_group", &self.routing_group)] {
             if name.is_empty() || name.len() > MAX_NAME {
                 return Err(format!("{key}: found {} bytes; allowed is 1 to {MAX_NAME}", name.len()));
