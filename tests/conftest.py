@@ -13,6 +13,8 @@ import httpx
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# What is asked of the tests is no setting of the program.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("WARMLINE_")}
 BINARY = os.environ.get("WARMLINE_BINARY", str(ROOT / "target" / "debug" / "warmline"))
 
 
@@ -40,7 +42,7 @@ def until(condition, what, seconds=20.0):
 class Process:
     def __init__(self, *args, log):
         self.log = open(log, "ab")
-        self.process = subprocess.Popen([BINARY, *map(str, args)], stdout=self.log, stderr=self.log)
+        self.process = subprocess.Popen([BINARY, *map(str, args)], stdout=self.log, stderr=self.log, env=ENVIRONMENT)
 
     def kill(self, with_signal=signal.SIGKILL):
         if self.process.poll() is None:
@@ -158,7 +160,7 @@ class Gateway:
 
 
 def command(*args, stdin=None):
-    return subprocess.run([BINARY, *map(str, args)], input=stdin, capture_output=True, text=True, timeout=120)
+    return subprocess.run([BINARY, *map(str, args)], env=ENVIRONMENT, input=stdin, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
