@@ -173,7 +173,7 @@ impl Registry {
     pub(super) async fn register(&self, registration: Registration) -> Result<(), Refusal> {
         let _changing = self.changing.lock().await;
         let known = self.state.write().waiting.remove(&registration.worker());
-        let known = known.filter(|known| known.registration.partition() == registration.partition());
+        let known = known.filter(|known| known.registration.says_as(&registration));
         let events = known.map_or_else(Vec::new, |known| known.events);
         self.admit(Inherited { registration, mark: None, events }, Whence::Client).await
     }
@@ -201,7 +201,8 @@ impl Registry {
         let (mut all, mut whole) = (0, 0);
         for registration in kept.into_iter().chain(wanted.iter().cloned()) {
             let worker = registration.worker();
-            let same = |view: &Inherited| view.registration.partition() == registration.partition();
+            // The place may be another one: whether it is the same life is proved.
+            let same = |view: &Inherited| view.registration.says_as(&registration);
             let view = views.remove(&worker).filter(same);
             let (mark, events) = view.map_or_else(Default::default, |view| (view.mark, view.events));
             (all, whole) = (all + 1, whole + usize::from(mark.is_some()));
@@ -547,6 +548,11 @@ impl Registration {
 
     pub(super) fn partition(&self) -> Partition {
         Partition { model: self.model_name.clone(), group: self.routing_group.clone() }
+    }
+
+    /// Whether what the other one says of its blocks can be compared with what this one says.
+    fn says_as(&self, other: &Self) -> bool {
+        self.partition() == other.partition() && self.block_size == other.block_size
     }
 
     fn source(&self) -> Source {
