@@ -3,33 +3,21 @@
 //! `WARMLINE_FUZZ=1000000` asks for that many changed inputs a target, `WARMLINE_FUZZ_SEED=7` for others than always.
 //! `make fuzz` looks further, guided by what it has reached.
 
+mod chance;
 #[path = "../fuzz/targets.rs"]
 mod targets;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use chance::Chance;
+
 /// Changed inputs a target where nobody asks for more: three seconds each, without optimisation.
 const USUAL: u64 = 100_000;
 /// No changed input grows beyond this; some arithmetic of lengths only goes wrong in two bytes.
 const LONGEST: usize = 4_096;
 
-/// A small random number generator: an input is nothing but the corpus and a seed.
-struct Chance(u64);
-
 impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
-    }
-
     fn one<'a, T: ?Sized>(&mut self, of: &[&'a T]) -> &'a T {
         of[self.below(of.len())]
     }

@@ -5,12 +5,15 @@
 //! of its view, or from nothing. `WARMLINE_SEEDS=100000` asks for so many histories. Whenever the follower says `Exact` and has heard
 //! of everything that was said, its view must equal the engine's cache.
 
+mod chance;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use blocks::{EngineHash, Event, View, Worker};
 use bytes::Bytes;
+use chance::Chance;
 use events::codec::{Batch, Content, Said, Stored, stock};
 use events::follow::{Action, Core, Settings};
 use events::sink::{Sink, UnknownParent};
@@ -71,24 +74,9 @@ impl Sink for Model {
     }
 }
 
-/// A small random number generator: the history is nothing but its seed.
-struct Chance(u64);
-
 impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
     fn one_in(&mut self, count: u64) -> bool {
         self.next().is_multiple_of(count)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
     }
 }
 

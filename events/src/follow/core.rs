@@ -140,8 +140,6 @@ pub struct Mark {
     pub last: u64,
     /// What that batch was, so that whoever goes on can tell this life of the engine from another.
     pub proof: u64,
-    /// The life of the publisher, if it says which.
-    pub epoch: Option<u64>,
     /// How far the source is in step with what it tells of.
     pub source: View,
     /// Blocks that the view lacks together with all below them.
@@ -241,7 +239,7 @@ impl Core {
     pub fn resume(&mut self, mark: &Mark) {
         self.seen.clear();
         self.seen.push_back(mark.proof);
-        (self.last, self.epoch) = (Some(mark.last), mark.epoch);
+        self.last = Some(mark.last);
         self.broken = mark.broken.iter().copied().collect();
         self.source_is(Some(mark.source));
     }
@@ -523,7 +521,6 @@ impl Core {
         Some(Mark {
             last: self.last?,
             proof: *self.seen.back()?,
-            epoch: self.epoch,
             source: self.source,
             broken: self.broken.iter().copied().collect(),
         })

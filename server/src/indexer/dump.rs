@@ -28,7 +28,6 @@ struct Head {
 struct Place {
     last: u64,
     proof: u64,
-    epoch: Option<u64>,
     /// `exact`, `recovering` or `stale`: how far the source itself was in step.
     source: String,
     broken: Vec<u64>,
@@ -253,7 +252,6 @@ impl From<&Mark> for Place {
         Self {
             last: mark.last,
             proof: mark.proof,
-            epoch: mark.epoch,
             source: mark.source.name().to_owned(),
             broken: mark.broken.iter().map(|name| name.0).collect(),
         }
@@ -272,7 +270,6 @@ impl TryFrom<Place> for Mark {
         Ok(Self {
             last: place.last,
             proof: place.proof,
-            epoch: place.epoch,
             source: source.ok_or_else(|| format!("`{}` is no state of a view", place.source))?,
             broken: place.broken.into_iter().map(EngineHash).collect(),
         })
@@ -300,7 +297,7 @@ mod tests {
             Event::Removed { blocks: vec![EngineHash(2)], tier: Tier::Device },
         ];
         let broken = vec![EngineHash(9)];
-        let mark = Mark { last: 7, proof: u64::MAX, epoch: Some(1 << 63), source: View::Exact, broken };
+        let mark = Mark { last: 7, proof: u64::MAX, source: View::Exact, broken };
         vec![Copied { registration, mark: Some(mark), events }]
     }
 

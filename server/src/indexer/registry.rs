@@ -75,7 +75,7 @@ pub(super) enum Refusal {
 enum Whence {
     Client,
     Peer,
-    Disk,
+    Start,
 }
 
 /// A view that was built elsewhere, or before.
@@ -206,7 +206,7 @@ impl Registry {
             let view = views.remove(&worker).filter(same);
             let (mark, events) = view.map_or_else(Default::default, |view| (view.mark, view.events));
             (all, whole) = (all + 1, whole + usize::from(mark.is_some()));
-            if let Err(why) = self.admit(Inherited { registration, mark, events }, Whence::Disk).await {
+            if let Err(why) = self.admit(Inherited { registration, mark, events }, Whence::Start).await {
                 if ours(worker) {
                     return Err(why);
                 }
