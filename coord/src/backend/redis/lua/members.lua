@@ -1,0 +1,1 @@
+return {life, changes, 'OK', redis.call('SMEMBERS', KEYS[2])}

@@ -1,0 +1,1 @@
+return {life, changes, 'OK', 1}

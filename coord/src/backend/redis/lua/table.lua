@@ -1,0 +1,1 @@
+return {life, changes, 'OK', redis.call('HGETALL', KEYS[2])}

@@ -1,0 +1,2 @@
+tell(ARGV[6])
+return {life, changes, 'OK', 1}

@@ -1,0 +1,373 @@
+//! The instances that live: one says that it does, hears who else does, and holds its shares of what all have in common.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::backend::Heard;
+use crate::coord::Coord;
+use crate::error::Error;
+use crate::name::Name;
+use crate::op::{Beaten, Drawn, Member, Op, Reply};
+use crate::primitives::odd;
+use crate::share::Share;
+
+/// What an instance says of itself with each beat.
+pub trait Voice: Send + Sync + 'static {
+    /// For people: any JSON.
+    fn info(&self) -> Bytes;
+    /// Numbers whose sum over all instances means something.
+    fn cells(&self) -> Vec<(Name, i64)>;
+}
+
+/// How often, and how long it lasts.
+#[derive(Clone, Copy, Debug)]
+pub struct Pulse {
+    /// An instance that was silent for so long is dead to all others.
+    pub lease: Duration,
+    /// It beats so often.
+    pub beat: Duration,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(3), beat: Duration::from_millis(500) }
+    }
+}
+
+/// Who lives, as this instance knows it.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// All, ourselves included; sorted by name.
+    pub members: Vec<Member>,
+    /// The cells of all others, summed.
+    pub others: BTreeMap<String, i64>,
+    /// When this was said.
+    pub at: Option<Instant>,
+    /// Why nothing newer is known, if the last beat had no answer.
+    pub trouble: Option<String>,
+}
+
+/// This instance among all.
+#[derive(Clone)]
+pub struct Replicas(Arc<Inner>);
+
+struct Inner {
+    coord: Coord,
+    pulse: Pulse,
+    voice: Arc<dyn Voice>,
+    began: Instant,
+    fence: Mutex<u64>,
+    view: watch::Sender<View>,
+    pools: Mutex<BTreeMap<String, Arc<Pool>>>,
+    urgent: Notify,
+}
+
+/// A limit that all instances have in common.
+pub struct Pool {
+    name: Name,
+    share: Mutex<Share>,
+    changed: Notify,
+}
+
+/// A place within a limit; free again when dropped.
+pub struct Place {
+    pool: Arc<Pool>,
+    replicas: Replicas,
+}
+
+/// Shares are asked for at most so often, however many come in: what comes meanwhile goes along.
+const TOGETHER: Duration = Duration::from_millis(2);
+
+// === impl Replicas ===
+
+impl Replicas {
+    /// Begins to beat; ends when the last clone is gone. See [`Replicas::leave`] for an orderly end.
+    pub fn begin(coord: &Coord, pulse: Pulse, voice: Arc<dyn Voice>) -> Self {
+        let nobody = View { members: Vec::new(), others: BTreeMap::new(), at: None, trouble: None };
+        let replicas = Self(Arc::new(Inner {
+            coord: coord.clone(),
+            pulse,
+            voice,
+            began: Instant::now(),
+            fence: Mutex::new(0),
+            view: watch::Sender::new(nobody),
+            pools: Mutex::default(),
+            urgent: Notify::new(),
+        }));
+        tokio::spawn(beat(Arc::downgrade(&replicas.0), coord.hear()));
+        replicas
+    }
+
+    /// Who lives, now and from now on.
+    pub fn view(&self) -> watch::Receiver<View> {
+        self.0.view.subscribe()
+    }
+
+    /// The coordinator behind it.
+    pub fn coord(&self) -> &Coord {
+        &self.0.coord
+    }
+
+    /// The common limit of this name. A limit that differs from what it was holds from now on.
+    pub fn pool(&self, name: &Name, limit: u64) -> Arc<Pool> {
+        let mut pools = self.0.pools.lock();
+        let make = || {
+            let mut share = Share::new(limit);
+            share.among(self.0.view.borrow().members.len() as u64);
+            Arc::new(Pool { name: name.clone(), share: Mutex::new(share), changed: Notify::new() })
+        };
+        pools.entry(name.as_str().to_owned()).or_insert_with(make).clone()
+    }
+
+    /// Takes a place within a limit, waiting at most so long for others to give one up.
+    pub async fn enter(&self, pool: &Arc<Pool>, patience: Duration) -> Option<Place> {
+        let place = || Place { pool: pool.clone(), replicas: self.clone() };
+        if pool.share.lock().enter(self.now()) {
+            return Some(place());
+        }
+        let deadline = Instant::now() + patience;
+        let _waiting = Door::new(pool);
+        loop {
+            let changed = pool.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if pool.share.lock().enter(self.now()) {
+                return Some(place());
+            }
+            self.0.urgent.notify_one();
+            if timeout_at(deadline, changed).await.is_err() {
+                return pool.share.lock().enter(self.now()).then(place);
+            }
+        }
+    }
+
+    /// Takes from a common bucket: at least `least`, or nothing and the time until that much will be there.
+    ///
+    /// # Errors
+    /// See [`Error`]; what a lost answer took is gone, so that the bound holds.
+    pub async fn draw(
+        &self,
+        bucket: &Name,
+        per_second: f64,
+        burst: f64,
+        least: f64,
+        most: f64,
+    ) -> Result<Drawn, Error> {
+        let op = Op::Draw { bucket: bucket.clone(), per_second, burst, least, most };
+        match self.0.coord.ask_within(&op, self.0.pulse.beat).await? {
+            Reply::Drawn(drawn) => Ok(drawn),
+            other => Err(odd(&op, &other)),
+        }
+    }
+
+    /// How many instances live, as far as known; at least one.
+    pub fn count(&self) -> usize {
+        self.0.view.borrow().members.len().max(1)
+    }
+
+    /// Ends in order: nobody waits for our lease to be over.
+    ///
+    /// # Errors
+    /// See [`Error`]; then the lease ends by itself.
+    pub async fn leave(&self) -> Result<(), Error> {
+        let fence = std::mem::take(&mut *self.0.fence.lock());
+        let op = Op::Leave { instance: self.0.coord.instance().clone(), fence };
+        self.0.coord.ask_within(&op, self.0.pulse.beat).await.map(drop)
+    }
+
+    fn now(&self) -> Duration {
+        self.0.began.elapsed()
+    }
+}
+
+/// One who stands at the door.
+struct Door<'a>(&'a Pool);
+
+impl<'a> Door<'a> {
+    fn new(pool: &'a Pool) -> Self {
+        pool.share.lock().wait(true);
+        Self(pool)
+    }
+}
+
+impl Drop for Door<'_> {
+    fn drop(&mut self) {
+        self.0.share.lock().wait(false);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let urgent = {
+            let mut share = self.pool.share.lock();
+            share.leave();
+            share.is_urgent()
+        };
+        self.pool.changed.notify_one();
+        if urgent {
+            self.replicas.0.urgent.notify_one();
+        }
+    }
+}
+
+impl Pool {
+    /// In use here, held here, and the limit.
+    pub fn stand(&self) -> (u64, u64, u64) {
+        let share = self.share.lock();
+        (share.used(), share.held(), share.limit())
+    }
+}
+
+// === The worker ===
+
+async fn beat(replicas: std::sync::Weak<Inner>, mut notices: broadcast::Receiver<Heard>) {
+    let mut next = Instant::now();
+    loop {
+        let Some(inner) = replicas.upgrade() else { return };
+        let now = Instant::now();
+        if now >= next {
+            next = now + inner.coord.chance().jitter(inner.pulse.beat);
+            inner.beat().await;
+            inner.hold(|_| true).await;
+        }
+        tokio::select! {
+            () = sleep_until(next) => {}
+            () = inner.urgent.notified() => {
+                tokio::time::sleep(TOGETHER).await;
+                inner.hold(Share::is_urgent).await;
+            }
+            notice = notices.recv() => match notice {
+                Ok(Heard::Notice(_, text)) => {
+                    let text = String::from_utf8_lossy(&text).into_owned();
+                    if let Some(pool) = text.strip_prefix("hold ") {
+                        inner.give(pool).await;
+                    } else if let Some(pool) = text.strip_prefix("free ") {
+                        inner.take(pool).await;
+                    } else if text.starts_with("left ") {
+                        next = Instant::now();
+                    }
+                }
+                Ok(Heard::Gap) | Err(broadcast::error::RecvError::Lagged(_)) => next = Instant::now(),
+                Err(broadcast::error::RecvError::Closed) => sleep_until(next).await,
+            },
+        }
+    }
+}
+
+impl Inner {
+    async fn beat(&self) {
+        let sent = Instant::now();
+        let fence = *self.fence.lock();
+        let op = Op::Beat {
+            instance: self.coord.instance().clone(),
+            fence,
+            ttl: self.pulse.lease,
+            info: self.voice.info(),
+            cells: self.voice.cells(),
+        };
+        let mut asked = self.coord.ask_within(&op, self.pulse.lease / 2).await;
+        if matches!(asked, Err(Error::StateLost { .. })) {
+            // Now that it is known, we say again that we live.
+            asked = self.coord.ask_within(&op, self.pulse.lease / 2).await;
+        }
+        let beaten = match asked {
+            Ok(Reply::Beaten(beaten)) => Ok(beaten),
+            Ok(other) => Err(odd(&op, &other)),
+            Err(error) => Err(error),
+        };
+        match beaten {
+            Ok(beaten) => self.beaten(beaten, sent),
+            Err(Error::Fenced { current }) => {
+                tracing::error!(
+                    instance = %self.coord.instance(), fence, current,
+                    "another process calls itself by our name; give each replica its own coordination.instance"
+                );
+                *self.fence.lock() = 0;
+            }
+            Err(error) => {
+                let first = self.view.borrow().trouble.is_none();
+                if first {
+                    tracing::warn!(%error, "the other replicas are out of reach; going on alone with what is known");
+                }
+                self.view.send_modify(|view| view.trouble = Some(error.to_string()));
+            }
+        }
+    }
+
+    fn beaten(&self, beaten: Beaten, sent: Instant) {
+        *self.fence.lock() = beaten.fence;
+        let count = beaten.members.len() as u64;
+        let again = self.view.borrow().trouble.is_some();
+        if again {
+            tracing::info!(replicas = count, "the other replicas are in reach again");
+        }
+        self.view.send_replace(View {
+            others: beaten.others.into_iter().map(|(name, sum)| (name.as_str().to_owned(), sum)).collect(),
+            members: beaten.members,
+            at: Some(sent),
+            trouble: None,
+        });
+        for pool in self.pools.lock().values() {
+            pool.share.lock().among(count);
+        }
+    }
+
+    /// Asks for the shares of all pools that `which` picks.
+    async fn hold(&self, which: impl Fn(&Share) -> bool) {
+        let pools = self.pools.lock().values().filter(|pool| which(&pool.share.lock())).cloned().collect();
+        self.hold_these(pools).await;
+    }
+
+    /// Asks for the shares of these pools, in one call.
+    async fn hold_these(&self, pools: Vec<Arc<Pool>>) {
+        let fence = *self.fence.lock();
+        if fence == 0 || pools.is_empty() {
+            return;
+        }
+        let sent = self.began.elapsed();
+        let wants = pools.iter().map(|pool| pool.share.lock().want(pool.name.clone())).collect();
+        let op = Op::Hold { instance: self.coord.instance().clone(), fence, wants };
+        match self.coord.ask_within(&op, self.pulse.beat).await {
+            Ok(Reply::Held(held)) => {
+                for (pool, held) in pools.iter().zip(held) {
+                    // A share lives as long as the beat that it stands on, and that was before this.
+                    let until =
+                        self.view.borrow().at.map(|at| at.duration_since(self.began) + self.pulse.lease);
+                    pool.share.lock().granted(held, until.unwrap_or(sent));
+                    pool.changed.notify_waiters();
+                }
+            }
+            Ok(other) => tracing::error!(error = %odd(&op, &other), "shares were not understood"),
+            // The next beat begins anew.
+            Err(Error::NotFound) => *self.fence.lock() = 0,
+            Err(error) => tracing::debug!(%error, "shares could not be asked for"),
+        }
+    }
+
+    /// Another instance would like some of a pool.
+    async fn give(&self, name: &str) {
+        let Some(pool) = self.pools.lock().get(name).cloned() else { return };
+        let gives = {
+            let mut share = pool.share.lock();
+            share.others_want();
+            share.held() > share.used()
+        };
+        if gives {
+            self.hold_these(vec![pool]).await;
+        }
+    }
+
+    /// Another instance has given some of a pool back.
+    async fn take(&self, name: &str) {
+        let Some(pool) = self.pools.lock().get(name).cloned() else { return };
+        if !pool.share.lock().is_content() {
+            self.hold_these(vec![pool]).await;
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! One common limit as one instance sees it: who may come in now, and what to ask the coordinator for. No I/O, no clock.
+//!
+//! Each instance holds a share of the limit and lets in no more than that; shares are under the lease of their instance,
+//! so that those of a dead one are free again by themselves.
+//!
+//! Invariants, proved by [`Share::check`]:
+//! - H1: while the lease holds, nobody comes in beyond the share.
+//! - H2: what is asked for is never less than what is in use.
+//!
+//! The bound that follows: while the coordinator answers, all together never let in more than the limit. Without it, each
+//! keeps its share until its lease is over, and then lets in its equal part: beyond the limit there are then at most the
+//! requests that larger shares let in before, and one an instance from rounding up.
+
+use std::time::Duration;
+
+use crate::name::Name;
+use crate::op::{Held, Want};
+
+/// The share of one limit.
+#[derive(Clone, Debug)]
+pub struct Share {
+    limit: u64,
+    used: u64,
+    held: u64,
+    /// Who stands at the door here.
+    waiting: u64,
+    /// What others would like, as we heard last.
+    wanted: u64,
+    /// Instances that live, as we heard last.
+    instances: u64,
+    /// Until then the share is ours; none: it never was.
+    until: Option<Duration>,
+}
+
+impl Share {
+    /// A share of nothing yet.
+    pub fn new(limit: u64) -> Self {
+        Self { limit, used: 0, held: 0, waiting: 0, wanted: 0, instances: 1, until: None }
+    }
+
+    /// How many may be in at this moment.
+    pub fn room(&self, now: Duration) -> u64 {
+        if self.until.is_some_and(|until| now < until) { self.held.min(self.cap()) } else { self.part() }
+    }
+
+    /// Lets one in, if there is room.
+    pub fn enter(&mut self, now: Duration) -> bool {
+        let may = self.used < self.room(now);
+        self.used += u64::from(may);
+        may
+    }
+
+    /// One has left.
+    pub fn leave(&mut self) {
+        self.used = self.used.saturating_sub(1);
+    }
+
+    /// Somebody waits at the door, or waits no more.
+    pub fn wait(&mut self, more: bool) {
+        self.waiting = if more { self.waiting + 1 } else { self.waiting.saturating_sub(1) };
+    }
+
+    /// We hear that others would like some; how many, the coordinator will say.
+    pub fn others_want(&mut self) {
+        self.wanted = self.wanted.max(1);
+    }
+
+    /// Whether nobody here waits for more.
+    pub fn is_content(&self) -> bool {
+        self.waiting == 0
+    }
+
+    /// Others may have come or gone.
+    pub fn among(&mut self, instances: u64) {
+        self.instances = instances.max(1);
+    }
+
+    /// What to ask the coordinator for.
+    pub fn want(&self, pool: Name) -> Want {
+        // A little ahead of what is needed, so that most who come in wait for nobody; nothing ahead while others wait.
+        let ahead = if self.wanted > 0 { 0 } else { 1 + self.used / 4 };
+        let wish = (self.used + self.waiting + ahead).min(self.cap()).max(self.used);
+        Want { pool, used: self.used, wish, had: self.held, limit: self.limit }
+    }
+
+    /// The coordinator's answer, good until then.
+    pub fn granted(&mut self, held: Held, until: Duration) {
+        self.held = held.mine;
+        self.wanted = held.wanted;
+        self.until = Some(until);
+    }
+
+    /// Whether there is something to say to the coordinator at once: somebody waits here, or others do and we have
+    /// something to give.
+    pub fn is_urgent(&self) -> bool {
+        let idle = self.held > (self.used + self.waiting).max(self.used);
+        self.waiting > 0 && self.used >= self.held.min(self.cap()) && self.held < self.limit
+            || self.wanted > 0 && (idle || self.held > self.cap().max(self.used))
+    }
+
+    /// In use here.
+    pub fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// Held here.
+    pub fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// The limit.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// The invariants of the module header.
+    ///
+    /// # Errors
+    /// The name of the first that does not hold.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let Ok(pool) = Name::new("x") else { return Ok(()) };
+        let want = self.want(pool);
+        if want.wish < self.used || want.used != self.used { Err("H2") } else { Ok(()) }
+    }
+
+    /// The equal part of each instance.
+    fn part(&self) -> u64 {
+        self.limit.div_ceil(self.instances)
+    }
+
+    /// What may be held while others want: what they do not want, but always the equal part.
+    fn cap(&self) -> u64 {
+        if self.wanted == 0 { self.limit } else { self.part().max(self.limit.saturating_sub(self.wanted)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn held(mine: u64, wanted: u64) -> Held {
+        Held { mine, total: mine, wanted }
+    }
+
+    #[test]
+    fn nobody_comes_in_beyond_the_share_and_a_little_is_asked_for_ahead() {
+        let mut share = Share::new(10);
+        share.granted(held(2, 0), at(100));
+        assert!(share.enter(at(0)) && share.enter(at(0)) && !share.enter(at(0)));
+        share.wait(true);
+        assert!(share.is_urgent());
+        let want = share.want(Name::new("p").unwrap());
+        assert_eq!((want.used, want.wish, want.had, want.limit), (2, 4, 2, 10));
+    }
+
+    #[test]
+    fn when_others_want_the_larger_share_shrinks_as_its_requests_end() {
+        let mut share = Share::new(8);
+        share.among(2);
+        share.granted(held(8, 0), at(100));
+        for _ in 0..8 {
+            assert!(share.enter(at(0)));
+        }
+        share.wait(true);
+        share.granted(held(8, 8), at(100));
+        assert_eq!(share.room(at(0)), 4, "the equal part, also if others want all");
+        share.leave();
+        assert!(!share.enter(at(0)), "the place goes to the others");
+        assert!(share.is_urgent());
+        assert_eq!(share.want(Name::new("p").unwrap()).wish, 7);
+    }
+
+    #[test]
+    fn without_the_coordinator_the_share_lasts_as_long_as_its_lease_and_then_it_is_the_equal_part() {
+        let mut share = Share::new(9);
+        share.among(3);
+        share.granted(held(7, 0), at(100));
+        assert_eq!((share.room(at(99)), share.room(at(100))), (7, 3));
+        let fresh = Share::new(9);
+        assert_eq!(fresh.room(at(0)), 9, "whoever has heard of nobody is alone");
+    }
+}
