@@ -4,16 +4,19 @@ use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::faults::{Fate, Faults};
 use super::frames::{Frames, words};
+
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// What both directions of a connection share.
 struct Line {
@@ -66,8 +69,10 @@ pub(super) async fn serve(mut client: TcpStream, upstream: SocketAddr, faults: F
         // An error here is one of the two sockets': the connection ends, which is all there is to say.
         _ = both_ways(&mut client, upstream, faults) => {}
     }
-    // An orderly end: replies that were sent before it are still read.
+    // A socket closed over unread bytes takes back even the replies that were sent before. So the client is told
+    // that no more comes, and what it still says is heard, if it does not hang up, for a moment.
     let _ = client.shutdown().await;
+    let _ = timeout(MOMENT, drain(&mut client.split().0)).await;
 }
 
 async fn both_ways(client: &mut TcpStream, upstream: SocketAddr, faults: Faults) -> io::Result<()> {
