@@ -1,51 +1,87 @@
-//! Kill points: named places in the code at which a test ends the process, as a power cut would.
+//! Kill points: named places between two steps, where a test lets the process die.
+//!
+//! ```
+//! use coord::kit::point::Points;
+//!
+//! let points = Points::watch();
+//! points.pass("settle.sent");
+//! assert_eq!(points.passed(), ["settle.sent"]);
+//! ```
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// What happens at named points; nothing, unless a test wants it.
+use parking_lot::Mutex;
+
+/// What happens where a point is passed. All copies are the same; nothing happens by default.
 #[derive(Clone, Debug, Default)]
-pub struct Points(Option<Arc<Armed>>);
+pub struct Points(Option<Arc<Plan>>);
 
 #[derive(Debug)]
-struct Armed {
-    name: String,
-    left: AtomicUsize,
+enum Plan {
+    Kill { name: String, nth: u64, passed: AtomicU64 },
+    Watch(Mutex<Vec<String>>),
 }
 
 impl Points {
-    /// Nothing happens.
+    /// Nothing happens, at the cost of one branch.
     pub fn none() -> Self {
         Self(None)
     }
 
-    /// The process is killed when the point of this name is passed for the `nth` time, counted from 1.
-    pub fn kill_at(name: &str, nth: usize) -> Self {
-        Self(Some(Arc::new(Armed { name: name.to_owned(), left: AtomicUsize::new(nth.max(1)) })))
+    /// The process is killed where the point of this name is passed for the nth time (1 is the first).
+    pub fn kill_at(name: &str, nth: u64) -> Self {
+        Self(Some(Arc::new(Plan::Kill { name: name.to_owned(), nth, passed: AtomicU64::new(0) })))
     }
 
-    /// From a command line: `name` or `name:nth`.
+    /// The names are kept, for [`Points::passed`]; for tests, since nobody forgets them.
+    pub fn watch() -> Self {
+        Self(Some(Arc::new(Plan::Watch(Mutex::default()))))
+    }
+
+    /// What a command line says: `settle.sent:2` kills at the second time.
     ///
     /// # Errors
-    /// What was found, and the form.
+    /// What the form is.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (name, nth) = text.split_once(':').unwrap_or((text, "1"));
-        match nth.parse() {
-            Ok(nth) if nth > 0 && !name.is_empty() => Ok(Self::kill_at(name, nth)),
+        let point = text.rsplit_once(':').and_then(|(name, nth)| Some((name, nth.parse().ok()?)));
+        match point {
+            Some((name, nth @ 1..)) if !name.is_empty() => Ok(Self::kill_at(name, nth)),
             _ => Err(format!(
-                "found `{text}`; allowed is NAME or NAME:NTH, such as settle.last or settle.asked:500"
+                "a kill point is name:nth, such as settle.sent:1 for the first time, not {text:?}"
             )),
         }
     }
 
-    /// A point is passed.
+    /// The process is at this point.
+    #[inline]
     pub fn pass(&self, name: &str) {
-        if let Some(armed) = &self.0
-            && armed.name == name
-            && armed.left.fetch_sub(1, Ordering::SeqCst) == 1
-        {
-            // SAFETY: both calls take and give plain numbers.
-            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        if let Some(plan) = &self.0 {
+            plan.pass(name);
+        }
+    }
+
+    /// The points passed so far, if they are watched.
+    pub fn passed(&self) -> Vec<String> {
+        match self.0.as_deref() {
+            Some(Plan::Watch(names)) => names.lock().clone(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Plan {
+    #[cold]
+    fn pass(&self, at: &str) {
+        match self {
+            Self::Watch(names) => names.lock().push(at.to_owned()),
+            Self::Kill { name, nth, passed } => {
+                if name == at && passed.fetch_add(1, Relaxed) + 1 == *nth {
+                    // No destructor runs and nothing is flushed: that is the point. The call does not return.
+                    // SAFETY: a plain system call.
+                    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+                }
+            }
         }
     }
 }
