@@ -50,7 +50,16 @@ pub struct Options {
 
 /// Jobs of this instance, and the completions that fall to it.
 #[derive(Clone)]
-pub struct Jobs(Arc<Inner>);
+pub struct Jobs(Arc<Inner>, Arc<Worker>);
+
+/// Ends with the last who wants it.
+struct Worker(tokio::task::JoinHandle<()>);
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 struct Inner {
     coord: Coord,
@@ -94,7 +103,7 @@ impl Jobs {
     pub fn begin(coord: &Coord, handlers: Vec<(Name, Arc<dyn Handler>)>, options: Options) -> Self {
         let (nudges, nudged) = mpsc::unbounded_channel();
         let (vanished, _) = broadcast::channel(64);
-        let jobs = Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             coord: coord.clone(),
             handlers: handlers.into_iter().collect(),
             room: Arc::new(Semaphore::new(options.handlers)),
@@ -103,10 +112,9 @@ impl Jobs {
             running: Mutex::default(),
             nudges,
             vanished,
-        }));
-        let notices = coord.hear();
-        tokio::spawn(look_after(Arc::downgrade(&jobs.0), notices, nudged));
-        jobs
+        });
+        let worker = tokio::spawn(look_after(Arc::downgrade(&inner), coord.hear(), nudged));
+        Self(inner, Arc::new(Worker(worker)))
     }
 
     /// Registers a job, or joins it if this epoch is known. With `sealed` no more parts may be added; without parts it is

@@ -11,6 +11,7 @@
 
 pub mod backend;
 pub mod clock;
+pub mod conform;
 pub mod coord;
 pub mod error;
 pub mod jobs;

@@ -80,7 +80,7 @@ async fn subscribe(
             let mut line = client.get_multiplexed_async_connection_with_config(&config).await?;
             for shard in shards {
                 let mut command = redis::cmd("SSUBSCRIBE");
-                line.send_packed_command(command.arg(names.channel(*shard))).await?;
+                line.send_packed_command(command.arg(names.channel(*shard))).await?.extract_error()?;
             }
             Ok::<_, redis::RedisError>(line)
         };

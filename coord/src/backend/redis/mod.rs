@@ -12,6 +12,7 @@ mod script;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use redis::Value;
 use redis::aio::ConnectionLike;
 use tokio::sync::broadcast;
 
@@ -116,9 +117,9 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Backend for Injected<C> 
             let invocation = self.names.invoke(&call);
             let mut client = self.client.clone();
             let op = call.op.name();
-            let mut sent = client.req_packed_command(&invocation.by_hash()).await;
+            let mut sent = client.req_packed_command(&invocation.by_hash()).await.and_then(Value::extract_error);
             if matches!(&sent, Err(error) if error.code() == Some("NOSCRIPT")) {
-                sent = client.req_packed_command(&invocation.whole()).await;
+                sent = client.req_packed_command(&invocation.whole()).await.and_then(Value::extract_error);
             }
             match sent {
                 Ok(value) => understood(&call, value),
@@ -158,9 +159,9 @@ impl Invocation {
     }
 }
 
-fn understood(call: &Call<'_>, value: redis::Value) -> Result<Answer, Error> {
+fn understood(call: &Call<'_>, value: Value) -> Result<Answer, Error> {
     parse::answer(call.op, value).map_err(|_garbled| {
-        Error::Unavailable(format!("`{}` was answered by something that is not our script", call.op.name()))
+        Error::Invalid(format!("`{}` was answered by something that is not our script", call.op.name()))
     })
 }
 

@@ -187,7 +187,7 @@ impl Net {
                     .set_connection_timeout(Some(CONNECT))
                     .set_response_timeout(None);
                 let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-                connection.send_packed_command(&command).await
+                connection.send_packed_command(&command).await.and_then(Value::extract_error)
             };
             match timeout(CONNECT + ANSWER, asked).await {
                 Ok(Ok(Value::Array(found))) => {
@@ -309,7 +309,7 @@ impl Net {
                 let mut answers = line.connection.send_packed_commands(&both, 1, 1).await?;
                 answers.pop().map_or(Ok(Value::Nil), Value::extract_error)
             } else {
-                line.connection.send_packed_command(command).await
+                line.connection.send_packed_command(command).await.and_then(Value::extract_error)
             }
         };
         match timeout(ANSWER, sent).await {

@@ -1,12 +1,9 @@
 -- name of the key, prefix of keys, who adds, number of the addition, processed, errors, requeues, most. KEYS[3] orders them by age.
 local S = KEYS[2]
 local seen = tonumber(redis.call('HGET', S, 'f' .. ARGV[8]) or 0)
-if tonumber(ARGV[9]) > seen then
-  redis.call('HSET', S, 'f' .. ARGV[8], ARGV[9])
-  redis.call('HINCRBY', S, 'p', ARGV[10])
-  redis.call('HINCRBY', S, 'e', ARGV[11])
-  redis.call('HINCRBY', S, 'r', ARGV[12])
-end
+local new = tonumber(ARGV[9]) > seen
+if new then redis.call('HSET', S, 'f' .. ARGV[8], ARGV[9]) end
+for field, more in pairs({p = ARGV[10], e = ARGV[11], r = ARGV[12]}) do redis.call('HINCRBY', S, field, new and more or 0) end
 touch(S)
 redis.call('ZADD', KEYS[3], us, ARGV[6])
 local over = redis.call('ZCARD', KEYS[3]) - tonumber(ARGV[13])
