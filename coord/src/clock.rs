@@ -12,6 +12,8 @@ pub struct Clock(Source);
 enum Source {
     System,
     Hand(Arc<AtomicU64>),
+    /// The runtime's: in tests that pause it, time that passes only while everybody waits.
+    Runtime(tokio::time::Instant, Duration),
 }
 
 impl Clock {
@@ -25,11 +27,17 @@ impl Clock {
         Self(Source::Hand(Arc::new(AtomicU64::new(start.as_micros() as u64))))
     }
 
+    /// A clock that stands at `start` and goes on as the runtime's does.
+    pub fn of_runtime(start: Duration) -> Self {
+        Self(Source::Runtime(tokio::time::Instant::now(), start))
+    }
+
     /// Since 1970.
     pub fn unix(&self) -> Duration {
         match &self.0 {
             Source::System => wall(),
             Source::Hand(micros) => Duration::from_micros(micros.load(Ordering::Relaxed)),
+            Source::Runtime(origin, start) => *start + origin.elapsed(),
         }
     }
 

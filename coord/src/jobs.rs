@@ -50,7 +50,7 @@ pub struct Options {
 
 /// Jobs of this instance, and the completions that fall to it.
 #[derive(Clone)]
-pub struct Jobs(Arc<Inner>, Arc<Worker>);
+pub struct Jobs(Arc<Inner>, #[expect(dead_code, reason = "ends the worker when dropped")] Arc<Worker>);
 
 /// Ends with the last who wants it.
 struct Worker(tokio::task::JoinHandle<()>);
@@ -278,6 +278,8 @@ async fn look_after(
         }
         drop(inner);
         let shards = tokio::select! {
+            // In this order, so that a simulation goes the same way twice.
+            biased;
             () = sleep_until(next_poll.min(next_sweep)) => Vec::new(),
             nudge = nudged.recv() => match nudge {
                 None => return,
@@ -419,6 +421,7 @@ impl Inner {
     async fn finish(&self, task: &Task) -> Result<(), Error> {
         let Some(handler) = self.handlers.get(&task.handler) else { return Ok(()) };
         let effects = tokio::select! {
+            biased;
             done = handler.finish(task) => done.map_err(Error::Invalid)?,
             lost = self.keep(task) => return Err(lost),
         };

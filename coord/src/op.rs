@@ -59,12 +59,14 @@ pub enum Op {
     Table { table: Name },
 
     // --- Replicas ---
-    /// An instance lives; with fence 0 it begins. -> [`Reply::Beaten`], or `Fenced` if it began elsewhere since
-    Beat { instance: Name, fence: u64, ttl: Duration, info: Bytes, cells: Vec<(Name, i64)> },
+    /// An instance lives. `life` is greater for a process that began later; the first beat of a life ends all earlier
+    /// ones. -> [`Reply::Beaten`], or `Fenced` if a later life beats
+    Beat { instance: Name, life: u64, ttl: Duration, info: Bytes, cells: Vec<(Name, i64)> },
     /// An instance ends in order. -> [`Reply::Found`]
     Leave { instance: Name, fence: u64 },
-    /// Shares of common limits that an instance would hold. -> [`Reply::Held`], or `NotFound` if it does not beat
-    Hold { instance: Name, fence: u64, wants: Vec<Want> },
+    /// Shares of common limits that an instance would hold. What was said earlier and comes later (a smaller `turn`) is
+    /// refused as `Fenced`. -> [`Reply::Held`], or `NotFound` if it does not beat
+    Hold { instance: Name, fence: u64, turn: u64, wants: Vec<Want> },
     /// Takes from a bucket that fills at a rate. -> [`Reply::Drawn`]
     Draw { bucket: Name, per_second: f64, burst: f64, least: f64, most: f64 },
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +29,8 @@ pub trait Voice: Send + Sync + 'static {
 /// How often, and how long it lasts.
 #[derive(Clone, Copy, Debug)]
 pub struct Pulse {
+    /// So many instances are expected: the equal part of a limit while fewer are known.
+    pub expected: usize,
     /// An instance that was silent for so long is dead to all others.
     pub lease: Duration,
     /// It beats so often.
@@ -36,7 +39,7 @@ pub struct Pulse {
 
 impl Default for Pulse {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(3), beat: Duration::from_millis(500) }
+        Self { expected: 1, lease: Duration::from_secs(3), beat: Duration::from_millis(500) }
     }
 }
 
@@ -62,7 +65,11 @@ struct Inner {
     pulse: Pulse,
     voice: Arc<dyn Voice>,
     began: Instant,
+    life: u64,
+    /// Of this life, as the coordinator calls it; 0: it does not know us.
     fence: Mutex<u64>,
+    /// Counts what was said about shares.
+    turn: AtomicU64,
     view: watch::Sender<View>,
     pools: Mutex<BTreeMap<String, Arc<Pool>>>,
     urgent: Notify,
@@ -83,19 +90,25 @@ pub struct Place {
 
 /// Shares are asked for at most so often, however many come in: what comes meanwhile goes along.
 const TOGETHER: Duration = Duration::from_millis(2);
+/// Whoever stands at the door has the coordinator asked again after so long, and then half as often each time.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 // === impl Replicas ===
 
 impl Replicas {
     /// Begins to beat; ends when the last clone is gone. See [`Replicas::leave`] for an orderly end.
-    pub fn begin(coord: &Coord, pulse: Pulse, voice: Arc<dyn Voice>) -> Self {
+    ///
+    /// `life` is greater for a process that began later under the same name, such as its time of birth in microseconds.
+    pub fn begin(coord: &Coord, life: u64, pulse: Pulse, voice: Arc<dyn Voice>) -> Self {
         let nobody = View { members: Vec::new(), others: BTreeMap::new(), at: None, trouble: None };
         let replicas = Self(Arc::new(Inner {
             coord: coord.clone(),
             pulse,
             voice,
             began: Instant::now(),
+            life,
             fence: Mutex::new(0),
+            turn: AtomicU64::new(0),
             view: watch::Sender::new(nobody),
             pools: Mutex::default(),
             urgent: Notify::new(),
@@ -119,7 +132,10 @@ impl Replicas {
         let mut pools = self.0.pools.lock();
         let make = || {
             let mut share = Share::new(limit);
-            share.among(self.0.view.borrow().members.len() as u64);
+            let view = self.0.view.borrow();
+            share.among(view.members.len().max(self.0.pulse.expected) as u64);
+            drop(view);
+            share.alone(self.0.is_alone());
             Arc::new(Pool { name: name.clone(), share: Mutex::new(share), changed: Notify::new() })
         };
         pools.entry(name.as_str().to_owned()).or_insert_with(make).clone()
@@ -133,6 +149,9 @@ impl Replicas {
         }
         let deadline = Instant::now() + patience;
         let _waiting = Door::new(pool);
+        // Word comes when others give something back; should it be lost, we ask again ourselves.
+        let mut pause = ASK_AGAIN;
+        self.0.urgent.notify_one();
         loop {
             let changed = pool.changed.notified();
             tokio::pin!(changed);
@@ -140,9 +159,13 @@ impl Replicas {
             if pool.share.lock().enter(self.now()) {
                 return Some(place());
             }
-            self.0.urgent.notify_one();
-            if timeout_at(deadline, changed).await.is_err() {
-                return pool.share.lock().enter(self.now()).then(place);
+            let until = deadline.min(Instant::now() + pause);
+            if timeout_at(until, changed).await.is_err() {
+                if until == deadline {
+                    return pool.share.lock().enter(self.now()).then(place);
+                }
+                pause *= 2;
+                self.0.urgent.notify_one();
             }
         }
     }
@@ -237,6 +260,7 @@ async fn beat(replicas: std::sync::Weak<Inner>, mut notices: broadcast::Receiver
             inner.hold(|_| true).await;
         }
         tokio::select! {
+            biased;
             () = sleep_until(next) => {}
             () = inner.urgent.notified() => {
                 tokio::time::sleep(TOGETHER).await;
@@ -261,12 +285,16 @@ async fn beat(replicas: std::sync::Weak<Inner>, mut notices: broadcast::Receiver
 }
 
 impl Inner {
+    /// Whether nobody has answered for a whole lease: all that others knew of us is over.
+    fn is_alone(&self) -> bool {
+        self.view.borrow().at.unwrap_or(self.began).elapsed() >= self.pulse.lease
+    }
+
     async fn beat(&self) {
         let sent = Instant::now();
-        let fence = *self.fence.lock();
         let op = Op::Beat {
             instance: self.coord.instance().clone(),
-            fence,
+            life: self.life,
             ttl: self.pulse.lease,
             info: self.voice.info(),
             cells: self.voice.cells(),
@@ -285,10 +313,11 @@ impl Inner {
             Ok(beaten) => self.beaten(beaten, sent),
             Err(Error::Fenced { current }) => {
                 tracing::error!(
-                    instance = %self.coord.instance(), fence, current,
-                    "another process calls itself by our name; give each replica its own coordination.instance"
+                    instance = %self.coord.instance(), current,
+                    "a process that began later calls itself by our name; give each replica its own coordination.instance"
                 );
                 *self.fence.lock() = 0;
+                self.view.send_modify(|view| view.trouble = Some("another replica has our name".to_owned()));
             }
             Err(error) => {
                 let first = self.view.borrow().trouble.is_none();
@@ -296,16 +325,20 @@ impl Inner {
                     tracing::warn!(%error, "the other replicas are out of reach; going on alone with what is known");
                 }
                 self.view.send_modify(|view| view.trouble = Some(error.to_string()));
+                for pool in self.pools.lock().values() {
+                    pool.share.lock().alone(self.is_alone());
+                    pool.changed.notify_waiters();
+                }
             }
         }
     }
 
     fn beaten(&self, beaten: Beaten, sent: Instant) {
         *self.fence.lock() = beaten.fence;
-        let count = beaten.members.len() as u64;
+        let count = beaten.members.len().max(self.pulse.expected) as u64;
         let again = self.view.borrow().trouble.is_some();
         if again {
-            tracing::info!(replicas = count, "the other replicas are in reach again");
+            tracing::info!(replicas = beaten.members.len(), "the other replicas are in reach again");
         }
         self.view.send_replace(View {
             others: beaten.others.into_iter().map(|(name, sum)| (name.as_str().to_owned(), sum)).collect(),
@@ -314,7 +347,9 @@ impl Inner {
             trouble: None,
         });
         for pool in self.pools.lock().values() {
-            pool.share.lock().among(count);
+            let mut share = pool.share.lock();
+            share.among(count);
+            share.alone(false);
         }
     }
 
@@ -331,16 +366,19 @@ impl Inner {
             return;
         }
         let sent = self.began.elapsed();
-        let wants = pools.iter().map(|pool| pool.share.lock().want(pool.name.clone())).collect();
-        let op = Op::Hold { instance: self.coord.instance().clone(), fence, wants };
+        let wants = pools.iter().map(|pool| pool.share.lock().ask(pool.name.clone())).collect();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) + 1;
+        let op = Op::Hold { instance: self.coord.instance().clone(), fence, turn, wants };
         match self.coord.ask_within(&op, self.pulse.beat).await {
             Ok(Reply::Held(held)) => {
                 for (pool, held) in pools.iter().zip(held) {
                     // A share lives as long as the beat that it stands on, and that was before this.
                     let until =
                         self.view.borrow().at.map(|at| at.duration_since(self.began) + self.pulse.lease);
-                    pool.share.lock().granted(held, until.unwrap_or(sent));
-                    pool.changed.notify_waiters();
+                    let grown = pool.share.lock().granted(held, until.unwrap_or(sent));
+                    if grown {
+                        pool.changed.notify_waiters();
+                    }
                 }
             }
             Ok(other) => tracing::error!(error = %odd(&op, &other), "shares were not understood"),

@@ -6,6 +6,7 @@
 //! Invariants, proved by [`Share::check`]:
 //! - H1: while the lease holds, nobody comes in beyond the share.
 //! - H2: what is asked for is never less than what is in use.
+//! - H3: what is given back is given up before it is said.
 //!
 //! The bound that follows: while the coordinator answers, all together never let in more than the limit. Without it, each
 //! keeps its share until its lease is over, and then lets in its equal part: beyond the limit there are then at most the
@@ -30,17 +31,24 @@ pub struct Share {
     instances: u64,
     /// Until then the share is ours; none: it never was.
     until: Option<Duration>,
+    /// Nobody answers, and has not since we began.
+    alone: bool,
 }
 
 impl Share {
     /// A share of nothing yet.
     pub fn new(limit: u64) -> Self {
-        Self { limit, used: 0, held: 0, waiting: 0, wanted: 0, instances: 1, until: None }
+        Self { limit, used: 0, held: 0, waiting: 0, wanted: 0, instances: 1, until: None, alone: false }
     }
 
     /// How many may be in at this moment.
     pub fn room(&self, now: Duration) -> u64 {
-        if self.until.is_some_and(|until| now < until) { self.held.min(self.cap()) } else { self.part() }
+        match self.until {
+            Some(until) if now < until => self.held.min(self.cap()),
+            // Others may hold all of it: we hear in a moment.
+            None if !self.alone => 0,
+            _ => self.part(),
+        }
     }
 
     /// Lets one in, if there is room.
@@ -75,19 +83,32 @@ impl Share {
         self.instances = instances.max(1);
     }
 
-    /// What to ask the coordinator for.
-    pub fn want(&self, pool: Name) -> Want {
+    /// Whether nobody has answered for as long as a lease lasts. Who never had an answer begins with the equal part then.
+    pub fn alone(&mut self, alone: bool) {
+        self.alone = alone;
+    }
+
+    /// Asks the coordinator. What is not asked for is given up here and now: the answer may be lost, and others may have it.
+    pub fn ask(&mut self, pool: Name) -> Want {
+        let want = self.want(pool);
+        self.held = self.held.min(want.wish);
+        want
+    }
+
+    fn want(&self, pool: Name) -> Want {
         // A little ahead of what is needed, so that most who come in wait for nobody; nothing ahead while others wait.
         let ahead = if self.wanted > 0 { 0 } else { 1 + self.used / 4 };
         let wish = (self.used + self.waiting + ahead).min(self.cap()).max(self.used);
         Want { pool, used: self.used, wish, had: self.held, limit: self.limit }
     }
 
-    /// The coordinator's answer, good until then.
-    pub fn granted(&mut self, held: Held, until: Duration) {
+    /// The coordinator's answer, good until then; whether there may be more room than before.
+    pub fn granted(&mut self, held: Held, until: Duration) -> bool {
+        let before = (self.held.min(self.cap()), self.until.is_some());
         self.held = held.mine;
         self.wanted = held.wanted;
         self.until = Some(until);
+        (self.held.min(self.cap()), true) > before
     }
 
     /// Whether there is something to say to the coordinator at once: somebody waits here, or others do and we have
@@ -180,7 +201,9 @@ mod tests {
         share.among(3);
         share.granted(held(7, 0), at(100));
         assert_eq!((share.room(at(99)), share.room(at(100))), (7, 3));
-        let fresh = Share::new(9);
-        assert_eq!(fresh.room(at(0)), 9, "whoever has heard of nobody is alone");
+        let mut fresh = Share::new(9);
+        assert_eq!(fresh.room(at(0)), 0, "others may hold all");
+        fresh.alone(true);
+        assert_eq!(fresh.room(at(0)), 9, "nobody answers, and nobody else is known");
     }
 }

@@ -254,7 +254,7 @@ impl Dice {
             }
             _ => {
                 let want = Want { pool: self.name("pool", 2), used: 1, wish: 2, had: 2, limit: 3 };
-                Op::Hold { instance: self.name("nobody", 1), fence: 1, wants: vec![want] }
+                Op::Hold { instance: self.name("nobody", 1), fence: 1, turn: 1, wants: vec![want] }
             }
         }
     }

@@ -25,6 +25,7 @@ pub(super) fn all() -> Vec<Promise> {
         cells_are_summed_over_those_who_live,
         shares_never_exceed_the_limit,
         the_share_of_the_dead_is_free_again,
+        what_was_wished_earlier_and_comes_later_is_refused,
         a_bucket_gives_no_more_than_it_has,
         notices_are_heard_by_others,
         state_that_was_seen_and_is_not_there_is_lost,
@@ -37,9 +38,9 @@ pub(super) fn all() -> Vec<Promise> {
     ]
 }
 
-async fn beat(bench: &Bench, who: &str, fence: u64, ttl: Duration, cells: &[(&str, i64)]) -> Result<Beaten, Error> {
+async fn beat(bench: &Bench, who: &str, life: u64, ttl: Duration, cells: &[(&str, i64)]) -> Result<Beaten, Error> {
     let cells = cells.iter().map(|(cell, value)| (bench.name(cell), *value)).collect();
-    let op = Op::Beat { instance: bench.name(who), fence, ttl, info: Bytes::from(who.to_owned()), cells };
+    let op = Op::Beat { instance: bench.name(who), life, ttl, info: Bytes::from(who.to_owned()), cells };
     match bench.raw(&op).await? {
         Reply::Beaten(beaten) => Ok(beaten),
         other => Err(Error::Invalid(format!("a beat was answered with {other:?}"))),
@@ -61,11 +62,11 @@ async fn who_beats_lives_and_who_is_silent_is_gone(bench: Bench) -> Kept {
     let bench = &bench;
     let fence = b.fence;
     until("the silent one is gone", || async move {
-        let beaten = beat(bench, "b", fence, LONG, &[]).await?;
+        let beaten = beat(bench, "b", 0, LONG, &[]).await?;
         Ok((ours(bench, &beaten) == ["b"]).then_some(()))
     })
     .await?;
-    let kept = said(beat(bench, "b", fence, LONG, &[]).await)?;
+    let kept = said(beat(bench, "b", 0, LONG, &[]).await)?;
     same("the fence of a life stays", kept.fence, fence)?;
     let me = kept.members.iter().find(|member| member.instance == bench.name("b"));
     same("what it says of itself", me.map(|member| member.info.clone()), Some(Bytes::from_static(b"b")))?;
@@ -75,21 +76,22 @@ async fn who_beats_lives_and_who_is_silent_is_gone(bench: Bench) -> Kept {
 }
 
 async fn a_second_life_shuts_out_the_first(bench: Bench) -> Kept {
-    let first = said(beat(&bench, "a", 0, LONG, &[]).await)?.fence;
-    let second = said(beat(&bench, "a", 0, LONG, &[]).await)?.fence;
+    let first = said(beat(&bench, "a", 7, LONG, &[]).await)?.fence;
+    same("a beat that comes twice", said(beat(&bench, "a", 7, LONG, &[]).await)?.fence, first)?;
+    let second = said(beat(&bench, "a", 9, LONG, &[]).await)?.fence;
     holds("fences grow", second > first)?;
-    same("the first", beat(&bench, "a", first, LONG, &[]).await.map(drop), Err(Error::Fenced { current: second }))?;
-    said(beat(&bench, "a", second, LONG, &[]).await).map(drop)
+    same("the first", beat(&bench, "a", 7, LONG, &[]).await.map(drop), Err(Error::Fenced { current: second }))?;
+    same("the second", said(beat(&bench, "a", 9, LONG, &[]).await)?.fence, second)
 }
 
 async fn cells_are_summed_over_those_who_live(bench: Bench) -> Kept {
     said(beat(&bench, "a", 0, LONG, &[("x", 3), ("y", -1)]).await)?;
-    let b = said(beat(&bench, "b", 0, LONG, &[("x", 4)]).await)?.fence;
+    said(beat(&bench, "b", 0, LONG, &[("x", 4)]).await)?;
     said(beat(&bench, "dead", 0, SHORT, &[("x", 100)]).await)?;
     let (bench, x, y) = (&bench, bench.name("x"), bench.name("y"));
     let (x, y) = (&x, &y);
     until("the dead one's cells are gone by themselves", || async move {
-        let beaten = beat(bench, "b", b, LONG, &[("x", 4)]).await?;
+        let beaten = beat(bench, "b", 0, LONG, &[("x", 4)]).await?;
         let sum = |cell: &Name| beaten.others.iter().find(|(name, _)| name == cell).map(|(_, sum)| *sum);
         Ok((sum(x) == Some(3) && sum(y) == Some(-1)).then_some(()))
     })
@@ -100,8 +102,18 @@ async fn cells_are_summed_over_those_who_live(bench: Bench) -> Kept {
 }
 
 async fn hold(bench: &Bench, who: &str, fence: u64, used: u64, wish: u64, limit: u64) -> Result<Held, Error> {
+    hold_in_turn(bench, who, fence, 0, (used, wish, limit)).await
+}
+
+async fn hold_in_turn(
+    bench: &Bench,
+    who: &str,
+    fence: u64,
+    turn: u64,
+    (used, wish, limit): (u64, u64, u64),
+) -> Result<Held, Error> {
     let want = Want { pool: bench.name("pool"), used, wish, had: wish, limit };
-    match bench.raw(&Op::Hold { instance: bench.name(who), fence, wants: vec![want] }).await? {
+    match bench.raw(&Op::Hold { instance: bench.name(who), fence, turn, wants: vec![want] }).await? {
         Reply::Held(held) if held.len() == 1 => Ok(held[0]),
         other => Err(Error::Invalid(format!("a wish was answered with {other:?}"))),
     }
@@ -141,6 +153,17 @@ async fn the_share_of_the_dead_is_free_again(bench: Bench) -> Kept {
         Ok((hold(bench, "b", b, 0, 4, 5).await?.mine == 4).then_some(()))
     })
     .await
+}
+
+async fn what_was_wished_earlier_and_comes_later_is_refused(bench: Bench) -> Kept {
+    let fence = said(beat(&bench, "a", 0, LONG, &[]).await)?.fence;
+    let hold = |turn, wish| hold_in_turn(&bench, "a", fence, turn, (0, wish, 9));
+    same("turn 5", said(hold(5, 4).await)?.mine, 4)?;
+    same("turn 5 again", said(hold(5, 4).await)?.mine, 4)?;
+    same("turn 4", hold(4, 8).await, Err(Error::Fenced { current: 5 }))?;
+    said(beat(&bench, "a", 0, LONG, &[]).await)?;
+    same("also after a beat", hold(4, 8).await, Err(Error::Fenced { current: 5 }))?;
+    same("turn 6", said(hold(6, 2).await)?.mine, 2)
 }
 
 async fn a_bucket_gives_no_more_than_it_has(bench: Bench) -> Kept {

@@ -13,12 +13,15 @@ use crate::op::{Beaten, Drawn, Held, Member, Op, Reply, Want};
 /// An instance that beat and has not been silent for too long.
 #[derive(Clone, Debug)]
 pub(super) struct MemberState {
+    life: u64,
     pub(super) fence: u64,
     pub(super) until: Duration,
     since: Duration,
     ttl: Duration,
     info: Bytes,
     cells: Vec<(Name, i64)>,
+    /// The last word about its shares.
+    turn: u64,
 }
 
 /// A share of a pool, of one life of an instance.
@@ -32,17 +35,16 @@ pub(super) struct Holding {
 impl Turn<'_> {
     pub(super) fn replicas(&mut self, op: &Op) -> Result<Reply, Error> {
         match op {
-            Op::Beat { instance, fence, ttl, info, cells } => {
-                let known = self.ground.members.get(instance).map(|member| (member.fence, member.since));
-                let (fence, since) = match known {
-                    Some((current, _)) if *fence != 0 && current > *fence => {
-                        return Err(Error::Fenced { current });
-                    }
-                    Some((current, since)) if current == *fence => (current, since),
-                    _ => (self.next_fence(), self.now),
+            Op::Beat { instance, life, ttl, info, cells } => {
+                let known = self.ground.members.get(instance);
+                let known = known.map(|member| (member.life, member.fence, member.since, member.turn));
+                let (fence, since, turn) = match known {
+                    Some((later, current, ..)) if later > *life => return Err(Error::Fenced { current }),
+                    Some((same, fence, since, turn)) if same == *life => (fence, since, turn),
+                    _ => (self.next_fence(), self.now, 0),
                 };
-                let (info, cells, until) = (info.clone(), cells.clone(), self.now + *ttl);
-                let state = MemberState { fence, until, since, ttl: *ttl, info, cells };
+                let (life, info, cells, until) = (*life, info.clone(), cells.clone(), self.now + *ttl);
+                let state = MemberState { life, fence, until, since, ttl: *ttl, info, cells, turn };
                 self.ground.members.insert(instance.clone(), state);
                 Ok(Reply::Beaten(self.roll(instance, fence)))
             }
@@ -54,9 +56,14 @@ impl Turn<'_> {
                 }
                 Ok(Reply::Found(ours))
             }
-            Op::Hold { instance, fence, wants } => {
-                let member = self.ground.members.get(instance).filter(|member| member.fence == *fence);
-                let ttl = member.ok_or(Error::NotFound)?.ttl;
+            Op::Hold { instance, fence, turn, wants } => {
+                let member = self.ground.members.get_mut(instance).filter(|member| member.fence == *fence);
+                let member = member.ok_or(Error::NotFound)?;
+                if member.turn > *turn {
+                    return Err(Error::Fenced { current: member.turn });
+                }
+                member.turn = *turn;
+                let ttl = member.ttl;
                 let back = self.ground.lost_at.is_some_and(|lost| self.now < lost + ttl);
                 let held = wants.iter().map(|want| self.hold(instance, *fence, want, back)).collect();
                 Ok(Reply::Held(held))

@@ -238,16 +238,16 @@ impl Made<'_> {
                 self.text(table.as_str()).text(field.as_str()).bytes(value).number(stamp)
             }
             Op::Table { table } => self.at(&format!("t:{table}")),
-            Op::Beat { instance, fence, ttl, info, cells } => {
-                self.at("members").text(instance.as_str()).number(fence).millis(*ttl).bytes(info);
+            Op::Beat { instance, life, ttl, info, cells } => {
+                self.at("members").text(instance.as_str()).number(life).millis(*ttl).bytes(info);
                 for (cell, value) in cells {
                     self.text(cell.as_str()).number(value);
                 }
                 self
             }
             Op::Leave { instance, fence } => self.at("members").text(instance.as_str()).number(fence),
-            Op::Hold { instance, fence, wants } => {
-                self.at("members").at("pools").text(instance.as_str()).number(fence);
+            Op::Hold { instance, fence, turn, wants } => {
+                self.at("members").at("pools").text(instance.as_str()).number(fence).number(turn);
                 for Want { pool, used, wish, had, limit } in wants {
                     self.text(pool.as_str()).number(used).number(wish).number(had).number(limit);
                 }

@@ -1,13 +1,14 @@
--- instance, fence, ttl in ms, info, then cell names and values
+-- instance, life, ttl in ms, info, then cell names and values
 local instance, given, ttl = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 local members = roll(KEYS[2])
 local known = members[instance]
-if known and given ~= 0 and known.fence > given then return {life, changes, 'FENCED', num(known.fence)} end
-local fence, since
-if known and known.fence == given then fence, since = given, known.since else fence, since = next_fence(), ms end
+if known and known.life > given then return {life, changes, 'FENCED', num(known.fence)} end
+local fence, since, turn
+if known and known.life == given then fence, since, turn = known.fence, known.since, known.turn
+else fence, since, turn = next_fence(), ms, 0 end
 local cells = {}
 for i = 10, #ARGV, 2 do cells[ARGV[i]] = tonumber(ARGV[i + 1]) end
-local me = {fence = fence, since = since, ttl = ttl, info = ARGV[9], cells = cells}
+local me = {life = given, fence = fence, since = since, ttl = ttl, info = ARGV[9], cells = cells, turn = turn}
 me['until'] = ms + ttl
 members[instance] = me
 redis.call('HSET', KEYS[2], instance, cmsgpack.pack(me))

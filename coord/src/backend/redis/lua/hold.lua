@@ -1,13 +1,17 @@
--- instance, fence, then of each want: pool, used, wish, had, limit
+-- instance, fence, turn, then of each want: pool, used, wish, had, limit
 local instance, fence = ARGV[6], tonumber(ARGV[7])
 local members = roll(KEYS[2])
 local me = members[instance]
 if not me or me.fence ~= fence then return {life, changes, 'NOTFOUND'} end
+local turn = tonumber(ARGV[8])
+if me.turn > turn then return {life, changes, 'FENCED', num(me.turn)} end
+me.turn = turn
+redis.call('HSET', KEYS[2], instance, cmsgpack.pack(me))
 local lost = tonumber(redis.call('HGET', H, 'lost') or 0)
 -- Others may hold what the state has forgotten; they have one lease of time to say so.
 local back = lost > 0 and ms < lost + me.ttl
 local held = {}
-for i = 8, #ARGV, 5 do
+for i = 9, #ARGV, 5 do
   local pool, used, wish = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
   local had, limit = tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4])
   local row = redis.call('HGET', KEYS[3], pool)
