@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use coord::kit::point::Points;
 use coord::kit::proxy::{Count, Fault, Proxy};
-use coord::kit::servers::{Options, Persistence, Server};
+use coord::kit::servers::{Cluster, Options, Persistence, Promotion, Sentinels, Server};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, RedisResult, Value};
 
@@ -134,6 +134,151 @@ async fn tls_answers_those_who_trust_its_authority() {
     assert_eq!(ask::<String>(&mut trusting, &["PING"]).await.unwrap(), "PONG");
     connect(&server.dsn()).await.unwrap_err();
     connect(&server.dsn().replace("rediss", "redis")).await.unwrap_err();
+}
+
+// === Clusters ===
+
+/// A key, and the slot that it is in: the first third of the slots is node 0's.
+const KEY: &str = "bar";
+const SLOT: u16 = 5061;
+
+/// What a node says if it does not serve a key itself: `MOVED 5061 127.0.0.1:PORT`, without the address.
+async fn redirect(node: &Server, key: &str) -> String {
+    let error = node.send(&["GET", key]).await.unwrap_err();
+    let port = error.redirect_node().unwrap().0.rsplit_once(':').unwrap().1.to_owned();
+    format!("{} {port}", error.code().unwrap())
+}
+
+/// Writes the key and waits until the replica has it, on one connection: WAIT knows only of its own one's writes.
+async fn write_and_wait(master: &Server) {
+    let mut connection = connect(&master.dsn()).await.unwrap();
+    ask::<Value>(&mut connection, &["SET", KEY, "1"]).await.unwrap();
+    assert_eq!(ask::<u64>(&mut connection, &["WAIT", "1", "0"]).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_cluster_has_three_masters_and_sends_clients_to_each_other() {
+    // Spawned, since a start must be fit for any runtime.
+    let cluster = tokio::spawn(Cluster::start()).await.unwrap().unwrap();
+    let pids: Vec<_> = cluster.nodes().iter().map(|node| node.pid().unwrap()).collect();
+    assert_eq!(pids.len(), 6);
+    let roles = futures::future::join_all(cluster.nodes().iter().map(|node| node.info("role"))).await;
+    let roles: Vec<_> = roles.into_iter().flatten().collect();
+    assert_eq!(roles, ["master", "master", "master", "slave", "slave", "slave"]);
+    assert_eq!(cluster.dsn().matches("127.0.0.1:").count(), 6);
+    assert_eq!(cluster.slot_of(KEY).await.unwrap(), SLOT);
+    for (slot, master) in [(0, 0), (SLOT, 0), (5461, 1), (10_922, 1), (16_383, 2)] {
+        assert_eq!(cluster.master_of(slot).await.unwrap(), master, "{slot}");
+    }
+    let [first, second, ..] = cluster.nodes() else { unreachable!() };
+    first.send(&["SET", KEY, "1"]).await.unwrap();
+    assert_eq!(redirect(second, KEY).await, format!("MOVED {}", first.port()));
+    drop(cluster);
+    assert!(!pids.into_iter().any(runs));
+}
+
+#[tokio::test]
+async fn a_slot_that_is_half_way_is_asked_for() {
+    let cluster = Cluster::start().await.unwrap();
+    let [first, _, third, ..] = cluster.nodes() else { unreachable!() };
+    first.send(&["SET", KEY, "1"]).await.unwrap();
+    cluster.begin_migration(SLOT, 2).await.unwrap();
+    // What is there is served, what is not is asked for, and nobody else knows.
+    assert_eq!(first.send(&["GET", KEY]).await.unwrap(), Value::BulkString(b"1".to_vec()));
+    let absent = format!("{{{KEY}}}:2");
+    assert_eq!(redirect(first, &absent).await, format!("ASK {}", third.port()));
+    assert_eq!(cluster.master_of(SLOT).await.unwrap(), 0);
+    cluster.finish_migration(SLOT, 2).await.unwrap();
+    assert_eq!(cluster.master_of(SLOT).await.unwrap(), 2);
+    assert_eq!(redirect(first, KEY).await, format!("MOVED {}", third.port()));
+    assert_eq!(third.send(&["GET", KEY]).await.unwrap(), Value::BulkString(b"1".to_vec()));
+    // And back in one go, with more keys than fit into one step.
+    for n in 0..250 {
+        third.send(&["SET", &format!("{{{KEY}}}:{n}"), "1"]).await.unwrap();
+    }
+    cluster.migrate(SLOT, 0).await.unwrap();
+    let keys = first.send(&["CLUSTER", "COUNTKEYSINSLOT", &SLOT.to_string()]).await.unwrap();
+    assert_eq!(keys, Value::Int(251));
+}
+
+#[tokio::test]
+async fn a_replica_takes_over_when_told_to() {
+    let cluster = Cluster::start().await.unwrap();
+    write_and_wait(&cluster.nodes()[0]).await;
+    for (node, how) in [(3, Promotion::Agreed), (0, Promotion::Force), (3, Promotion::Takeover)] {
+        cluster.fail_over(node, how).await.unwrap();
+        assert_eq!(cluster.master_of(SLOT).await.unwrap(), node, "{how:?}");
+        let kept = cluster.nodes()[node].send(&["GET", KEY]).await.unwrap();
+        assert_eq!(kept, Value::BulkString(b"1".to_vec()), "{how:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_takes_over_from_a_dead_master() {
+    let mut cluster = Cluster::start().await.unwrap();
+    write_and_wait(&cluster.nodes()[0]).await;
+    cluster.kill(0);
+    cluster.wait_ok().await.unwrap();
+    assert_eq!(cluster.master_of(SLOT).await.unwrap(), 3);
+    assert_eq!(cluster.nodes()[3].send(&["GET", KEY]).await.unwrap(), Value::BulkString(b"1".to_vec()));
+    cluster.restart(0).await.unwrap();
+    cluster.wait_ok().await.unwrap();
+    assert_eq!(cluster.nodes()[0].info("role").await.as_deref(), Some("slave"));
+}
+
+// === Sentinels ===
+
+#[tokio::test]
+async fn sentinels_replace_a_dead_master_and_what_it_kept_to_itself_is_gone() {
+    let mut all = tokio::spawn(Sentinels::start()).await.unwrap().unwrap();
+    assert!(all.dsn().starts_with("redis+sentinel://127.0.0.1:") && all.dsn().ends_with("/mymaster/0"));
+    let old = all.master_port().await.unwrap();
+    let master = all.master().await.unwrap();
+    master.send(&["SET", "kept", "1"]).await.unwrap();
+    all.pause_replication().await.unwrap();
+    master.send(&["SET", "lost", "1"]).await.unwrap();
+    assert_eq!(all.kill_master().await.unwrap(), old);
+    let new = all.wait_new_master(old).await.unwrap();
+    assert_eq!(all.master().await.unwrap().port(), new);
+    let found = all.master().await.unwrap().send(&["MGET", "kept", "lost"]).await.unwrap();
+    assert_eq!(found, Value::Array(vec![Value::BulkString(b"1".to_vec()), Value::Nil]));
+    // The old one comes back with other ideas and gives them up.
+    all.restart_old_master().await.unwrap();
+    all.wait_ok().await.unwrap();
+    assert_eq!(all.master_port().await.unwrap(), new);
+    let pids: Vec<_> =
+        all.stores().iter().chain(all.sentinels()).map(|server| server.pid().unwrap()).collect();
+    drop(all);
+    assert!(!pids.into_iter().any(runs));
+}
+
+#[tokio::test]
+async fn sentinels_replace_a_master_when_told_to() {
+    let mut all = Sentinels::start().await.unwrap();
+    // Two are enough.
+    all.kill_sentinel(0);
+    let old = all.master_port().await.unwrap();
+    let new = all.fail_over().await.unwrap();
+    assert_ne!(old, new);
+    all.restart_sentinel(0).await.unwrap();
+    all.wait_ok().await.unwrap();
+    assert_eq!(all.master_port().await.unwrap(), new);
+}
+
+#[tokio::test]
+async fn replication_that_was_paused_goes_on() {
+    let all = Sentinels::start().await.unwrap();
+    let master = all.master().await.unwrap();
+    let replica = all.stores().iter().find(|store| store.port() != master.port()).unwrap();
+    let mut connection = connect(&master.dsn()).await.unwrap();
+    ask::<u64>(&mut connection, &["INCR", "counter"]).await.unwrap();
+    // Everything before the pause is there, nothing after it.
+    all.pause_replication().await.unwrap();
+    ask::<u64>(&mut connection, &["INCR", "counter"]).await.unwrap();
+    assert_eq!(counter(replica).await, Some(1));
+    all.resume_replication().await.unwrap();
+    assert_eq!(ask::<u64>(&mut connection, &["WAIT", "1", "0"]).await.unwrap(), 1);
+    assert_eq!(counter(replica).await, Some(2));
 }
 
 // === The proxy ===

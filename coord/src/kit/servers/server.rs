@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use redis::{Client, RedisResult, TlsCertificates, Value};
+use redis::{Client, FromRedisValue, RedisResult, TlsCertificates, Value};
 use tempfile::TempDir;
 
 use super::certificate::Certificate;
@@ -72,7 +72,6 @@ impl Server {
     }
 
     /// The same for a sentinel, which has these lines in its configuration.
-    #[expect(dead_code, reason = "sentinels come next")]
     pub(super) async fn start_sentinel(lines: &str) -> Result<Self, String> {
         Self::start_as(Options::default(), Some(lines)).await
     }
@@ -254,6 +253,12 @@ impl Server {
         asked.await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
     }
 
+    /// The same with an answer of one kind and an error that says who was asked what.
+    pub(super) async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> Result<T, String> {
+        let answer = self.send(words).await.and_then(|value| Ok(redis::from_redis_value(value)?));
+        answer.map_err(|error| format!("{} on port {}: {error}", words.join(" "), self.port()))
+    }
+
     /// FLUSHALL: everything is gone, and nobody is told.
     ///
     /// # Errors
@@ -264,7 +269,7 @@ impl Server {
 
     /// One field of INFO.
     pub async fn info(&self, field: &str) -> Option<String> {
-        let info: String = redis::from_redis_value(self.send(&["INFO"]).await.ok()?).ok()?;
+        let info: String = self.ask(&["INFO"]).await.ok()?;
         let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         value.map(str::to_owned)
     }
