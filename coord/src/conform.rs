@@ -122,7 +122,9 @@ impl Bench {
         match self.call(op, None).await? {
             Answer::Done(_, reply) => Ok(reply),
             Answer::Refused(_, error) => Err(error),
-            Answer::Lost(stand) => Err(Error::Invalid(format!("lost without having seen anything: {stand:?}"))),
+            Answer::Lost(stand) => {
+                Err(Error::Invalid(format!("lost without having seen anything: {stand:?}")))
+            }
         }
     }
 
@@ -159,7 +161,9 @@ where
             tokio::time::sleep(LOOK).await;
         }
     };
-    tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| Err(format!("{what}: it did not happen")))
+    tokio::time::timeout(PATIENCE, looking)
+        .await
+        .unwrap_or_else(|_| Err(format!("{what}: it did not happen")))
 }
 
 pub(crate) fn words(names: &[&str]) -> Vec<Name> {

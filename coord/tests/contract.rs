@@ -6,7 +6,7 @@ use coord::backend::memory::Memory;
 use coord::backend::redis::Injected;
 use coord::backend::{Backend, Config, Registry};
 use coord::conform;
-use coord::kit::servers::{Options, Server};
+use coord::kit::servers::{Cluster, Options, Sentinels, Server};
 
 async fn conforms(backend: Arc<dyn Backend>) {
     let what = backend.describe();
@@ -44,4 +44,22 @@ async fn an_injected_client_answers_as_memory_does() {
             panic!("{broken}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_with_tls_conforms() {
+    let server = Server::start(Options { tls: true, ..Options::default() }).await.unwrap();
+    conforms(redis(server.dsn(), server.ca_file().map(std::path::Path::to_owned)).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_conforms() {
+    let cluster = Cluster::start().await.unwrap();
+    conforms(redis(cluster.dsn(), None).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_sentinels_name_conforms() {
+    let sentinels = Sentinels::start().await.unwrap();
+    conforms(redis(sentinels.dsn(), None).await).await;
 }

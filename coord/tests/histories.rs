@@ -182,8 +182,10 @@ async fn job_history(seed: u64, loses: bool) -> Result<(), String> {
     let job = name("job");
     let effect = Key::beside(&job, "effect").unwrap();
     let names = ["a", "b", "c"];
-    let mut alive: Vec<Option<Instance>> =
-        names.iter().map(|who| Some(instance(&backend, who, &effect, seed ^ who.as_bytes()[0] as u64))).collect();
+    let mut alive: Vec<Option<Instance>> = names
+        .iter()
+        .map(|who| Some(instance(&backend, who, &effect, seed ^ who.as_bytes()[0] as u64)))
+        .collect();
     let listed: Vec<Name> = parts.iter().cloned().collect();
 
     let mut epoch = 1;
@@ -230,7 +232,8 @@ async fn job_history(seed: u64, loses: bool) -> Result<(), String> {
                 Ok(_) => {
                     to_open = false;
                     // Each part comes three times, in any order.
-                    queue = listed.iter().flat_map(|part| [part.clone(), part.clone(), part.clone()]).collect();
+                    queue =
+                        listed.iter().flat_map(|part| [part.clone(), part.clone(), part.clone()]).collect();
                     for i in (1..queue.len()).rev() {
                         queue.swap(i, roll(i as u64 + 1) as usize);
                     }
@@ -313,7 +316,8 @@ async fn share_history(seed: u64, away: bool) -> Result<(), String> {
     let chance = Arc::new(Chance::new(seed));
     let roll = |sides: u64| chance.next() % sides;
     let memory = Memory::on(Clock::of_runtime(START), None);
-    let odds = Odds { cut_reply: roll(100), cut_request: roll(50), slow: roll(30), deaf: roll(600), refused: 0 };
+    let odds =
+        Odds { cut_reply: roll(100), cut_request: roll(50), slow: roll(30), deaf: roll(600), refused: 0 };
     let witness: Witness = Arc::new(|_, _| {});
     let faulty = Arc::new(Faulty::new(Arc::new(memory.clone()), seed, odds, witness));
     let backend: Arc<dyn Backend> = faulty.clone();
@@ -377,7 +381,9 @@ async fn share_history(seed: u64, away: bool) -> Result<(), String> {
     for i in 0..limit {
         match alive[0].enter(&door, Duration::from_secs(5)).await {
             Some(place) => drop(inside.insert(i, (0, place))),
-            None => return Err(format!("only {i} of {limit} could be had by one at the end: {:?}", door.stand())),
+            None => {
+                return Err(format!("only {i} of {limit} could be had by one at the end: {:?}", door.stand()));
+            }
         }
     }
     let one_more = alive[1].pool(&pool, limit);

@@ -191,7 +191,8 @@ async fn a_completion_is_its_owners_and_then_anybodys(bench: Bench) -> Kept {
     job.settle(1, "a").await?;
     let early = said(job.sweep("other", &["handler"], false).await)?;
     holds("the owner comes first", early.tasks.iter().all(|task| task.job != job.job))?;
-    let swept = said(job.sweep("owner", &["another handler".split(' ').next().unwrap_or_default()], true).await)?;
+    let swept =
+        said(job.sweep("owner", &["another handler".split(' ').next().unwrap_or_default()], true).await)?;
     same("not who cannot run it", swept.tasks, vec![])?;
     let first = job.take("owner", true).await?;
     same("payload", first.payload.clone(), Bytes::from_static(b"pay\0load"))?;
@@ -203,7 +204,11 @@ async fn a_completion_is_its_owners_and_then_anybodys(bench: Bench) -> Kept {
     let keep = |fence| Op::Keep { job: job.job.clone(), epoch: 1, fence, lease: LEASE };
     let late = bench.raw(&keep(first.fence)).await;
     same("the first has lost it", late, Err(Error::Fenced { current: second.fence }))?;
-    same("and cannot end it", job.ack(1, first.fence, vec![]).await, Err(Error::Fenced { current: second.fence }))?;
+    same(
+        "and cannot end it",
+        job.ack(1, first.fence, vec![]).await,
+        Err(Error::Fenced { current: second.fence }),
+    )?;
     same("the second keeps it", bench.raw(&keep(second.fence)).await, Ok(Reply::Fence(second.fence)))?;
     same("and ends it", job.ack(1, second.fence, vec![]).await, Ok(Reply::Found(true)))?;
     same("an answer that was lost", job.ack(1, second.fence, vec![]).await, Ok(Reply::Found(false)))?;
@@ -214,7 +219,8 @@ async fn a_completion_is_its_owners_and_then_anybodys(bench: Bench) -> Kept {
 
 async fn an_acknowledgement_and_its_effects_are_one_step(bench: Bench) -> Kept {
     let job = Raw::new(&bench, "job");
-    let key = |word: &str| Key::beside(&job.job, format!("{}.{word}", bench.name("x"))).map_err(|e| e.to_string());
+    let key =
+        |word: &str| Key::beside(&job.job, format!("{}.{word}", bench.name("x"))).map_err(|e| e.to_string());
     job.open(1, &[], true).await?;
     let task = job.take("owner", true).await?;
     let coord = bench.coord("a");
@@ -317,7 +323,10 @@ struct Count {
 impl Handler for Count {
     fn finish<'a>(&'a self, _task: &'a Task) -> BoxFuture<'a, Result<Vec<Effect>, String>> {
         self.begun.fetch_add(1, Ordering::SeqCst);
-        let fails = self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        let fails = self
+            .failures
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+            .is_ok();
         let effects = vec![Effect::Add { key: self.key.clone(), by: 1 }];
         Box::pin(std::future::ready(if fails { Err("failed on purpose".to_owned()) } else { Ok(effects) }))
     }
@@ -347,7 +356,8 @@ fn crew(bench: &Bench, who: &str, job: &Name, failures: usize) -> Result<Crew, S
 
 impl Crew {
     async fn effect(&self, promised: i64) -> Kept {
-        until("the effect", || async { Ok((self.coord.count(&self.key).await? == promised).then_some(())) }).await
+        until("the effect", || async { Ok((self.coord.count(&self.key).await? == promised).then_some(())) })
+            .await
     }
 }
 
@@ -375,7 +385,9 @@ async fn another_takes_over_when_the_owner_is_gone(bench: Bench) -> Kept {
         watchdog: Duration::ZERO,
         lease: LEASE,
     };
-    said(bench.raw(&Op::Open { job: job.clone(), epoch: 1, plan, parts: parts.clone(), sealed: true }).await)?;
+    said(
+        bench.raw(&Op::Open { job: job.clone(), epoch: 1, plan, parts: parts.clone(), sealed: true }).await,
+    )?;
     said(other.jobs.settle(&job, 1, &parts[0]).await)?;
     other.effect(1).await?;
     same("who ran it", other.begun.load(Ordering::SeqCst), 1)

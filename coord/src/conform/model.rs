@@ -37,7 +37,8 @@ async fn any_history_is_answered_as_memory_answers_it(bench: Bench) -> Kept {
         let mut log = Vec::new();
         for _ in 0..STEPS {
             let drawn = dice.op();
-            let expected = match model.apply(Call { op: &dice.with(&drawn, &ours), seen: None, new_life: 1 }) {
+            let expected = match model.apply(Call { op: &dice.with(&drawn, &ours), seen: None, new_life: 1 })
+            {
                 Answer::Done(_, reply) => Ok(reply),
                 Answer::Refused(_, error) => Err(error),
                 Answer::Lost(_) => return Err("the model lost its state".to_owned()),
@@ -103,7 +104,9 @@ impl Fences {
                 value.fence = 100;
                 Ok(Reply::Value(Some(value)))
             }
-            Err(Error::Fenced { current }) if explicit && current > 100 => Err(Error::Fenced { current: 100 }),
+            Err(Error::Fenced { current }) if explicit && current > 100 => {
+                Err(Error::Fenced { current: 100 })
+            }
             Err(Error::Fenced { current }) if !explicit && current > 100 => {
                 Err(Error::Fenced { current: self.rank(current) })
             }
@@ -188,7 +191,12 @@ impl Dice {
             13 => Op::Delete { key },
             14 => Op::Bump { key, token: self.name("t", 3) },
             15 => Op::Version { key },
-            16 => Op::TablePut { table: self.name("table", 2), field: self.name("f", 3), value: self.bytes(), stamp: 0 },
+            16 => Op::TablePut {
+                table: self.name("table", 2),
+                field: self.name("f", 3),
+                value: self.bytes(),
+                stamp: 0,
+            },
             17 => Op::Table { table: self.name("table", 2) },
             18 | 19 => {
                 let plan = Plan {

@@ -125,7 +125,11 @@ async fn a_claim_is_one_tokens_until_its_time_is_over(bench: Bench) -> Kept {
         Claimed::Granted { fence } => fence,
         held @ Claimed::Held { .. } => return Err(format!("the first claim found {held:?}")),
     };
-    same("again, by the same", said(coord.claim(&key, &one, SHORT).await)?, Claimed::Granted { fence: first })?;
+    same(
+        "again, by the same",
+        said(coord.claim(&key, &one, SHORT).await)?,
+        Claimed::Granted { fence: first },
+    )?;
     let again = until("the claim re-arms after its time", || async {
         Ok(match coord.claim(&key, &two, LONG).await? {
             Claimed::Granted { fence } => Some(fence),
@@ -211,7 +215,10 @@ async fn one_type_a_key(bench: Bench) -> Kept {
                 said(found)?;
             } else {
                 let refused = matches!(found, Err(Error::WrongType(_)));
-                holds(&format!("`{}` on what `{}` made: {found:?}", op.name(), ops(&key)[first].name()), refused)?;
+                holds(
+                    &format!("`{}` on what `{}` made: {found:?}", op.name(), ops(&key)[first].name()),
+                    refused,
+                )?;
             }
         }
     }
@@ -233,7 +240,11 @@ async fn delete_clears_every_type(bench: Bench) -> Kept {
     }
     same("counter", said(coord.count(&key("counter")).await)?, 0)?;
     same("set", said(coord.members(&key("set")).await)?, vec![])?;
-    same("value", said(coord.put(&key("value"), text("v"), Expect::Absent, 1).await)?, Put::Done { version: 1 })
+    same(
+        "value",
+        said(coord.put(&key("value"), text("v"), Expect::Absent, 1).await)?,
+        Put::Done { version: 1 },
+    )
 }
 
 async fn what_expires_is_gone(bench: Bench) -> Kept {

@@ -38,7 +38,13 @@ pub(super) fn all() -> Vec<Promise> {
     ]
 }
 
-async fn beat(bench: &Bench, who: &str, life: u64, ttl: Duration, cells: &[(&str, i64)]) -> Result<Beaten, Error> {
+async fn beat(
+    bench: &Bench,
+    who: &str,
+    life: u64,
+    ttl: Duration,
+    cells: &[(&str, i64)],
+) -> Result<Beaten, Error> {
     let cells = cells.iter().map(|(cell, value)| (bench.name(cell), *value)).collect();
     let op = Op::Beat { instance: bench.name(who), life, ttl, info: Bytes::from(who.to_owned()), cells };
     match bench.raw(&op).await? {
@@ -80,7 +86,11 @@ async fn a_second_life_shuts_out_the_first(bench: Bench) -> Kept {
     same("a beat that comes twice", said(beat(&bench, "a", 7, LONG, &[]).await)?.fence, first)?;
     let second = said(beat(&bench, "a", 9, LONG, &[]).await)?.fence;
     holds("fences grow", second > first)?;
-    same("the first", beat(&bench, "a", 7, LONG, &[]).await.map(drop), Err(Error::Fenced { current: second }))?;
+    same(
+        "the first",
+        beat(&bench, "a", 7, LONG, &[]).await.map(drop),
+        Err(Error::Fenced { current: second }),
+    )?;
     same("the second", said(beat(&bench, "a", 9, LONG, &[]).await)?.fence, second)
 }
 
@@ -134,7 +144,10 @@ async fn shares_never_exceed_the_limit(bench: Bench) -> Kept {
         let wish = used + chance.next() % 12;
         let got = said(hold(&bench, who, fence, used, wish, 10).await)?;
         held[at] = got.mine;
-        holds(&format!("{who} uses {used} and was left {}", got.mine), got.mine >= used && got.mine <= wish.max(used))?;
+        holds(
+            &format!("{who} uses {used} and was left {}", got.mine),
+            got.mine >= used && got.mine <= wish.max(used),
+        )?;
         same("the total", got.total, held.iter().sum())?;
         holds(&format!("{} of 10 are held", got.total), got.total <= 10)?;
     }
@@ -325,7 +338,11 @@ async fn waiting_retries_what_passes_and_gives_up_on_what_stays(bench: Bench) ->
     let waits = Waits::begin(&bench.coord("a"));
     said(waits.expect(&request, &set, Vec::new()).await)?;
     let (_mute, coord) = mute(&bench, 2);
-    same("after two failures", Waits::begin(&coord).wait(&request, PATIENCE).await, Waited::Done(Vec::new()))?;
+    same(
+        "after two failures",
+        Waits::begin(&coord).wait(&request, PATIENCE).await,
+        Waited::Done(Vec::new()),
+    )?;
     let (_mute, coord) = mute(&bench, usize::MAX);
     let waited = Waits::begin(&coord).wait(&request, Duration::from_millis(300)).await;
     holds(&format!("without any answer: {waited:?}"), matches!(waited, Waited::CannotKnow(_)))

@@ -117,7 +117,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Backend for Injected<C> 
             let invocation = self.names.invoke(&call);
             let mut client = self.client.clone();
             let op = call.op.name();
-            let mut sent = client.req_packed_command(&invocation.by_hash()).await.and_then(Value::extract_error);
+            let mut sent =
+                client.req_packed_command(&invocation.by_hash()).await.and_then(Value::extract_error);
             if matches!(&sent, Err(error) if error.code() == Some("NOSCRIPT")) {
                 sent = client.req_packed_command(&invocation.whole()).await.and_then(Value::extract_error);
             }
