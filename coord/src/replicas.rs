@@ -138,7 +138,9 @@ impl Replicas {
             share.alone(self.0.is_alone());
             Arc::new(Pool { name: name.clone(), share: Mutex::new(share), changed: Notify::new() })
         };
-        pools.entry(name.as_str().to_owned()).or_insert_with(make).clone()
+        let pool = pools.entry(name.as_str().to_owned()).or_insert_with(make).clone();
+        self.0.urgent.notify_one();
+        pool
     }
 
     /// Takes a place within a limit, waiting at most so long for others to give one up.
@@ -187,6 +189,11 @@ impl Replicas {
             Reply::Drawn(drawn) => Ok(drawn),
             other => Err(odd(&op, &other)),
         }
+    }
+
+    /// Whether the coordinator has answered, or has had a whole lease of time to do so.
+    pub fn is_settled(&self) -> bool {
+        self.0.view.borrow().at.is_some() || self.0.is_alone()
     }
 
     /// How many instances live, as far as known; at least one.

@@ -97,7 +97,11 @@ impl Share {
 
     fn want(&self, pool: Name) -> Want {
         // A little ahead of what is needed, so that most who come in wait for nobody; nothing ahead while others wait.
-        let ahead = if self.wanted > 0 { 0 } else { 1 + self.used / 4 };
+        let ahead = match (self.wanted, self.instances) {
+            (0, 1) => self.limit,
+            (0, _) => 1 + self.used / 4,
+            _ => 0,
+        };
         let wish = (self.used + self.waiting + ahead).min(self.cap()).max(self.used);
         Want { pool, used: self.used, wish, had: self.held, limit: self.limit }
     }
@@ -114,6 +118,9 @@ impl Share {
     /// Whether there is something to say to the coordinator at once: somebody waits here, or others do and we have
     /// something to give.
     pub fn is_urgent(&self) -> bool {
+        if self.until.is_none() && !self.alone {
+            return true;
+        }
         let idle = self.held > (self.used + self.waiting).max(self.used);
         self.waiting > 0 && self.used >= self.held.min(self.cap()) && self.held < self.limit
             || self.wanted > 0 && (idle || self.held > self.cap().max(self.used))
@@ -170,6 +177,7 @@ mod tests {
     #[test]
     fn nobody_comes_in_beyond_the_share_and_a_little_is_asked_for_ahead() {
         let mut share = Share::new(10);
+        share.among(2);
         share.granted(held(2, 0), at(100));
         assert!(share.enter(at(0)) && share.enter(at(0)) && !share.enter(at(0)));
         share.wait(true);

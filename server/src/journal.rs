@@ -94,6 +94,7 @@ mod tests {
             attempts: Vec::new(),
             predicted_tokens: None,
             cached_tokens: None,
+            replica: None,
         };
         let attempt = Attempt {
             engine: engine.to_owned(),

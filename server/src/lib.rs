@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod openapi;
 pub mod posture;
 pub mod prompt;
+pub mod replicas;
 pub mod route;
 pub mod settings;
 pub mod sink;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use coord::backend::Registry;
 use events::sink::Sink;
 use index::Index;
 use tokio::net::TcpListener;
@@ -13,12 +14,14 @@ use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::fleet::{Fleet, watch as look};
 use crate::gateway::{self, Gateway};
+use crate::replicas::{Replicas, Watch};
 use crate::settings::Settings;
 use crate::sink::IndexSink;
 
 /// Everything that runs. Dropping it ends it at once; [`Running::stop`] lets requests come to their end.
 pub struct Running {
     gateway: Gateway,
+    replicas: Replicas,
     address: SocketAddr,
     admin: SocketAddr,
     stop: watch::Sender<bool>,
@@ -31,6 +34,14 @@ pub struct Running {
 /// # Errors
 /// What stands in the way, in words; then nothing runs.
 pub async fn start(settings: Settings) -> Result<Running, String> {
+    start_with(settings, &Registry::new()).await
+}
+
+/// The same, with backends of coordination that this program was built with.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_with(settings: Settings, registry: &Registry) -> Result<Running, String> {
     let (front, address) = bind("gateway.listen", settings.gateway.listen).await?;
     let (back, admin) = bind("admin.listen", settings.admin.listen).await?;
 
@@ -40,20 +51,23 @@ pub async fn start(settings: Settings) -> Result<Running, String> {
     let fleet = Fleet::new(&settings, index, clock)?;
     let roots = fleet.clone();
     sink.tell_roots(move |worker, root| look::root(&roots, worker, root));
-    let gateway = Gateway::new(fleet.clone())?;
+    let replicas = Replicas::join(&settings.coordination, registry, fleet.clone(), (address, admin)).await?;
+    fleet.join(replicas.clone());
+    let gateway = Gateway::new(fleet.clone(), replicas.clone())?;
 
     let (stop, stopped) = watch::channel(false);
     let others = Arc::new(parking_lot::Mutex::new(tokio::task::JoinSet::new()));
-    let watch_one = watcher(&fleet, sink, &others);
+    let watch_one: Watch = Arc::new(watcher(&fleet, sink, &others));
     for engine in &settings.engines {
         watch_one(&engine.name);
     }
-    let operator = Admin::new(gateway.clone(), Box::new(watch_one))?;
+    let operator = Admin::new(gateway.clone(), watch_one.clone(), replicas.clone())?;
+    others.lock().spawn(replicas.clone().run(watch_one));
     others.lock().spawn(look::expectations(fleet));
     others.lock().spawn(crate::memory::give_back());
     others.lock().spawn(operator.run(back, stopped.clone()));
     let serving = tokio::spawn(gateway::run(gateway.clone(), front, stopped));
-    Ok(Running { gateway, address, admin, stop, serving, others })
+    Ok(Running { gateway, replicas, address, admin, stop, serving, others })
 }
 
 /// Watches engines: those of the settings, and those that are registered later.
@@ -101,7 +115,9 @@ impl Running {
     /// A gateway that could not run.
     pub async fn stop(mut self) -> Result<(), String> {
         self.stop.send_replace(true);
-        match (&mut self.serving).await {
+        let served = (&mut self.serving).await;
+        self.replicas.leave().await;
+        match served {
             Ok(served) => served.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         }

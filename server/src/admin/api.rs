@@ -29,6 +29,77 @@ pub struct Status {
     pub in_flight: u64,
     /// What is open, and to whom.
     pub posture: Vec<Surface>,
+    /// All replicas that live, this one among them.
+    #[serde(default)]
+    pub replicas: Vec<ReplicaStatus>,
+    /// How this one stands with the others.
+    #[serde(default)]
+    pub coordination: CoordinationStatus,
+}
+
+/// One replica, as it says of itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// Its name.
+    pub instance: String,
+    /// Whether it is the one that answers.
+    pub me: bool,
+    /// Seconds since the others know it.
+    pub age_s: f64,
+    /// Seconds until it is dead to them, if it says nothing more.
+    pub left_s: f64,
+    /// The version that runs.
+    pub version: String,
+    /// Where its clients connect.
+    pub gateway: String,
+    /// Where its operators connect.
+    pub admin: String,
+    /// Seconds since it started.
+    pub uptime_s: f64,
+    /// Whether its `/readyz` would say yes.
+    pub ready: bool,
+    /// What it waits for.
+    pub waiting_for: Option<String>,
+    /// Requests that it serves now.
+    pub in_flight: u64,
+    /// Requests that it has served.
+    pub served: u64,
+}
+
+/// How a replica stands with the others.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CoordinationStatus {
+    /// What they agree through.
+    pub backend: String,
+    /// What this replica calls itself.
+    pub instance: String,
+    /// Why nothing new is known of the others.
+    pub trouble: Option<String>,
+    /// Seconds since something was last heard of them.
+    pub heard_s: Option<f64>,
+    /// Operations that were sent.
+    pub sent: u64,
+    /// Of these, repetitions.
+    pub repeated: u64,
+    /// Operations without an answer.
+    pub unanswered: u64,
+    /// Times that the shared state was found to be lost.
+    pub losses: u64,
+    /// What this replica holds of common limits.
+    pub shares: Vec<ShareStatus>,
+}
+
+/// What a replica holds of a tenant's limit.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ShareStatus {
+    /// Whose.
+    pub tenant: String,
+    /// Requests at this moment.
+    pub used: u64,
+    /// How many it may have without asking.
+    pub held: u64,
+    /// How many all replicas may have together.
+    pub limit: u64,
 }
 
 /// One engine.
@@ -147,6 +218,9 @@ pub struct Explanation {
     pub predicted_tokens: Option<u32>,
     /// What the engine said.
     pub cached_tokens: Option<u32>,
+    /// Which replica served it, if another one was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<String>,
 }
 
 /// One decision.

@@ -16,6 +16,7 @@ use crate::fleet::Fleet;
 use crate::gateway::Gateway;
 use crate::http::{Answer, MAX_BODY, answer, body, json as respond, serve};
 use crate::posture::posture;
+use crate::replicas::{Asked, Replicas, Watch};
 use crate::settings;
 
 /// What the admin listener needs.
@@ -23,13 +24,14 @@ pub struct Admin {
     gateway: Gateway,
     key: Option<String>,
     /// Called with the name of an engine that was registered.
-    registered: Box<dyn Fn(&str) + Send + Sync>,
+    watch: Watch,
+    replicas: Replicas,
 }
 
 impl Admin {
     /// # Errors
     /// A key file that cannot be read, in words.
-    pub fn new(gateway: Gateway, registered: Box<dyn Fn(&str) + Send + Sync>) -> Result<Self, String> {
+    pub fn new(gateway: Gateway, watch: Watch, replicas: Replicas) -> Result<Self, String> {
         let path = gateway.fleet().settings().admin.key_file.clone();
         let read = |path: std::path::PathBuf| {
             let text = std::fs::read_to_string(&path);
@@ -43,7 +45,7 @@ impl Admin {
             }
         };
         let key = path.map(read).transpose()?;
-        Ok(Self { gateway, key, registered })
+        Ok(Self { gateway, key, watch, replicas })
     }
 
     /// Serves until `stop` says so.
@@ -79,13 +81,18 @@ impl Admin {
             (&Method::GET, ["status"]) => respond(StatusCode::OK, &self.fleet().status()),
             (&Method::GET, ["engines"]) => respond(StatusCode::OK, &self.fleet().status().engines),
             (&Method::POST, ["engines"]) => self.register(incoming).await,
-            (&Method::DELETE, ["engines", name]) => self.found(name, self.fleet().remove(name)),
-            (&Method::POST, ["engines", name, "drain"]) => self.found(name, self.fleet().drain(name, true)),
-            (&Method::POST, ["engines", name, "undrain"]) => {
-                self.found(name, self.fleet().drain(name, false))
+            (&Method::DELETE, ["engines", name]) => {
+                let found = self.fleet().remove(name);
+                let shared = found && self.replicas.removed(name).await;
+                self.found(name, found, shared)
+            }
+            (&Method::POST, ["engines", name, word @ ("drain" | "undrain")]) => {
+                let found = self.fleet().drain(name, *word == "drain");
+                let shared = found && self.replicas.drained(name, *word == "drain").await;
+                self.found(name, found, shared)
             }
             (&Method::GET, ["explain"]) => respond(StatusCode::OK, &self.fleet().journal().newest(50)),
-            (&Method::GET, ["explain", id]) => self.explain(id),
+            (&Method::GET, ["explain", id]) => self.explain(id).await,
             (&Method::POST, ["route"]) => self.dry_run(incoming).await,
             (&Method::GET, ["metrics"]) => {
                 let text = crate::metrics::text(self.fleet(), self.gateway.counters());
@@ -121,11 +128,12 @@ impl Admin {
             Ok(engine) => engine,
             Err(error) => return failure(&error),
         };
-        let name = engine.name.clone();
+        let (name, told) = (engine.name.clone(), engine.clone());
         match self.fleet().add(engine) {
             Ok(_) => {
-                (self.registered)(&name);
-                respond(StatusCode::CREATED, &json!({"status": "registered", "name": name}))
+                (self.watch)(&name);
+                let shared = self.replicas.registered(&told).await;
+                respond(StatusCode::CREATED, &json!({"status": "registered", "name": name, "shared": shared}))
             }
             Err(why) if why.contains("another engine") => respond(
                 StatusCode::CONFLICT,
@@ -135,23 +143,31 @@ impl Admin {
         }
     }
 
-    fn found(&self, name: &str, found: bool) -> Answer {
+    /// `shared`: whether the other replicas have been told.
+    fn found(&self, name: &str, found: bool, shared: bool) -> Answer {
         if found {
-            return respond(StatusCode::OK, &json!({"status": "ok", "name": name}));
+            return respond(StatusCode::OK, &json!({"status": "ok", "name": name, "shared": shared}));
         }
         let known: Vec<String> =
             self.fleet().status().engines.into_iter().map(|engine| engine.name).collect();
         failure(&ApiError::UnknownPath(format!("engine `{name}`; registered are {known:?}")))
     }
 
-    fn explain(&self, id: &str) -> Answer {
-        match self.fleet().journal().explain(id) {
-            Some(explanation) => respond(StatusCode::OK, &explanation),
-            None => failure(&ApiError::UnknownPath(format!(
-                "request id `{id}`; the last {} decisions are kept (routing.journal)",
-                self.fleet().settings().routing.journal
-            ))),
+    async fn explain(&self, id: &str) -> Answer {
+        if let Some(explanation) = self.fleet().journal().explain(id) {
+            return respond(StatusCode::OK, &explanation);
         }
+        let others = match self.replicas.explain(id).await {
+            Asked::Found(explanation) => return respond(StatusCode::OK, &*explanation),
+            Asked::Nobody(0) => String::new(),
+            Asked::Nobody(others) => format!(", here and on {others} other replica(s), and none knows it"),
+            Asked::Silent(silent) => format!("; {silent} other replica(s) did not answer and may know it"),
+            Asked::Unasked(error) => format!("; the other replicas could not be asked: {error}"),
+        };
+        failure(&ApiError::UnknownPath(format!(
+            "request id `{id}`; the last {} decisions are kept (routing.journal){others}",
+            self.fleet().settings().routing.journal
+        )))
     }
 
     async fn dry_run(&self, incoming: Incoming) -> Answer {

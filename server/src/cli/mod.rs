@@ -3,6 +3,7 @@
 mod bench;
 mod client;
 mod config;
+mod coord;
 mod demo;
 mod doctor;
 mod events;
@@ -17,6 +18,7 @@ mod sim;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use ::coord::backend::Registry;
 use clap::{Args, Parser, Subcommand};
 
 use crate::settings::{self, Settings};
@@ -48,6 +50,8 @@ enum Command {
     Events(events::Events),
     /// Tell engines' event streams again, with snapshots for whoever comes late.
     Relay(relay::Relay),
+    /// Look at what replicas agree on, and hold a backend against what it must promise.
+    Coord(coord::Coord),
     /// Answer who holds how much of a prefix, over HTTP.
     Indexer(indexer::Indexer),
     /// Run simulated engines, for trying things out.
@@ -70,22 +74,28 @@ struct Source {
 
 /// Runs the command of this process's arguments.
 pub fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    main_with(Registry::new())
+}
+
+/// The same for a program with backends of coordination of its own: register them, and settings can name them.
+pub fn main_with(registry: Registry) -> ExitCode {
+    match run(Cli::parse(), &registry) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
 }
 
-fn run(cli: Cli) -> Result<(), Failure> {
+fn run(cli: Cli, registry: &Registry) -> Result<(), Failure> {
     match cli.command {
         Command::Demo(command) => command.run(),
-        Command::Serve(command) => command.run(),
+        Command::Serve(command) => command.run(registry),
         Command::Status(command) => command.run(),
         Command::Explain(command) => command.run(),
         Command::Route(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Events(command) => command.run(),
         Command::Relay(command) => command.run(),
+        Command::Coord(command) => command.run(registry),
         Command::Indexer(command) => command.run(),
         Command::Sim(command) => command.run(),
         Command::Bench(command) => command.run(),

@@ -150,11 +150,55 @@ fn show_status(status: &Status) -> String {
     for engine in &status.engines {
         show_engine(&mut out, engine, name);
     }
+    show_replicas(&mut out, status);
     let open: Vec<_> = status.posture.iter().filter(|surface| surface.state == State::Open).collect();
     for surface in open {
         line(&mut out, format_args!("\nOPEN {} {}: {}", surface.name, surface.address, surface.advice));
     }
     out
+}
+
+fn show_replicas(out: &mut String, status: &Status) {
+    let coordination = &status.coordination;
+    line(out, format_args!("\nreplicas agree through {}", coordination.backend));
+    if let Some(trouble) = &coordination.trouble {
+        let heard = coordination.heard_s.map_or("never".to_owned(), |s| format!("{s:.0} s ago"));
+        line(out, format_args!("! nothing new is known of the others (last heard {heard}): {trouble}"));
+    }
+    let name = status.replicas.iter().map(|one| one.instance.len()).max().unwrap_or(0).max(7);
+    if !status.replicas.is_empty() {
+        line(
+            out,
+            format_args!(
+                "  {:<name$}  gateway                up       in flight  served     state",
+                "replica"
+            ),
+        );
+    }
+    for one in &status.replicas {
+        let mark = if one.me { '>' } else { ' ' };
+        let state = one.waiting_for.as_ref().map_or("ready".to_owned(), |why| format!("not ready: {why}"));
+        line(
+            out,
+            format_args!(
+                "{mark} {:<name$}  {:<21}  {:<7}  {:<9}  {:<9}  {state}",
+                one.instance,
+                one.gateway,
+                format!("{:?}", Duration::from_secs(one.uptime_s as u64)),
+                one.in_flight,
+                one.served
+            ),
+        );
+    }
+    for share in &coordination.shares {
+        line(
+            out,
+            format_args!(
+                "  tenant {}: {} in flight here, {} held of {} for all replicas",
+                share.tenant, share.used, share.held, share.limit
+            ),
+        );
+    }
 }
 
 fn show_engine(out: &mut String, engine: &EngineStatus, name: usize) {
@@ -195,7 +239,10 @@ fn show_explanation(found: &Explanation) -> String {
         &mut out,
         format_args!(
             "request {} for {}: {} prompt tokens ({}), policy {}",
-            found.id,
+            match &found.replica {
+                Some(replica) => format!("{} on replica {replica}", found.id),
+                None => found.id.clone(),
+            },
             found.model,
             found.prompt_tokens,
             found.way.name(),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::Args;
+use coord::backend::Registry;
 
 use super::Source;
 use super::output::Failure;
@@ -33,11 +34,11 @@ pub(super) struct Serve {
 }
 
 impl Serve {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub(super) fn run(self, registry: &Registry) -> Result<(), Failure> {
         let settings = self.settings()?;
         telemetry::start(&settings.log).map_err(Failure::Input)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(serve(settings))
+        runtime.block_on(serve(settings, registry))
     }
 
     fn settings(self) -> Result<Settings, Failure> {
@@ -56,9 +57,9 @@ impl Serve {
     }
 }
 
-async fn serve(settings: Settings) -> Result<(), Failure> {
+async fn serve(settings: Settings, registry: &Registry) -> Result<(), Failure> {
     let surfaces = posture(&settings);
-    let running = wiring::start(settings).await.map_err(Failure::Input)?;
+    let running = wiring::start_with(settings, registry).await.map_err(Failure::Input)?;
     for surface in surfaces {
         tracing::info!("{surface}");
     }

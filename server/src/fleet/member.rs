@@ -56,6 +56,8 @@ pub(crate) struct Load {
     pub(crate) predicted: AtomicU64,
     pub(crate) cached: AtomicU64,
     pub(crate) prompt: AtomicU64,
+    /// What it has in hand for other replicas: requests in flight, prompt tokens to compute, sequences that decode.
+    pub(crate) others: [AtomicU32; 3],
     /// What its metrics say, of all who use it.
     pub(crate) running: AtomicU32,
     pub(crate) waiting: AtomicU32,

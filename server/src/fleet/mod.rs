@@ -137,6 +137,7 @@ pub(crate) struct Inner {
     journal: Journal,
     turn: AtomicU64,
     decided: Decided,
+    replicas: std::sync::OnceLock<crate::replicas::Replicas>,
 }
 
 /// Decisions so far, and what they cost in cache.
@@ -170,6 +171,7 @@ impl Fleet {
             journal: Journal::new(settings.routing.journal),
             turn: AtomicU64::new(0),
             decided: Decided::default(),
+            replicas: std::sync::OnceLock::new(),
         }));
         for (i, engine) in settings.engines.iter().enumerate() {
             fleet.add(engine.clone()).map_err(|why| format!("engines[{i}].{why}"))?;
@@ -263,6 +265,51 @@ impl Fleet {
     pub fn in_flight(&self) -> u64 {
         let members = self.0.members.load();
         members.iter().map(|member| u64::from(member::Load::count(&member.load.in_flight))).sum()
+    }
+
+    /// Requests that engines have served for us.
+    pub fn served(&self) -> u64 {
+        self.0.members.load().iter().map(|member| member.load.served.load(Ordering::Relaxed)).sum()
+    }
+
+    /// What each engine has in hand for us: requests in flight, prompt tokens to compute, sequences that decode.
+    pub(crate) fn hands(&self) -> Vec<(Arc<str>, [u32; 3])> {
+        let now = self.now();
+        let hand = |member: &Arc<Member>| {
+            let load = &member.load;
+            let hand = [
+                member::Load::count(&load.in_flight),
+                load.backlog.lock().left(now),
+                member::Load::count(&load.decoding),
+            ];
+            (member.engine.name.clone(), hand)
+        };
+        self.0.members.load().iter().map(hand).collect()
+    }
+
+    /// What each engine has in hand for other replicas, in the same order.
+    pub(crate) fn others_have(&self, hand: impl Fn(&str) -> [u32; 3]) {
+        for member in self.0.members.load().iter() {
+            for (known, now) in member.load.others.iter().zip(hand(&member.engine.name)) {
+                known.store(now, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// How an engine was registered.
+    pub(crate) fn engine_settings(&self, name: &str) -> Option<settings::Engine> {
+        let members = self.0.members.load();
+        members.iter().find(|member| member.settings.name == name).map(|member| member.settings.clone())
+    }
+
+    /// The replicas that this one is among; the first word counts.
+    pub(crate) fn join(&self, replicas: crate::replicas::Replicas) {
+        let _first = self.0.replicas.set(replicas);
+    }
+
+    /// The replicas that this one is among.
+    pub(crate) fn replicas(&self) -> Option<&crate::replicas::Replicas> {
+        self.0.replicas.get()
     }
 
     /// The last decisions.

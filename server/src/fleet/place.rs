@@ -186,14 +186,15 @@ impl Fleet {
         };
         let tells =
             ask.way != Way::Bytes && routing.policy != Policy::Approximate && member.tells() && !mismatched;
+        let others = |at: usize| member.load.others[at].load(Ordering::Relaxed);
         let mut found = Found {
             candidate: Candidate {
                 engine: member.engine.id,
                 cached: [0; 3],
                 trust: TRUST_GUESS,
-                backlog: member.load.backlog.lock().left(now),
-                decoding: Load::count(&member.load.decoding),
-                in_flight: Load::count(&member.load.in_flight),
+                backlog: member.load.backlog.lock().left(now).saturating_add(others(1)),
+                decoding: Load::count(&member.load.decoding).saturating_add(others(2)),
+                in_flight: Load::count(&member.load.in_flight).saturating_add(others(0)),
                 limit: member.settings.max_in_flight.unwrap_or(routing.max_in_flight) as u32,
                 standing: member.standing(now),
             },
@@ -357,6 +358,7 @@ impl Fleet {
             attempts: Vec::with_capacity(1),
             predicted_tokens: predicted,
             cached_tokens: None,
+            replica: None,
         };
         self.0.journal.decided(entry, ask.id, attempt);
     }

@@ -12,7 +12,7 @@ impl Fleet {
     pub fn status(&self) -> Status {
         let counts = self.index().counts();
         let waiting_for = self.waiting_for();
-        Status {
+        let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.clock().now().as_secs_f64(),
             ready: waiting_for.is_none(),
@@ -22,7 +22,13 @@ impl Fleet {
             index: IndexStatus { blocks: counts.blocks, held: counts.held, heap_bytes: counts.heap_bytes },
             in_flight: self.in_flight(),
             posture: posture(self.settings()),
+            replicas: Vec::new(),
+            coordination: crate::admin::api::CoordinationStatus::default(),
+        };
+        if let Some(replicas) = self.replicas() {
+            replicas.describe(&mut status);
         }
+        status
     }
 
     /// What a replica that has just started should wait for before it is sent requests; `None`: nothing.
@@ -34,6 +40,9 @@ impl Fleet {
         if !members.iter().any(|member| member.up.load(Ordering::Relaxed) && !member.models.load().is_empty())
         {
             return Some("no engine answers".to_owned());
+        }
+        if let Some(why) = self.replicas().and_then(crate::replicas::Replicas::waiting_for) {
+            return Some(why);
         }
         if self.clock().now() >= self.settings().health.ready_grace.get() {
             return None;

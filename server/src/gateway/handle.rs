@@ -117,7 +117,7 @@ impl Gateway {
                 Ok(json(StatusCode::OK, Bytes::from_static(crate::openapi::JSON.as_bytes())))
             }
             Endpoint::Models | Endpoint::Model => {
-                let _admitted = self.0.keys.admit(request.headers())?;
+                let _admitted = self.0.keys.admit(request.headers()).await?;
                 self.models(request.uri().path())
             }
             Endpoint::Inference(kind, _) => self.infer(kind, request, id).await,
@@ -132,7 +132,7 @@ impl Gateway {
         request: Request<Incoming>,
         id: &str,
     ) -> Result<Response<Answer>, ApiError> {
-        let admitted = self.0.keys.admit(request.headers())?;
+        let mut admitted = self.0.keys.admit(request.headers()).await?;
         let (head, incoming) = request.into_parts();
         let body = self.read(&head.headers, incoming).await?;
         let asked = Asked::read(kind, &body)?;
@@ -142,6 +142,8 @@ impl Gateway {
             return Err(ApiError::UnknownModel(asked.model.into_owned()));
         }
         let (way, tokens) = self.tokens(&asked, &body).await;
+        let length = if way == Way::Bytes { bytes_of(&asked, &body).len() / 4 } else { tokens.len() };
+        admitted.charge(length).await?;
         let ask_usage = self.0.settings.closed_loop.ask_usage;
         let edited = edit::edit(&body, &asked, ask_usage, kind != Kind::Other);
         let pinned = head.headers.get(PIN).and_then(|name| name.to_str().ok()).map(str::to_owned);
@@ -171,7 +173,7 @@ impl Gateway {
 
     /// Anything else under `/v1`: to an engine as it is.
     async fn pass(&self, request: Request<Incoming>, id: &str) -> Result<Response<Answer>, ApiError> {
-        let admitted = self.0.keys.admit(request.headers())?;
+        let mut admitted = self.0.keys.admit(request.headers()).await?;
         let (head, incoming) = request.into_parts();
         let body = self.read(&head.headers, incoming).await?;
         let model = Asked::read(Kind::Other, &body).map(|asked| asked.model.into_owned()).unwrap_or_default();
@@ -179,6 +181,7 @@ impl Gateway {
         let model =
             if self.fleet().serves(&model) { model } else { names.into_iter().next().unwrap_or_default() };
         admitted.may_use(&model)?;
+        admitted.charge(body.len() / 4).await?;
         if model.is_empty() {
             return Err(ApiError::Unavailable {
                 message: "No engine is known yet.".to_owned(),
@@ -324,7 +327,11 @@ impl Gateway {
         let outcome = if head.status.is_server_error() {
             Outcome::Failed(if busy { Failure::Overloaded } else { Failure::Garbage })
         } else {
-            Outcome::Served(usage::in_answer(&whole))
+            let usage = usage::in_answer(&whole);
+            if let (Some(admitted), Some(usage)) = (admitted.as_mut(), usage) {
+                admitted.used(usage);
+            }
+            Outcome::Served(usage)
         };
         ticket.finish(outcome);
         ours.headers_mut().remove(header::CONTENT_LENGTH);

@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use coord::replicas::{Place, Pool};
 use http::HeaderMap;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::error::ApiError;
+use crate::fleet::Usage;
+use crate::replicas::{Budget, Replicas};
 use crate::settings;
 
 /// All tenants by the hashes of their keys.
@@ -15,23 +18,32 @@ pub(super) struct Keys {
     tenants: HashMap<u128, Arc<Tenant>>,
     /// Makes the hashes unlike anybody else's.
     seed: u64,
+    replicas: Replicas,
 }
 
 pub(super) struct Tenant {
     settings: settings::Tenant,
-    in_flight: AtomicUsize,
+    /// Its limits, which all replicas hold together.
+    in_flight: Option<Arc<Pool>>,
+    requests: Option<Budget>,
+    tokens: Option<Budget>,
     /// The keys themselves: a hash only finds the candidate.
     keys: Vec<String>,
 }
 
 /// One request of a tenant; its place is free again when this is dropped.
-pub(super) struct Admitted(Option<Arc<Tenant>>);
+pub(super) struct Admitted {
+    tenant: Option<Arc<Tenant>>,
+    _place: Option<Place>,
+    /// Tokens that were charged.
+    charged: f64,
+}
 
 impl Keys {
     /// # Errors
     /// A file that cannot be read, holds no key, or a key that two tenants have; in words.
-    pub(super) fn load(tenants: &[settings::Tenant], seed: u64) -> Result<Self, String> {
-        let mut keys = Self { tenants: HashMap::new(), seed };
+    pub(super) fn load(tenants: &[settings::Tenant], seed: u64, replicas: Replicas) -> Result<Self, String> {
+        let mut keys = Self { tenants: HashMap::new(), seed, replicas: replicas.clone() };
         for (i, settings) in tenants.iter().enumerate() {
             let path = &settings.keys_file;
             let text = std::fs::read_to_string(path);
@@ -43,9 +55,15 @@ impl Keys {
             if lines.is_empty() {
                 return Err(format!("tenants[{i}].keys_file: {} holds no key", path.display()));
             }
+            let name = &settings.name;
+            let budget = |what: &str, limit: Option<u64>| {
+                limit.map(|limit| replicas.budget(&format!("{name}/{what}"), limit)).transpose()
+            };
             let tenant = Arc::new(Tenant {
                 settings: settings.clone(),
-                in_flight: AtomicUsize::new(0),
+                in_flight: settings.max_in_flight.map(|most| replicas.limit(name, most)).transpose()?,
+                requests: budget("requests", settings.requests_per_minute)?,
+                tokens: budget("tokens", settings.tokens_per_minute)?,
                 keys: lines.clone(),
             });
             for key in lines {
@@ -62,22 +80,27 @@ impl Keys {
     }
 
     /// Lets a request in, or says why not. `model` is checked where it is known.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Admitted, ApiError> {
+    pub(super) async fn admit(&self, headers: &HeaderMap) -> Result<Admitted, ApiError> {
         if self.tenants.is_empty() {
-            return Ok(Admitted(None));
+            return Ok(Admitted { tenant: None, _place: None, charged: 0.0 });
         }
         let tenant = self.tenant(headers)?;
-        let most = tenant.settings.max_in_flight.unwrap_or(usize::MAX);
-        let raised = tenant
-            .in_flight
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| (now < most).then_some(now + 1));
-        match raised {
-            Ok(_) => Ok(Admitted(Some(tenant))),
-            Err(_) => Err(ApiError::Busy {
-                message: format!("This key's tenant may have {most} requests at a time, and has them."),
-                retry_after: 1,
-            }),
-        }
+        let place = match &tenant.in_flight {
+            None => None,
+            Some(pool) => match self.replicas.enter(pool).await {
+                Some(place) => Some(place),
+                None => {
+                    let most = tenant.settings.max_in_flight.unwrap_or_default();
+                    return Err(ApiError::Busy {
+                        message: format!(
+                            "This key's tenant may have {most} requests at a time, and has them."
+                        ),
+                        retry_after: 1,
+                    });
+                }
+            },
+        };
+        Ok(Admitted { tenant: Some(tenant), _place: place, charged: 0.0 })
     }
 
     /// OpenAI's clients send a bearer token, Anthropic's an `x-api-key`.
@@ -106,7 +129,7 @@ impl Keys {
 impl Admitted {
     /// Whether the tenant may use this model.
     pub(super) fn may_use(&self, model: &str) -> Result<(), ApiError> {
-        match &self.0 {
+        match &self.tenant {
             Some(tenant)
                 if !tenant.settings.models.is_empty()
                     && !tenant.settings.models.iter().any(|one| one == model) =>
@@ -116,12 +139,40 @@ impl Admitted {
             _ => Ok(()),
         }
     }
+
+    /// Charges a request of so many tokens to the tenant's budgets, or says when there will be enough.
+    pub(super) async fn charge(&mut self, tokens: usize) -> Result<(), ApiError> {
+        let Some(tenant) = &self.tenant else { return Ok(()) };
+        if let Some(requests) = &tenant.requests
+            && let Err(wait) = requests.spend(1.0).await
+        {
+            return Err(too_many("requests", tenant.settings.requests_per_minute, wait));
+        }
+        if let Some(budget) = &tenant.tokens {
+            if let Err(wait) = budget.spend(tokens as f64).await {
+                return Err(too_many("tokens", tenant.settings.tokens_per_minute, wait));
+            }
+            self.charged = tokens as f64;
+        }
+        Ok(())
+    }
+
+    /// What the request turned out to cost; what was charged for it before is taken into account.
+    pub(super) fn used(&mut self, usage: Usage) {
+        if let Some(budget) = self.tenant.as_ref().and_then(|tenant| tenant.tokens.as_ref()) {
+            let cost = f64::from(usage.prompt) + f64::from(usage.completion);
+            budget.settle(cost - self.charged);
+            self.charged = cost;
+        }
+    }
 }
 
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        if let Some(tenant) = &self.0 {
-            tenant.in_flight.fetch_sub(1, Ordering::Relaxed);
-        }
+fn too_many(what: &str, limit: Option<u64>, wait: Duration) -> ApiError {
+    ApiError::Busy {
+        message: format!(
+            "This key's tenant may use {} {what} a minute, and has used them.",
+            limit.unwrap_or_default()
+        ),
+        retry_after: wait.as_secs_f64().ceil().clamp(1.0, 60.0) as u32,
     }
 }

@@ -21,6 +21,7 @@ use crate::admin::api::DryRun;
 use crate::error::ApiError;
 use crate::fleet::{Ask, Fleet};
 use crate::prompt::{Kind, Request};
+use crate::replicas::Replicas;
 use crate::settings::Settings;
 
 pub use serve::run;
@@ -64,12 +65,12 @@ impl Gateway {
     ///
     /// # Errors
     /// Keys that cannot be read, in words.
-    pub fn new(fleet: Fleet) -> Result<Self, String> {
+    pub fn new(fleet: Fleet, replicas: Replicas) -> Result<Self, String> {
         let settings = fleet.settings().clone();
         let unix = fleet.clock().unix();
         let seed =
             xxhash_rust::xxh3::xxh3_64(format!("{}-{}", unix.as_nanos(), std::process::id()).as_bytes());
-        let keys = keys::Keys::load(&settings.tenants, seed)?;
+        let keys = keys::Keys::load(&settings.tenants, seed, replicas)?;
         Ok(Self(Arc::new(Inner {
             fleet,
             settings,

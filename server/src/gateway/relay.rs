@@ -32,7 +32,7 @@ pub(super) struct Relay {
     ticket: Option<Ticket>,
     connection: Option<Connection>,
     /// Held until the client has everything.
-    _admitted: Admitted,
+    admitted: Admitted,
     stream: Option<Stream>,
     counters: Arc<Counters>,
     stall: Duration,
@@ -68,7 +68,7 @@ impl Relay {
             first,
             ticket: Some(ticket),
             connection: Some(connection),
-            _admitted: admitted,
+            admitted,
             stream,
             counters,
             stall,
@@ -95,6 +95,9 @@ impl Relay {
                 return self.broken(Failure::Midway, "the engine ended its stream too early");
             }
             let usage = stream.usage();
+            if let Some(usage) = usage {
+                self.admitted.used(usage);
+            }
             self.keep();
             self.finish(Outcome::Served(usage));
             if !rest.is_empty() {

@@ -1,10 +1,11 @@
 //! What each value alone cannot show: names that clash, addresses that make no sense, bounds.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use blocks::BlockSize;
 
-use super::{Engine, Settings};
+use super::{Coordination, Engine, Settings};
 use crate::endpoint;
 
 /// Whether the settings make sense together.
@@ -13,6 +14,7 @@ use crate::endpoint;
 /// The key, what was found and what is allowed.
 pub fn together(settings: &Settings) -> Result<(), String> {
     bounds(settings)?;
+    coordination(settings)?;
     unique("engines", "name", settings.engines.iter().map(|engine| engine.name.as_str()))?;
     unique("models", "name", settings.models.iter().map(|model| model.name.as_str()))?;
     unique("tenants", "name", settings.tenants.iter().map(|tenant| tenant.name.as_str()))?;
@@ -50,6 +52,61 @@ pub fn engine(engine: &Engine) -> Result<(), String> {
         if events.is_none() {
             return Err("relay: there is nothing to tell again; set events as well".to_owned());
         }
+    }
+    Ok(())
+}
+
+fn coordination(settings: &Settings) -> Result<(), String> {
+    let Coordination { backend, dsn, dsn_file, replicas, instance, lease, beat, .. } = &settings.coordination;
+    let wrong = |key: &str, why: String| Err(format!("coordination.{key}: {why}"));
+    if *replicas == 0 {
+        return wrong("replicas", "found 0; allowed is 1 or more".to_owned());
+    }
+    if *replicas > 1 && backend == "memory" {
+        return wrong(
+            "backend",
+            format!(
+                "found `memory` with replicas = {replicas}: each would be alone with its own memory; allowed are \
+                 `redis` or a backend of your own"
+            ),
+        );
+    }
+    if !dsn.is_empty() && dsn_file.is_some() {
+        return wrong("dsn_file", "there is a dsn as well; give one of the two".to_owned());
+    }
+    // A DSN in a file is looked at when the file is read; everything else now.
+    if dsn_file.is_none() {
+        let config = settings.coordination.config()?;
+        config.check().map_err(|error| format!("coordination.{error}"))?;
+    }
+    if let Some(name) = instance {
+        coord::Name::new(name.as_str()).map_err(|error| format!("coordination.instance: {error}"))?;
+    }
+    if lease.get() < beat.get() * 3 || beat.get() < Duration::from_millis(10) {
+        return wrong(
+            "lease",
+            format!(
+                "found {} ms with a beat of {} ms; allowed is a beat of 10ms or more, and a lease of three beats or more",
+                lease.get().as_millis(),
+                beat.get().as_millis()
+            ),
+        );
+    }
+    for (i, tenant) in settings.tenants.iter().enumerate() {
+        let limits = [
+            ("requests_per_minute", tenant.requests_per_minute),
+            ("tokens_per_minute", tenant.tokens_per_minute),
+        ];
+        for (key, found) in limits {
+            if found == Some(0) {
+                return Err(format!(
+                    "tenants[{i}].{key}: found 0; allowed is 1 or more, or nothing for no limit"
+                ));
+            }
+        }
+        coord::Name::new(format!("tenant/{}", tenant.name)).map_err(|_| {
+            format!("tenants[{i}].name: found `{}`; allowed are words without spaces", tenant.name)
+        })?;
     }
     Ok(())
 }

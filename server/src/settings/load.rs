@@ -11,6 +11,9 @@ const PREFIX: &str = "WARMLINE_";
 /// Variables that are ours but not settings.
 const OTHER_VARIABLES: [&str; 2] = ["WARMLINE_CONFIG", "WARMLINE_ADMIN"];
 
+/// The name under which deployments keep this one secret; the same as `coordination.dsn`.
+const COORD_DSN: &str = "WARMLINE_COORD_DSN";
+
 /// Why there are no settings. Nothing was started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -83,6 +86,7 @@ pub fn load(
     let mut variables: Vec<_> = variables.into_iter().filter(|(name, _)| is_setting(name)).collect();
     variables.sort();
     for (name, found) in variables {
+        let name = if name == COORD_DSN { variable("coordination.dsn") } else { name };
         overlay(&mut table, &keys, name, found)?;
     }
     let settings: Settings = table.try_into().expect("every change was tried when it was made");

@@ -27,6 +27,8 @@ pub struct Settings {
     pub health: Health,
     /// How predictions are held against what engines report.
     pub closed_loop: ClosedLoop,
+    /// What replicas agree on, and where.
+    pub coordination: Coordination,
     /// Logs.
     pub log: Log,
     /// Models that need a word about their tokenizer; others are served too.
@@ -155,6 +157,38 @@ pub struct ClosedLoop {
     pub min_observations: u32,
 }
 
+/// What replicas agree on, and where.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Coordination {
+    /// `memory` for a single replica; `redis`; or a backend that this program was built with.
+    pub backend: String,
+    /// Where Redis is: `redis://…`, `redis+sentinel://…`, `redis+cluster://…`, `rediss…` with TLS. It may hold a
+    /// password, so better give it by `dsn_file` or by `WARMLINE_COORD_DSN`.
+    #[serde(serialize_with = "without_password")]
+    pub dsn: String,
+    /// A file whose one line is the DSN.
+    pub dsn_file: Option<PathBuf>,
+    /// The certificate authority of Redis' certificates, as PEM; none: those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// What every key begins with; all replicas of one fleet have the same.
+    pub key_prefix: String,
+    /// How long state lives that nobody touches, in seconds; 0: for ever.
+    pub ttl_sec: i64,
+    /// For backends of other makers.
+    pub custom_params: BTreeMap<String, serde_json::Value>,
+    /// How many replicas there are meant to be; with more than one, `memory` is refused.
+    pub replicas: usize,
+    /// What this replica calls itself, unlike every other; none: host, process and chance.
+    pub instance: Option<String>,
+    /// A replica that is silent for so long is out of every sum. Shorter reacts sooner and forgives less.
+    pub lease: Span,
+    /// How often a replica says that it lives, and what it has in hand.
+    pub beat: Span,
+    /// How long a request may stand at the door while other replicas give up a part of its tenant's limit.
+    pub share_patience: Span,
+}
+
 /// Logs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -231,6 +265,10 @@ pub struct Tenant {
     pub keys_file: PathBuf,
     /// Requests at a time; none: no limit.
     pub max_in_flight: Option<usize>,
+    /// Requests a minute, over all replicas; none: no limit.
+    pub requests_per_minute: Option<u64>,
+    /// Tokens of prompts and answers a minute, over all replicas; none: no limit.
+    pub tokens_per_minute: Option<u64>,
     /// Models that it may use; empty: all.
     pub models: Vec<String>,
 }
@@ -295,6 +333,64 @@ impl Default for ClosedLoop {
     fn default() -> Self {
         Self { ask_usage: true, smoothing: 0.1, rebuild_below: 0.5, min_observations: 8 }
     }
+}
+
+impl Default for Coordination {
+    fn default() -> Self {
+        let coord::backend::Config { backend, dsn, key_prefix, ttl_sec, ca_file, custom_params } =
+            coord::backend::Config::default();
+        Self {
+            backend,
+            dsn,
+            dsn_file: None,
+            ca_file,
+            key_prefix,
+            ttl_sec,
+            custom_params,
+            replicas: 1,
+            instance: None,
+            lease: Span::seconds(3),
+            beat: Span::millis(500),
+            share_patience: Span::millis(100),
+        }
+    }
+}
+
+impl Coordination {
+    /// What the room of coordination needs to know of it.
+    ///
+    /// # Errors
+    /// A file that cannot be read, in words.
+    pub fn config(&self) -> Result<coord::backend::Config, String> {
+        let dsn = match &self.dsn_file {
+            None => self.dsn.clone(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path);
+                let text = text.map_err(|error| {
+                    format!("coordination.dsn_file: cannot read {}: {error}", path.display())
+                })?;
+                text.lines().next().unwrap_or_default().trim().to_owned()
+            }
+        };
+        Ok(coord::backend::Config {
+            backend: self.backend.clone(),
+            dsn,
+            key_prefix: self.key_prefix.clone(),
+            ttl_sec: self.ttl_sec,
+            ca_file: self.ca_file.clone(),
+            custom_params: self.custom_params.clone(),
+        })
+    }
+}
+
+/// Secrets are not shown: whoever dumps the settings sees where Redis is, and not how one gets in.
+fn without_password<S: serde::Serializer>(dsn: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    let shown =
+        match dsn.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
+            Some((scheme, host)) => format!("{scheme}://(hidden)@{host}"),
+            None => dsn.to_owned(),
+        };
+    serializer.serialize_str(&shown)
 }
 
 impl Default for Log {
