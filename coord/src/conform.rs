@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use crate::backend::{Answer, Backend, Call, Stand};
-use crate::coord::Coord;
+use crate::coord::{Chance, Coord};
 use crate::error::Error;
 use crate::name::{Key, Name};
 use crate::op::{Op, Reply};
@@ -45,6 +45,8 @@ pub struct Bench {
     pub(crate) backend: Arc<dyn Backend>,
     run: String,
     pub(crate) seed: u64,
+    /// Names of lives: each call that begins one gives it a name of its own.
+    lives: Arc<Chance>,
 }
 
 /// How long a condition may take to come true before a promise counts as broken.
@@ -91,7 +93,12 @@ pub async fn run(
 /// # Errors
 /// That it was broken.
 pub async fn one(backend: Arc<dyn Backend>, seed: u64, promise: &Promise) -> Result<(), Broken> {
-    let bench = Bench { backend, run: format!("conform.{seed:x}.{}", promise.name), seed };
+    let bench = Bench {
+        backend,
+        run: format!("conform.{seed:x}.{}", promise.name),
+        seed,
+        lives: Arc::new(Chance::new(seed)),
+    };
     let tried = tokio::time::timeout(PATIENCE * 6, (promise.kept)(bench)).await;
     let kept = tried.unwrap_or_else(|_| Err("it did not come to an end".to_owned()));
     kept.map_err(|why| Broken { name: promise.name, why })
@@ -129,7 +136,7 @@ impl Bench {
     }
 
     pub(crate) async fn call(&self, op: &Op, seen: Option<Stand>) -> Result<Answer, Error> {
-        self.backend.call(Call { op, seen, new_life: self.seed | 1 }).await
+        self.backend.call(Call { op, seen, new_life: self.lives.next() }).await
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
-use crate::admin::api::EngineStatus;
+use crate::admin::api::{EngineStatus, ShareStatus, Status};
 use crate::fleet::Fleet;
 use crate::gateway::Counters;
 use crate::route::Standing;
@@ -112,10 +112,59 @@ pub fn text(fleet: &Fleet, gateway: &Counters) -> String {
     for (name, kind, help, value) in singles {
         single(&mut out, name, kind, help, value);
     }
+    coordination(&mut out, &status);
     for (name, kind, help, value) in gateway.rows() {
         single(&mut out, name, kind, help, value);
     }
     out
+}
+
+fn coordination(out: &mut String, status: &Status) {
+    let told = &status.coordination;
+    let reach = f64::from(u8::from(told.trouble.is_none() && told.heard_s.is_some()));
+    let rows = [
+        (
+            "warmline_coord_replicas",
+            "gauge",
+            "Replicas that live, as this one knows.",
+            status.replicas.len() as f64,
+        ),
+        ("warmline_coord_in_reach", "gauge", "1 if the coordinator answered the last beat.", reach),
+        ("warmline_coord_operations_total", "counter", "Operations that were sent to it.", told.sent as f64),
+        ("warmline_coord_repeated_total", "counter", "Of these, repetitions.", told.repeated as f64),
+        (
+            "warmline_coord_unanswered_total",
+            "counter",
+            "Operations without an answer.",
+            told.unanswered as f64,
+        ),
+        (
+            "warmline_coord_losses_total",
+            "counter",
+            "Times that shared state was found to be lost.",
+            told.losses as f64,
+        ),
+    ];
+    for (name, kind, help, value) in rows {
+        single(out, name, kind, help, value);
+    }
+    type OfShare = (&'static str, &'static str, fn(&ShareStatus) -> u64);
+    let shares: [OfShare; 3] = [
+        ("warmline_coord_share_used_requests", "Requests of the tenant in flight here.", |share| share.used),
+        ("warmline_coord_share_held_requests", "Requests that it may have here without asking.", |share| {
+            share.held
+        }),
+        ("warmline_coord_share_limit_requests", "Requests that it may have on all replicas.", |share| {
+            share.limit
+        }),
+    ];
+    for (name, help, value) in shares.into_iter().filter(|_| !told.shares.is_empty()) {
+        head(out, name, "gauge", help);
+        for share in &told.shares {
+            let tenant = share.tenant.replace('\\', "\\\\").replace('"', "\\\"");
+            let _ = writeln!(out, "{name}{{tenant=\"{tenant}\"}} {}", value(share));
+        }
+    }
 }
 
 pub(crate) fn single(out: &mut String, name: &str, kind: &str, help: &str, value: f64) {
