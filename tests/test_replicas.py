@@ -29,7 +29,8 @@ def world(tmp_path_factory):
     tenants += tenant(world.folder, "slow", requests_per_minute=120) + tenant(world.folder, "short", tokens_per_minute=6000)
     world.extra = settings(world.redis.dsn, tenants=tenants)
     world.doors = [Plain(world.folder, world.engines, world.extra) for _ in range(3)]
-    until(lambda: all(len(door.replicas()) == 3 for door in world.doors), "all to know of each other")
+    known = lambda door: len(door.replicas()) == 3 and all(row["ready"] for row in door.replicas())
+    until(lambda: all(known(door) for door in world.doors), "all to know that all are ready")
     yield world
     for door in world.doors:
         door.run.kill()
