@@ -98,6 +98,9 @@ class Counting:
         class Server(ThreadingHTTPServer):
             daemon_threads, request_queue_size = True, 256
 
+            def handle_error(self, *_):
+                """A gateway that is killed leaves broken connections behind: that is no news."""
+
         self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()

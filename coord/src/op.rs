@@ -168,7 +168,9 @@ pub struct Want {
     pub pool: Name,
     /// In use now: cannot be given back.
     pub used: u64,
-    /// Would like to hold.
+    /// In use or waited for now: what others are asked to give up for.
+    pub need: u64,
+    /// Would like to hold: what is needed, and a little ahead of it.
     pub wish: u64,
     /// Held before, as this instance remembers: while others may not have come back after a loss, it gets no more.
     pub had: u64,
@@ -312,7 +314,7 @@ pub struct Held {
     pub mine: u64,
     /// By all.
     pub total: u64,
-    /// What others would like and did not get.
+    /// What others need and did not get.
     pub wanted: u64,
 }
 

@@ -276,12 +276,12 @@ async fn beat(replicas: std::sync::Weak<Inner>, mut notices: broadcast::Receiver
             notice = notices.recv() => match notice {
                 Ok(Heard::Notice(_, text)) => {
                     let text = String::from_utf8_lossy(&text).into_owned();
-                    if let Some(pool) = text.strip_prefix("hold ") {
-                        inner.give(pool).await;
-                    } else if let Some(pool) = text.strip_prefix("free ") {
-                        inner.take(pool).await;
-                    } else if text.starts_with("left ") {
-                        next = Instant::now();
+                    let words: Vec<&str> = text.split(' ').collect();
+                    match words.as_slice() {
+                        ["hold", pool, who] if *who != inner.coord.instance().as_str() => inner.give(pool).await,
+                        ["free", pool] => inner.take(pool).await,
+                        ["left", _] => next = Instant::now(),
+                        _ => {}
                     }
                 }
                 Ok(Heard::Gap) | Err(broadcast::error::RecvError::Lagged(_)) => next = Instant::now(),

@@ -102,8 +102,9 @@ impl Share {
             (0, _) => 1 + self.used / 4,
             _ => 0,
         };
-        let wish = (self.used + self.waiting + ahead).min(self.cap()).max(self.used);
-        Want { pool, used: self.used, wish, had: self.held, limit: self.limit }
+        let need = self.used + self.waiting;
+        let wish = (need + ahead).min(self.cap()).max(self.used);
+        Want { pool, used: self.used, need, wish, had: self.held, limit: self.limit }
     }
 
     /// The coordinator's answer, good until then; whether there may be more room than before.

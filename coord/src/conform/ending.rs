@@ -60,7 +60,7 @@ impl Raw {
     ) -> Result<Opened, String> {
         let plan = Plan {
             owner: self.bench.name("owner"),
-            handler: words(&["handler"]).remove(0),
+            handler: self.bench.name("handler"),
             payload: Bytes::from_static(b"pay\0load"),
             watchdog,
             lease: LEASE,
@@ -91,7 +91,7 @@ impl Raw {
         let op = Op::Sweep {
             shard: self.job.shard(),
             instance: self.bench.name(who),
-            can: words(can),
+            can: can.iter().map(|handler| self.bench.name(handler)).collect(),
             mine: if mine { vec![self.job.clone()] } else { Vec::new() },
             lease: LEASE,
             most: 50,
@@ -191,8 +191,7 @@ async fn a_completion_is_its_owners_and_then_anybodys(bench: Bench) -> Kept {
     job.settle(1, "a").await?;
     let early = said(job.sweep("other", &["handler"], false).await)?;
     holds("the owner comes first", early.tasks.iter().all(|task| task.job != job.job))?;
-    let swept =
-        said(job.sweep("owner", &["another handler".split(' ').next().unwrap_or_default()], true).await)?;
+    let swept = said(job.sweep("owner", &["another"], true).await)?;
     same("not who cannot run it", swept.tasks, vec![])?;
     let first = job.take("owner", true).await?;
     same("payload", first.payload.clone(), Bytes::from_static(b"pay\0load"))?;

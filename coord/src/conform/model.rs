@@ -261,7 +261,7 @@ impl Dice {
                 Op::StatsAdd { space, request, from: self.name("from", 2), seq: self.roll(6), stats }
             }
             _ => {
-                let want = Want { pool: self.name("pool", 2), used: 1, wish: 2, had: 2, limit: 3 };
+                let want = Want { pool: self.name("pool", 2), used: 1, need: 2, wish: 2, had: 2, limit: 3 };
                 Op::Hold { instance: self.name("nobody", 1), fence: 1, turn: 1, wants: vec![want] }
             }
         }

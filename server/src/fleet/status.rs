@@ -59,6 +59,12 @@ impl Fleet {
         behind.map(|member| format!("the view of `{}` is not exact yet", member.settings.name))
     }
 
+    /// Why this replica does not know yet what there is; `None` if it is ready, or has had the time for it.
+    pub(crate) fn is_new(&self) -> Option<String> {
+        let young = self.clock().now() < self.settings().health.ready_grace.get();
+        self.waiting_for().filter(|_| young && !self.settings().engines.is_empty())
+    }
+
     fn engine_status(&self, member: &Member) -> EngineStatus {
         let truth = member.truth.lock().clone();
         let load = &member.load;

@@ -139,6 +139,11 @@ impl Gateway {
         admitted.may_use(&asked.model)?;
         let fleet = self.fleet();
         if !fleet.serves(&asked.model) {
+            if let Some(why) = fleet.is_new() {
+                // Nobody can say yet that no engine serves it.
+                let message = format!("This replica has just started: {why}.");
+                return Err(ApiError::Unavailable { message, retry_after: 1 });
+            }
             return Err(ApiError::UnknownModel(asked.model.into_owned()));
         }
         let (way, tokens) = self.tokens(&asked, &body).await;

@@ -125,7 +125,7 @@ impl Turn<'_> {
             mine = mine.min(want.had);
         }
         let mine = mine.max(want.used);
-        let missing = want.wish.saturating_sub(mine);
+        let missing = want.need.saturating_sub(mine);
         if mine > 0 || missing > 0 {
             pool.insert(instance.clone(), Holding { fence, held: mine, wanted: missing });
         }
@@ -133,7 +133,7 @@ impl Turn<'_> {
             self.ground.pools.insert(want.pool.clone(), pool);
         }
         if missing > 0 {
-            self.tell(&["hold", want.pool.as_str()]);
+            self.tell(&["hold", want.pool.as_str(), instance.as_str()]);
         }
         if mine < before && wanted > 0 {
             self.tell(&["free", want.pool.as_str()]);
