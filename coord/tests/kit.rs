@@ -442,7 +442,12 @@ async fn a_delayed_reply_is_late_and_delays_do_not_add_up() {
 #[tokio::test]
 async fn a_refusal_closes_what_is_open_and_takes_nothing_new() {
     let (_server, proxy, mut connection) = through_a_proxy().await;
+    let idle = tokio::net::TcpStream::connect(proxy.address()).await.unwrap();
+    // It has been taken once the next one is.
+    ask::<Value>(&mut connect(&proxy.dsn()).await.unwrap(), &["PING"]).await.unwrap();
     proxy.faults().set(Fault::Refuse);
+    tokio::time::timeout(PATIENCE, idle.readable()).await.unwrap().unwrap();
+    assert_eq!(idle.try_read(&mut [0]).unwrap(), 0);
     ask::<Value>(&mut connection, &["PING"]).await.unwrap_err();
     connect(&proxy.dsn()).await.unwrap_err();
     proxy.faults().set(Fault::Pass);
