@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::faults::{Fate, Faults};
 use super::frames::{Frames, words};
 
+/// How long a client that was hung up on is listened to.
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// What both directions of a connection share.
