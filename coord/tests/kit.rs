@@ -1,7 +1,6 @@
 //! The kit does what it says, with real servers: each fault leaves the trace in the server that it promises.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -35,8 +34,18 @@ async fn counter(server: &Server) -> Option<u64> {
     redis::from_redis_value(server.send(&["GET", "counter"]).await.unwrap()).unwrap()
 }
 
+/// What servers say that they are, in the order of the alphabet.
+async fn roles(servers: &[Server]) -> Vec<String> {
+    let roles = futures::future::join_all(servers.iter().map(|server| server.info("role"))).await;
+    let mut roles: Vec<_> = roles.into_iter().flatten().collect();
+    roles.sort();
+    roles
+}
+
+/// Whether a process is there, and not only its exit status that nobody has asked for.
 fn runs(pid: u32) -> bool {
-    Path::new(&format!("/proc/{pid}")).exists()
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    !status.is_empty() && !status.contains("\nState:\tZ")
 }
 
 // === Servers ===
@@ -162,9 +171,7 @@ async fn a_cluster_has_three_masters_and_sends_clients_to_each_other() {
     let cluster = tokio::spawn(Cluster::start()).await.unwrap().unwrap();
     let pids: Vec<_> = cluster.nodes().iter().map(|node| node.pid().unwrap()).collect();
     assert_eq!(pids.len(), 6);
-    let roles = futures::future::join_all(cluster.nodes().iter().map(|node| node.info("role"))).await;
-    let roles: Vec<_> = roles.into_iter().flatten().collect();
-    assert_eq!(roles, ["master", "master", "master", "slave", "slave", "slave"]);
+    assert_eq!(roles(cluster.nodes()).await, ["master", "master", "master", "slave", "slave", "slave"]);
     assert_eq!(cluster.dsn().matches("127.0.0.1:").count(), 6);
     assert_eq!(cluster.slot_of(KEY).await.unwrap(), SLOT);
     for (slot, master) in [(0, 0), (SLOT, 0), (5461, 1), (10_922, 1), (16_383, 2)] {
@@ -245,7 +252,7 @@ async fn sentinels_replace_a_dead_master_and_what_it_kept_to_itself_is_gone() {
     // The old one comes back with other ideas and gives them up.
     all.restart_old_master().await.unwrap();
     all.wait_ok().await.unwrap();
-    assert_eq!(all.master_port().await.unwrap(), new);
+    assert_eq!(roles(all.stores()).await, ["master", "slave"]);
     let pids: Vec<_> =
         all.stores().iter().chain(all.sentinels()).map(|server| server.pid().unwrap()).collect();
     drop(all);
@@ -262,7 +269,7 @@ async fn sentinels_replace_a_master_when_told_to() {
     assert_ne!(old, new);
     all.restart_sentinel(0).await.unwrap();
     all.wait_ok().await.unwrap();
-    assert_eq!(all.master_port().await.unwrap(), new);
+    assert_eq!(roles(all.stores()).await, ["master", "slave"]);
 }
 
 #[tokio::test]
@@ -435,7 +442,12 @@ async fn a_delayed_reply_is_late_and_delays_do_not_add_up() {
 #[tokio::test]
 async fn a_refusal_closes_what_is_open_and_takes_nothing_new() {
     let (_server, proxy, mut connection) = through_a_proxy().await;
+    let idle = tokio::net::TcpStream::connect(proxy.address()).await.unwrap();
+    // It has been taken once the next one is.
+    ask::<Value>(&mut connect(&proxy.dsn()).await.unwrap(), &["PING"]).await.unwrap();
     proxy.faults().set(Fault::Refuse);
+    tokio::time::timeout(PATIENCE, idle.readable()).await.unwrap().unwrap();
+    assert_eq!(idle.try_read(&mut [0]).unwrap(), 0);
     ask::<Value>(&mut connection, &["PING"]).await.unwrap_err();
     connect(&proxy.dsn()).await.unwrap_err();
     proxy.faults().set(Fault::Pass);
@@ -507,10 +519,12 @@ async fn chaos_is_repeatable() {
 // === Kill points ===
 
 /// The victim is this very test in another process: a second word on its command line tells it so.
-#[test]
-fn a_process_dies_at_its_point() {
-    const NAME: &str = "a_process_dies_at_its_point";
+#[tokio::test]
+async fn a_process_dies_at_its_point_and_its_servers_with_it() {
+    const NAME: &str = "a_process_dies_at_its_point_and_its_servers_with_it";
     if std::env::args().any(|word| word == "die-at=settle.sent:2") {
+        let server = server().await;
+        println!("folder={}\npid={}", server.folder().display(), server.pid().unwrap());
         let points = Points::parse("settle.sent:2").unwrap();
         for name in ["settle.sent", "settle.done", "settle.sent"] {
             println!("passing {name}");
@@ -521,10 +535,21 @@ fn a_process_dies_at_its_point() {
     }
     let mut victim = Command::new(std::env::current_exe().unwrap());
     let died = victim.args([NAME, "die-at=settle.sent:2", "--nocapture"]).output().unwrap();
-    let said = String::from_utf8_lossy(&died.stdout);
+    let said = String::from_utf8(died.stdout).unwrap();
     assert_eq!(died.status.signal(), Some(9), "{said}");
     assert_eq!(said.matches("passing settle.sent").count(), 2, "{said}");
     assert!(said.contains("passing settle.done") && !said.contains("still alive"), "{said}");
+    let told = |what: &str| said.lines().find_map(|line| line.strip_prefix(what)).unwrap();
+    let pid = told("pid=").parse().unwrap();
+    tokio::time::timeout(PATIENCE, async {
+        while runs(pid) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    // Folders are all that a killed process leaves behind.
+    std::fs::remove_dir_all(told("folder=")).unwrap();
 }
 
 #[test]

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::faults::{Fate, Faults};
 use super::frames::{Frames, words};
 
+/// How long a client that was hung up on is listened to.
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// What both directions of a connection share.
@@ -50,6 +51,7 @@ struct Due {
 }
 
 /// What becomes of a frame from the server.
+#[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Deliver(Option<Instant>),
     Swallow,
@@ -230,4 +232,105 @@ const SUBSCRIBING: [&str; 6] =
 
 fn is_subscribing(name: &str) -> bool {
     SUBSCRIBING.iter().any(|kind| kind.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::faults::Fault;
+    use super::*;
+
+    fn line() -> Line {
+        Line { faults: Faults::default(), state: Mutex::default(), end: Notify::new() }
+    }
+
+    fn ask(line: &Line, command: &str) {
+        let words: Vec<_> = command.split(' ').map(str::as_bytes).collect();
+        let name = command.split(' ').next().unwrap().to_owned();
+        line.expect(&line.faults.judge(&name), name, &words);
+    }
+
+    /// Texts in the shape of a message of RESP3, or of an array.
+    fn frame(kind: char, texts: &[&str]) -> String {
+        let texts = texts.iter().map(|text| format!("${}\r\n{text}\r\n", text.len()));
+        format!("{kind}{}\r\n{}", texts.len(), texts.collect::<String>())
+    }
+
+    fn check(line: &Line, frames: &[(String, Outcome)]) {
+        for (frame, expected) in frames {
+            assert_eq!(line.arrived(frame.as_bytes()), *expected, "{frame:?}");
+        }
+    }
+
+    const PASSED: Outcome = Outcome::Deliver(None);
+
+    /// Only the fourth command is to lose its reply, whatever comes between.
+    #[test]
+    fn messages_are_nobodys_reply() {
+        for (hello, kind) in [("HELLO 3", '>'), ("HELLO 2", '*')] {
+            let line = line();
+            line.faults.set_for("PING", Fault::CutReply { nth: 1 });
+            for command in [hello, "SUBSCRIBE a b", "PSUBSCRIBE c", "PING"] {
+                ask(&line, command);
+            }
+            let message = frame(kind, &["message", "a", "subscribe"]);
+            check(
+                &line,
+                &[
+                    ("+greeting\r\n".to_owned(), PASSED),
+                    (frame(kind, &["subscribe", "a", "1"]), PASSED),
+                    (message.clone(), PASSED),
+                    (frame(kind, &["subscribe", "b", "2"]), PASSED),
+                    ("-NOPERM no\r\n".to_owned(), PASSED),
+                    (message, PASSED),
+                    (frame('*', &["pong", ""]), Outcome::End),
+                ],
+            );
+        }
+    }
+
+    #[test]
+    fn a_confirmation_that_is_cut_is_that_of_its_command() {
+        let line = line();
+        line.faults.set_for("PSUBSCRIBE", Fault::CutReply { nth: 1 });
+        ask(&line, "SUBSCRIBE a b");
+        ask(&line, "PSUBSCRIBE c");
+        check(
+            &line,
+            &[
+                (frame('*', &["subscribe", "a", "1"]), PASSED),
+                (frame('*', &["subscribe", "b", "2"]), PASSED),
+                (frame('*', &["psubscribe", "c", "3"]), Outcome::End),
+            ],
+        );
+        assert_eq!(line.faults.count("PSUBSCRIBE").replies_cut, 1);
+    }
+
+    /// In RESP3 an array is a reply, even if it looks like a message.
+    #[test]
+    fn a_reply_may_look_like_a_message() {
+        let line = line();
+        line.faults.set_for("PING", Fault::CutReply { nth: 1 });
+        for command in ["HELLO 3", "SUBSCRIBE a", "LRANGE l 0 -1", "PING"] {
+            ask(&line, command);
+        }
+        check(
+            &line,
+            &[
+                ("%0\r\n".to_owned(), PASSED),
+                (frame('>', &["subscribe", "a", "1"]), PASSED),
+                (frame('*', &["message", "a", "b"]), PASSED),
+                ("+PONG\r\n".to_owned(), Outcome::End),
+            ],
+        );
+    }
+
+    #[test]
+    fn who_lost_something_stays_mute() {
+        let line = line();
+        line.faults.set(Fault::HalfOpen);
+        check(&line, &[(frame('>', &["message", "a", "b"]), Outcome::Swallow)]);
+        line.faults.set(Fault::Pass);
+        ask(&line, "PING");
+        check(&line, &[("+PONG\r\n".to_owned(), Outcome::Swallow)]);
+    }
 }

@@ -55,7 +55,9 @@ impl Cluster {
                 let slots = ["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()];
                 node.ask::<()>(&slots).await?;
             }
-            self.nodes[0].ask::<()>(&["CLUSTER", "MEET", "127.0.0.1", &node.port().to_string()]).await?;
+        }
+        for other in &self.nodes[1..] {
+            self.nodes[0].ask::<()>(&["CLUSTER", "MEET", "127.0.0.1", &other.port().to_string()]).await?;
         }
         for (index, replica) in self.nodes.iter().enumerate().skip(MASTERS) {
             let master = self.id(index - MASTERS).await?;
