@@ -39,45 +39,45 @@ macro_rules! scripts {
 
 static SCRIPTS: LazyLock<HashMap<&'static str, Script>> = LazyLock::new(|| {
     let scripts = scripts! {
-        "add": "prelude" "write" "add";
+        "add": "prelude" "write" "acts" "add";
         "count": "prelude" "count";
-        "claim": "prelude" "write" "claim";
-        "renew": "prelude" "write" "renew";
-        "release": "prelude" "write" "release";
-        "join": "prelude" "write" "join";
-        "part": "prelude" "write" "part";
+        "claim": "prelude" "write" "acts" "claim";
+        "renew": "prelude" "write" "acts" "renew";
+        "release": "prelude" "write" "acts" "release";
+        "join": "prelude" "write" "acts" "join";
+        "part": "prelude" "write" "acts" "part";
         "members": "prelude" "members";
-        "push": "prelude" "write" "push";
+        "push": "prelude" "write" "acts" "push";
         "list": "prelude" "list";
         "get": "prelude" "get";
-        "put": "prelude" "write" "put";
-        "expire": "prelude" "write" "expire";
-        "delete": "prelude" "write" "delete";
-        "table_put": "prelude" "write" "table_put";
+        "put": "prelude" "write" "acts" "put";
+        "expire": "prelude" "write" "acts" "expire";
+        "delete": "prelude" "write" "acts" "delete";
+        "table_put": "prelude" "write" "acts" "table_put";
         "table": "prelude" "table";
-        "beat": "prelude" "write" "members_of" "beat";
-        "leave": "prelude" "write" "members_of" "leave";
-        "hold": "prelude" "write" "members_of" "hold";
-        "draw": "prelude" "write" "draw";
-        "open": "prelude" "write" "jobs" "open";
-        "add_parts": "prelude" "write" "jobs" "add_parts";
-        "seal": "prelude" "write" "jobs" "seal";
-        "settle": "prelude" "write" "jobs" "settle";
-        "sweep": "prelude" "write" "jobs" "sweep";
-        "keep": "prelude" "write" "jobs" "held" "keep";
-        "ack": "prelude" "write" "jobs" "effects" "held" "ack";
-        "cancel": "prelude" "write" "jobs" "cancel";
+        "beat": "prelude" "write" "acts" "members_of" "beat";
+        "leave": "prelude" "write" "acts" "members_of" "leave";
+        "hold": "prelude" "write" "acts" "members_of" "hold";
+        "draw": "prelude" "write" "acts" "draw";
+        "open": "prelude" "write" "acts" "jobs" "open";
+        "add_parts": "prelude" "write" "acts" "jobs" "add_parts";
+        "seal": "prelude" "write" "acts" "jobs" "seal";
+        "settle": "prelude" "write" "settle" "acts" "jobs" "last";
+        "sweep": "prelude" "write" "acts" "jobs" "sweep";
+        "keep": "prelude" "write" "acts" "jobs" "held" "keep";
+        "ack": "prelude" "write" "acts" "jobs" "effects" "held" "ack";
+        "cancel": "prelude" "write" "acts" "jobs" "cancel";
         "look_at_job": "prelude" "look_at_job";
-        "await": "prelude" "write" "await";
-        "arrive": "prelude" "write" "arrive";
+        "await": "prelude" "write" "acts" "await";
+        "arrive": "prelude" "write" "acts" "arrive";
         "gate": "prelude" "gate";
         "statuses": "prelude" "statuses";
-        "clean": "prelude" "write" "delete";
-        "bump": "prelude" "write" "bump";
+        "clean": "prelude" "write" "acts" "delete";
+        "bump": "prelude" "write" "acts" "bump";
         "version": "prelude" "version";
-        "stats_add": "prelude" "write" "stats_add";
-        "stats_take": "prelude" "write" "stats_take";
-        "tell": "prelude" "write" "tell";
+        "stats_add": "prelude" "write" "acts" "stats_add";
+        "stats_take": "prelude" "write" "acts" "stats_take";
+        "tell": "prelude" "write" "acts" "tell";
         "probe": "prelude" "probe";
     };
     let made = scripts.into_iter().map(|(name, code)| {
@@ -134,7 +134,7 @@ impl Names {
         made.op(call.op);
         let script = &SCRIPTS[call.op.name()];
         debug_assert_eq!(
-            script.code.contains("'HINCRBY', H, 'changes'"),
+            script.code.contains("changes = changes + 1"),
             call.op.class() != Class::Read,
             "what changes something counts it"
         );
@@ -195,7 +195,7 @@ impl Made<'_> {
     }
 
     fn job(&mut self, job: &Name, epoch: u64) -> &mut Self {
-        self.at("jobs").at(&format!("j:{job}")).at(&format!("p:{job}")).text(job.as_str()).number(epoch)
+        self.at("jobs").at(&format!("j:{job}")).text(job.as_str()).number(epoch)
     }
 
     fn op(&mut self, op: &Op) {
@@ -268,8 +268,8 @@ impl Made<'_> {
             Op::Seal { job, epoch } | Op::Cancel { job, epoch } => self.job(job, *epoch),
             Op::Settle { job, epoch, part } => self.job(job, *epoch).text(part.as_str()),
             Op::Sweep { instance, can, mine, lease, most, .. } => {
-                let (jobs, parts) = (self.names.at(self.shard, "j:"), self.names.at(self.shard, "p:"));
-                self.at("jobs").text(&jobs).text(&parts).text(instance.as_str()).millis(*lease).number(most);
+                let jobs = self.names.at(self.shard, "j:");
+                self.at("jobs").text(&jobs).text(instance.as_str()).millis(*lease).number(most);
                 self.number(can.len()).words(can).words(&mine[..mine.len().min(*most)])
             }
             Op::Keep { job, epoch, fence, lease } => self.job(job, *epoch).number(fence).millis(*lease),
@@ -286,7 +286,7 @@ impl Made<'_> {
                 }
                 self
             }
-            Op::LookAtJob { job } => self.at(&format!("j:{job}")).at(&format!("p:{job}")).number(Job::SHOWN),
+            Op::LookAtJob { job } => self.at(&format!("j:{job}")).number(Job::SHOWN),
             Op::Await { request, set, members } => {
                 self.at(&format!("w:{request}")).text(request.as_str()).text(set.as_str()).words(members)
             }

@@ -2,5 +2,4 @@
 local word = not_this(KEYS[3], ARGV[7])
 if word then return {life, changes, 'OK', 0} end
 redis.call('ZREM', LIVE, ARGV[6])
-redis.call('DEL', KEYS[4])
 return {life, changes, 'OK', redis.call('DEL', KEYS[3])}

@@ -1,4 +1,5 @@
--- What scripts on jobs share. KEYS[2] the list of jobs to look at, by time. A job is a hash; its parts are another.
+-- What scripts on jobs share. KEYS[2] the list of jobs to look at, by time. A job is a hash: its parts are
+-- fields that begin with a slash, so that settling one reads and writes one key.
 local LIVE = KEYS[2]
 -- When something must be looked at by itself.
 local function attention(stage, moved, watchdog, touched, free)
@@ -33,12 +34,11 @@ local function not_this(key, given)
   if not epoch or tonumber(epoch) < tonumber(given) then return 'unknown', '0' end
   if tonumber(epoch) > tonumber(given) then return 'stale', epoch end
 end
-local function add_parts(key, parts, from)
+local function add_parts(key, from)
   local added = 0
-  for i = from, #ARGV do added = added + redis.call('HSETNX', parts, ARGV[i], '0') end
+  for i = from, #ARGV do added = added + redis.call('HSETNX', key, '/' .. ARGV[i], '0') end
   if added > 0 then
     redis.call('HINCRBY', key, 'left', added)
     redis.call('HINCRBY', key, 'parts', added)
   end
-  touch(parts)
 end

@@ -1,5 +1,5 @@
 -- name, epoch, owner, handler, payload, watchdog in ms, lease in ms, sealed, then parts
-local J, P, name, epoch = KEYS[3], KEYS[4], ARGV[6], ARGV[7]
+local J, name, epoch = KEYS[3], ARGV[6], ARGV[7]
 local there = redis.call('HMGET', J, 'epoch', 'stage', 'sealed')
 local word = 'new'
 if there[1] then
@@ -10,13 +10,13 @@ if there[1] then
   end
 end
 if word == 'new' then
-  redis.call('DEL', J, P)
+  redis.call('DEL', J)
   redis.call('HSET', J, 'epoch', epoch, 'owner', ARGV[8], 'handler', ARGV[9], 'payload', ARGV[10], 'watchdog', ARGV[11],
     'lease', ARGV[12], 'sealed', ARGV[13], 'left', 0, 'parts', 0, 'opened', ms, 'moved', ms, 'touched', ms,
     'stage', 'open', 'free', ms, 'attempts', 0)
-  add_parts(J, P, 14)
+  add_parts(J, 14)
 elseif there[3] ~= '1' then
-  add_parts(J, P, 14)
+  add_parts(J, 14)
   redis.call('HSET', J, 'sealed', ARGV[13])
 end
 touch(J)

@@ -1,8 +1,8 @@
--- prefix of jobs, prefix of parts, instance, lease in ms, most, count of handlers, handlers, then jobs of its own
-local jobs, parts, instance, lease, most = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10])
+-- prefix of jobs, instance, lease in ms, most, count of handlers, handlers, then jobs of its own
+local jobs, instance, lease, most = ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 local can, mine, names = {}, {}, {}
-local first = 12 + tonumber(ARGV[11])
-for i = 12, first - 1 do can[ARGV[i]] = true end
+local first = 11 + tonumber(ARGV[10])
+for i = 11, first - 1 do can[ARGV[i]] = true end
 for i = first, #ARGV do
   mine[ARGV[i]] = true
   names[#names + 1] = ARGV[i]
@@ -28,7 +28,6 @@ for _, name in ipairs(names) do
       touched = ms
       redis.call('HSET', J, 'touched', ms)
       touch(J)
-      touch(parts .. name)
     end
     if stage ~= 'open' and can[m[9]] and (free <= ms or not m[7] and m[8] == instance) then
       local fence = num(next_fence())
