@@ -55,6 +55,8 @@ bench: ## All benchmarks with their floors; about fifteen minutes
 	./target/release/warmline bench gateway
 	$(call say,listeners that join late)
 	./target/release/warmline bench events
+	$(call say,what agreeing costs)
+	$(CARGO) bench -p warmline-coord --bench coord
 	$(call say,the indexer service)
 	./target/release/warmline bench indexer
 	$(call say,the index and its peers)
