@@ -382,7 +382,10 @@ async fn share_history(seed: u64, away: bool) -> Result<(), String> {
         match alive[0].enter(&door, Duration::from_secs(5)).await {
             Some(place) => drop(inside.insert(i, (0, place))),
             None => {
-                return Err(format!("only {i} of {limit} could be had by one at the end: {:?}", door.stand()));
+                return Err(format!(
+                    "only {i} of {limit} could be had by one at the end: {:?}",
+                    door.stand()
+                ));
             }
         }
     }
