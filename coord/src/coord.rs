@@ -36,6 +36,7 @@ struct Inner {
     backend: Arc<dyn Backend>,
     instance: Name,
     seen: [Mutex<Option<Stand>>; SHARDS as usize],
+    lost: [AtomicU64; SHARDS as usize],
     chance: Chance,
     losses: broadcast::Sender<Loss>,
     counters: Counters,
@@ -99,6 +100,7 @@ impl Coord {
             backend,
             instance,
             seen: std::array::from_fn(|_| Mutex::new(None)),
+            lost: std::array::from_fn(|_| AtomicU64::new(0)),
             chance: Chance::new(seed),
             losses,
             counters: Counters::default(),
@@ -142,6 +144,12 @@ impl Coord {
     /// Hears of lost state from now on.
     pub fn losses(&self) -> broadcast::Receiver<Loss> {
         self.0.losses.subscribe()
+    }
+
+    /// How often the state of this shard was found to be lost, by whichever operation came first. Whoever relies on
+    /// something for longer than one operation compares: only that first operation is told.
+    pub fn times_lost(&self, shard: Shard) -> u64 {
+        self.0.lost[shard.number()].load(Ordering::Acquire)
     }
 
     /// Asks, for at most [`PATIENCE`].
@@ -228,6 +236,8 @@ impl Coord {
         let first = *seen == sent || seen.is_some_and(|now| sent.is_some_and(|sent| now.life == sent.life));
         if first {
             *seen = Some(stand);
+            // Before anybody can have an answer from the new life.
+            self.0.lost[shard.number()].fetch_add(1, Ordering::Release);
         }
         drop(seen);
         let why = match sent {

@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::backend::Heard;
-use crate::coord::Coord;
+use crate::coord::{Coord, Loss};
 use crate::error::Error;
 use crate::kit::point::Points;
 use crate::name::{Name, Shard};
@@ -66,11 +66,19 @@ struct Inner {
     handlers: BTreeMap<Name, Arc<dyn Handler>>,
     options: Options,
     /// Jobs that were registered here and whose end has not been seen.
-    mine: Mutex<HashMap<Name, u64>>,
+    mine: Mutex<HashMap<Name, Mine>>,
     running: Mutex<HashSet<(Name, u64)>>,
     room: Arc<Semaphore>,
     nudges: mpsc::UnboundedSender<()>,
     vanished: broadcast::Sender<Name>,
+}
+
+/// A job of ours.
+#[derive(Clone, Copy)]
+struct Mine {
+    epoch: u64,
+    /// How often its shard had been lost when it was registered.
+    lost: u64,
 }
 
 /// Parts that one call carries: a larger job is registered in several, and sealed with the last.
@@ -113,7 +121,7 @@ impl Jobs {
             nudges,
             vanished,
         });
-        let worker = tokio::spawn(look_after(Arc::downgrade(&inner), coord.hear(), nudged));
+        let worker = tokio::spawn(look_after(Arc::downgrade(&inner), coord.hear(), coord.losses(), nudged));
         Self(inner, Arc::new(Worker(worker)))
     }
 
@@ -151,7 +159,8 @@ impl Jobs {
             sealed: sealed && rest.is_empty(),
         };
         // Known as ours before it is asked: if the answer is lost, the poll still finds it.
-        inner.mine.lock().insert(job.clone(), epoch);
+        let lost = inner.coord.times_lost(job.shard());
+        inner.mine.lock().insert(job.clone(), Mine { epoch, lost });
         inner.options.points.pass("open.asked");
         let mut opened = answer!(inner.coord, op, Reply::Opened)?;
         inner.options.points.pass("open.answered");
@@ -256,6 +265,7 @@ impl Jobs {
 async fn look_after(
     jobs: std::sync::Weak<Inner>,
     mut notices: broadcast::Receiver<Heard>,
+    mut losses: broadcast::Receiver<Loss>,
     mut nudged: mpsc::UnboundedReceiver<()>,
 ) {
     let (mut next_poll, mut next_sweep) = (Instant::now(), Instant::now());
@@ -281,6 +291,8 @@ async fn look_after(
             // In this order, so that a simulation goes the same way twice.
             biased;
             () = sleep_until(next_poll.min(next_sweep)) => Vec::new(),
+            // Whoever asked first was told, and that need not have been a sweep.
+            _ = losses.recv() => Vec::new(),
             nudge = nudged.recv() => match nudge {
                 None => return,
                 Some(()) => {
@@ -302,6 +314,7 @@ async fn look_after(
             },
         };
         if let Some(inner) = jobs.upgrade() {
+            inner.mourn();
             for shard in shards {
                 inner.sweep(shard, turn).await;
             }
@@ -322,7 +335,7 @@ fn concerned(jobs: &std::sync::Weak<Inner>, shard: Shard, text: &[u8]) -> Vec<Sh
 impl Inner {
     fn forget(&self, job: &Name, epoch: u64) {
         let mut mine = self.mine.lock();
-        if mine.get(job) == Some(&epoch) {
+        if mine.get(job).is_some_and(|mine| mine.epoch == epoch) {
             mine.remove(job);
         }
     }
@@ -367,10 +380,7 @@ impl Inner {
                 tracing::error!(error = %odd(&op, &other), "a sweep failed");
                 return;
             }
-            Err(Error::StateLost { .. }) => {
-                self.lost(shard);
-                return;
-            }
+            // Of a loss the worker hears like everybody else.
             Err(error) => {
                 tracing::debug!(%error, "a sweep had no answer");
                 return;
@@ -386,14 +396,12 @@ impl Inner {
         }
     }
 
-    /// The jobs of a shard may be gone: whoever registered them should know.
-    fn lost(&self, shard: Shard) {
-        let gone: Vec<Name> = {
-            let mut mine = self.mine.lock();
-            let gone = mine.keys().filter(|name| name.shard() == shard).cloned().collect();
-            mine.retain(|name, _| name.shard() != shard);
-            gone
-        };
+    /// Jobs of a shard that was lost since they were registered may be gone: whoever registered them should know.
+    fn mourn(&self) {
+        let mut mine = self.mine.lock();
+        let gone = mine.extract_if(|name, mine| mine.lost != self.coord.times_lost(name.shard()));
+        let gone: Vec<Name> = gone.map(|(name, _)| name).collect();
+        drop(mine);
         for name in gone {
             let _unheard = self.vanished.send(name);
         }

@@ -109,6 +109,7 @@ impl Waits {
     /// Failures of the backend are waited out.
     pub async fn wait(&self, request: &Name, patience: Duration) -> Waited {
         let deadline = Instant::now() + patience;
+        let lost = self.coord.times_lost(request.shard());
         match self.gate(request, deadline).await {
             Ok(()) => {}
             Err(ended) => return ended,
@@ -118,6 +119,11 @@ impl Waits {
         loop {
             let left = last.saturating_duration_since(Instant::now());
             let error = match self.coord.ask_within(&Op::Statuses { request: request.clone() }, left).await {
+                // Somebody else here was told of it; what is open now may be what was left of something else.
+                Ok(Reply::Statuses(_)) if self.coord.times_lost(request.shard()) != lost => {
+                    let why = "it was lost while we waited".to_owned();
+                    return Waited::CannotKnow(Error::StateLost { shard: request.shard().number(), why });
+                }
                 Ok(Reply::Statuses(statuses)) => return Waited::Done(statuses),
                 Ok(other) => odd(&Op::Statuses { request: request.clone() }, &other),
                 Err(Error::NotFound) => return Waited::Unknown,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, PushInfo, PushKind, Value};
 use tokio::sync::{broadcast, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::net::{ANSWER, Net};
 use super::script::Names;
@@ -15,7 +15,7 @@ use crate::backend::Heard;
 use crate::error::Error;
 use crate::name::Shard;
 
-/// A quiet line is asked so often whether it is still there, and whether its shards still are.
+/// Lines are asked so often whether they are still there, and so are their shards.
 const PING: Duration = Duration::from_secs(2);
 /// Between attempts to listen: doubling from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -84,8 +84,12 @@ async fn subscribe(
             }
             Ok::<_, redis::RedisError>(line)
         };
-        let joined = timeout(ANSWER * 3, joining).await.map_err(|_| gone("no answer".to_owned()))?;
-        lines.push(joined.map_err(|error| gone(error.to_string()))?);
+        let joined = match timeout(ANSWER * 3, joining).await {
+            Ok(joined) => joined.map_err(|error| gone(error.to_string())),
+            Err(_) => Err(gone("no answer".to_owned())),
+        };
+        // It is gone, or its shards are: with nobody else to ask, we would go back to it for ever.
+        lines.push(joined.inspect_err(|_| net.forget(host))?);
     }
     Ok((lines, routes))
 }
@@ -99,23 +103,19 @@ async fn hear(
     shards: &HashMap<Vec<u8>, Shard>,
     notices: &broadcast::Sender<Heard>,
 ) {
+    let mut next_ping = Instant::now() + PING;
     loop {
-        let push = match timeout(PING, pushes.recv()).await {
+        if Instant::now() >= next_ping {
+            // Also while others talk: of several lines one may be mute.
+            if !still_there(net, &mut lines, &known).await {
+                return;
+            }
+            next_ping = Instant::now() + PING;
+        }
+        let push = match timeout_at(next_ping, pushes.recv()).await {
             Ok(Some(push)) => push,
             Ok(None) => return,
-            Err(_) => {
-                for line in &mut lines {
-                    let ping = redis::cmd("PING");
-                    if !matches!(timeout(ANSWER, line.send_packed_command(&ping)).await, Ok(Ok(_))) {
-                        return;
-                    }
-                }
-                let Some(net) = net.upgrade() else { return };
-                match routes(&net).await {
-                    Ok(now) if now == known => continue,
-                    _ => return,
-                }
-            }
+            Err(_) => continue,
         };
         match push.kind {
             PushKind::SMessage => {
@@ -131,6 +131,18 @@ async fn hear(
             _ => {}
         }
     }
+}
+
+/// Whether every line answers and every shard is where it was.
+async fn still_there(net: &Weak<Net>, lines: &mut [MultiplexedConnection], known: &Routes) -> bool {
+    let ping = redis::cmd("PING");
+    for line in lines {
+        if !matches!(timeout(ANSWER, line.send_packed_command(&ping)).await, Ok(Ok(_))) {
+            return false;
+        }
+    }
+    let Some(net) = net.upgrade() else { return false };
+    matches!(routes(&net).await, Ok(now) if now == *known)
 }
 
 /// Begins to listen in the background.

@@ -5,12 +5,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ErrorKind, Pipeline, RedisError, Value};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::address::{Address, Kind};
 use super::script::Names;
@@ -23,6 +24,9 @@ const CONNECT: Duration = Duration::from_secs(1);
 pub(super) const ANSWER: Duration = Duration::from_secs(1);
 /// After a failed connection nobody tries again for so long: whoever asks meanwhile hears at once that it is away.
 const REST: Duration = Duration::from_millis(100);
+/// How long a command waits for its keys to be together again while their slot moves, and how often it looks.
+const TOGETHER: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_millis(20);
 /// Redirections that one command follows: a slot on its way has two, and a map may be old.
 const REDIRECTIONS: usize = 5;
 
@@ -36,11 +40,15 @@ pub(super) struct Net {
     nodes: parking_lot::Mutex<HashMap<String, Arc<Node>>>,
     /// Taken while routes are asked for, so that one asks for all.
     asking: Mutex<()>,
+    /// Who is asked first: the last who knew, or whoever comes after the last who was mute.
+    first: AtomicUsize,
 }
 
 struct Node {
     client: Client,
     place: Mutex<Place>,
+    /// Since when the connection of this number has been asked without having answered anything.
+    mute: parking_lot::Mutex<Option<(u64, Instant)>>,
 }
 
 #[derive(Default)]
@@ -66,6 +74,8 @@ enum Fate {
         host: String,
         asking: bool,
     },
+    /// Its keys lie on both sides of a move at the moment; nothing was done.
+    Apart(String),
     /// This node may not write any more.
     Deposed(String),
     /// The script is not known there.
@@ -85,6 +95,7 @@ impl Net {
             slots: Shard::all().map(|shard| names.slot(shard)).collect(),
             nodes: parking_lot::Mutex::default(),
             asking: Mutex::new(()),
+            first: AtomicUsize::new(0),
         }
     }
 
@@ -102,7 +113,10 @@ impl Net {
     ) -> Result<Value, Error> {
         let mut detour: Option<String> = None;
         let mut command = known;
-        for _ in 0..REDIRECTIONS {
+        let began = Instant::now();
+        let mut redirections = 0;
+        while redirections < REDIRECTIONS {
+            redirections += 1;
             let asking = detour.is_some();
             let host = match detour.take() {
                 Some(host) => host,
@@ -121,13 +135,18 @@ impl Net {
                     command = whole();
                     detour = asking.then_some(host);
                 }
-                Fate::Elsewhere { host, asking: true } => detour = Some(host),
-                Fate::Elsewhere { host, asking: false } => {
-                    self.routes.lock()[shard.number()] = Some(host);
+                Fate::Elsewhere { host: to, asking: true } => detour = Some(beside(&host, &to)),
+                Fate::Elsewhere { host: to, asking: false } => {
+                    self.routes.lock()[shard.number()] = Some(beside(&host, &to));
                 }
+                Fate::Apart(_) if began.elapsed() < TOGETHER => {
+                    redirections = 0;
+                    sleep(AGAIN).await;
+                }
+                Fate::Apart(why) => return Err(Error::Unavailable(format!("{host}: {why}"))),
                 Fate::Deposed(why) => {
                     self.forget(&host);
-                    self.drop_node(&host);
+                    self.nodes.lock().remove(&host);
                     return Err(Error::Unavailable(format!("{host}: {why}")));
                 }
                 Fate::Refused(error) => return Err(error),
@@ -146,7 +165,7 @@ impl Net {
         match self.send(line, command, false, "ask").await {
             Fate::Answered(value) => Ok(value),
             Fate::Refused(error) => Err(error),
-            Fate::Deposed(why) => Err(Error::Unavailable(why)),
+            Fate::Deposed(why) | Fate::Apart(why) => Err(Error::Unavailable(why)),
             _ => Err(Error::Unavailable(format!("{host} gave no answer"))),
         }
     }
@@ -177,7 +196,8 @@ impl Net {
         let mut last = String::new();
         let mut command = redis::cmd("SENTINEL");
         command.arg("get-master-addr-by-name").arg(master);
-        for host in &self.address.hosts {
+        for (turn, host) in self.in_turn(&self.address.hosts) {
+            self.first.store(turn + 1, Relaxed);
             let client = match self.client(&self.address.sentinel(host)) {
                 Ok(client) => client,
                 Err(error) => return Err(error),
@@ -193,6 +213,7 @@ impl Net {
                 Ok(Ok(Value::Array(found))) => {
                     if let [Value::BulkString(host), Value::BulkString(port)] = found.as_slice() {
                         let (host, port) = (String::from_utf8_lossy(host), String::from_utf8_lossy(port));
+                        self.first.store(turn, Relaxed);
                         return Ok(format!("{host}:{port}"));
                     }
                 }
@@ -211,10 +232,12 @@ impl Net {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
         let mut last = String::new();
-        for host in hosts {
-            match self.ask(&host, &command).await {
+        for (turn, host) in self.in_turn(&hosts) {
+            self.first.store(turn + 1, Relaxed);
+            match self.ask(host, &command).await {
                 Ok(Value::Array(ranges)) => {
-                    let owners: Vec<_> = ranges.iter().filter_map(|range| owner(range, &host)).collect();
+                    self.first.store(turn, Relaxed);
+                    let owners: Vec<_> = ranges.iter().filter_map(|range| owner(range, host)).collect();
                     let has = |slot: &u16| owners.iter().find(|(range, _)| range.contains(slot));
                     return Ok(self
                         .slots
@@ -229,18 +252,19 @@ impl Net {
         Err(Error::Unavailable(format!("no node of the cluster answers ({last})")))
     }
 
+    /// All of them once, beginning where the last round ended: an attempt has time for two that are mute, and the next
+    /// one must not begin with the same two.
+    fn in_turn<'a>(&self, hosts: &'a [String]) -> impl Iterator<Item = (usize, &'a String)> + use<'a> {
+        let first = self.first.load(Relaxed);
+        (0..hosts.len()).map(move |turn| (first + turn) % hosts.len()).map(|turn| (turn, &hosts[turn]))
+    }
+
     /// The next one who needs it asks again where the shards of this host are.
-    fn forget(&self, host: &str) {
+    pub(super) fn forget(&self, host: &str) {
         for route in self.routes.lock().iter_mut() {
             if self.address.kind != Kind::Server && route.as_deref() == Some(host) {
                 *route = None;
             }
-        }
-    }
-
-    fn drop_node(&self, host: &str) {
-        if self.address.kind != Kind::Server {
-            self.nodes.lock().remove(host);
         }
     }
 
@@ -262,7 +286,7 @@ impl Net {
             return Ok(node.clone());
         }
         let client = self.client(&self.address.node(host))?;
-        let node = Arc::new(Node { client, place: Mutex::default() });
+        let node = Arc::new(Node { client, place: Mutex::default(), mute: parking_lot::Mutex::default() });
         Ok(self.nodes.lock().entry(host.to_owned()).or_insert(node).clone())
     }
 
@@ -270,6 +294,9 @@ impl Net {
     async fn line(&self, host: &str) -> Result<Line, Error> {
         let node = self.node(host)?;
         let mut place = node.place.lock().await;
+        if node.is_mute(place.number) {
+            place.connection = None;
+        }
         if let Some(connection) = place.connection.clone() {
             let number = place.number;
             drop(place);
@@ -302,6 +329,7 @@ impl Net {
     }
 
     async fn send(&self, mut line: Line, command: &redis::Cmd, asking: bool, op: &'static str) -> Fate {
+        line.asked();
         let sent = async {
             if asking {
                 let mut both = Pipeline::new();
@@ -313,8 +341,12 @@ impl Net {
             }
         };
         match timeout(ANSWER, sent).await {
-            Ok(Ok(value)) => Fate::Answered(value),
+            Ok(Ok(value)) => {
+                line.spoke();
+                Fate::Answered(value)
+            }
             Ok(Err(error)) => {
+                line.spoke();
                 let fate = fate(&error, op);
                 if matches!(fate, Fate::Unknown) {
                     line.hang_up().await;
@@ -330,7 +362,28 @@ impl Net {
     }
 }
 
+impl Node {
+    /// Whoever has less patience than [`ANSWER`] leaves before a line is found to be mute; the next one finds out here.
+    fn is_mute(&self, number: u64) -> bool {
+        self.mute.lock().is_some_and(|(of, since)| of == number && since.elapsed() >= ANSWER)
+    }
+}
+
 impl Line {
+    fn asked(&self) {
+        let mut mute = self.node.mute.lock();
+        if mute.is_none_or(|(of, _)| of != self.number) {
+            *mute = Some((self.number, Instant::now()));
+        }
+    }
+
+    fn spoke(&self) {
+        let mut mute = self.node.mute.lock();
+        if mute.is_some_and(|(of, _)| of == self.number) {
+            *mute = None;
+        }
+    }
+
     async fn hang_up(&self) {
         let mut place = self.node.place.lock().await;
         if place.number == self.number {
@@ -340,15 +393,16 @@ impl Line {
 }
 
 fn fate(error: &RedisError, op: &'static str) -> Fate {
-    if let Some((host, port)) = error.redirect_node() {
-        let asking = error.code() == Some("ASK");
-        return Fate::Elsewhere { host: format!("{host}:{port}"), asking };
+    // An address and a slot, not a host and a port.
+    if let Some((host, _slot)) = error.redirect_node() {
+        return Fate::Elsewhere { host: host.to_owned(), asking: error.code() == Some("ASK") };
     }
     let said = error.to_string();
     match error.code() {
         Some("NOSCRIPT") => Fate::NoScript,
         Some("READONLY" | "MASTERDOWN" | "CLUSTERDOWN") => Fate::Deposed(said),
-        Some("TRYAGAIN" | "LOADING" | "BUSY" | "OOM" | "MISCONF" | "NOREPLICAS") => {
+        Some("TRYAGAIN") => Fate::Apart(said),
+        Some("LOADING" | "BUSY" | "OOM" | "MISCONF" | "NOREPLICAS") => {
             Fate::Refused(Error::Unavailable(said))
         }
         Some("WRONGTYPE") => Fate::Refused(Error::WrongType(said)),
@@ -364,8 +418,12 @@ fn owner(range: &Value, asked: &str) -> Option<(std::ops::RangeInclusive<u16>, S
     let Value::Array(parts) = range else { return None };
     let [Value::Int(first), Value::Int(last), Value::Array(node), ..] = parts.as_slice() else { return None };
     let [Value::BulkString(host), Value::Int(port), ..] = node.as_slice() else { return None };
-    let host = String::from_utf8_lossy(host);
+    let host = beside(asked, &format!("{}:{port}", String::from_utf8_lossy(host)));
+    Some((*first as u16..=*last as u16, host))
+}
+
+/// An address that a node gave; without a host it is another port of the host that we asked.
+fn beside(asked: &str, address: &str) -> String {
     let own = asked.rsplit_once(':').map_or(asked, |(host, _)| host);
-    let host = if host.is_empty() { own } else { &host };
-    Some((*first as u16..=*last as u16, format!("{host}:{port}")))
+    if address.starts_with(':') { format!("{own}{address}") } else { address.to_owned() }
 }

@@ -81,8 +81,12 @@ static SCRIPTS: LazyLock<HashMap<&'static str, Script>> = LazyLock::new(|| {
         "probe": "prelude" "probe";
     };
     let made = scripts.into_iter().map(|(name, code)| {
-        let hash = redis::Script::new(code).get_hash().to_owned();
-        (name, Script { code: code.to_owned(), hash })
+        // A script that says what it is and not that it never writes is refused by replicas: without this a master that
+        // became one would go on answering questions, with what it knows. A full server still answers them.
+        let writes = code.contains("'HINCRBY', H, 'changes'");
+        let code = format!("#!lua{}\n{code}", if writes { "" } else { " flags=allow-oom" });
+        let hash = redis::Script::new(&code).get_hash().to_owned();
+        (name, Script { code, hash })
     });
     made.collect()
 });
