@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::backend::{Answer, Backend, Call, Heard, Stand};
 use crate::error::Error;
@@ -23,8 +23,6 @@ use crate::op::{Class, Op, Reply};
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 /// The longest.
 pub const BACKOFF_MOST: Duration = Duration::from_secs(2);
-/// How long one attempt may take, whatever the backend thinks: it has its own, shorter limits.
-const ATTEMPT: Duration = Duration::from_secs(4);
 /// How long an operation may take in all if nothing else is said.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -207,8 +205,7 @@ impl Coord {
         let call = Call { op, seen, new_life: self.0.chance.next() | 1 };
         self.0.counters.sent.fetch_add(1, Ordering::Relaxed);
         self.0.counters.repeated.fetch_add(u64::from(repeated), Ordering::Relaxed);
-        let answer = timeout(ATTEMPT, self.0.backend.call(call)).await;
-        match answer.unwrap_or(Err(Error::OutcomeUnknown { op: op.name() }))? {
+        match self.0.backend.call(call).await? {
             Answer::Done(stand, reply) => {
                 self.see(shard, stand);
                 Ok(reply)

@@ -61,7 +61,8 @@ pub enum Heard {
 /// Shared state. Every call is atomic in the shard of its operation.
 pub trait Backend: Send + Sync + 'static {
     /// Asks. An error says that there is no answer: [`Error::Unavailable`] if the call was certainly not done,
-    /// [`Error::OutcomeUnknown`] if it may have been.
+    /// [`Error::OutcomeUnknown`] if it may have been. One attempt should give up in a second or so: whoever asks may have
+    /// the patience for another.
     fn call<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Result<Answer, Error>>;
 
     /// Hears the notices of all shards from now on.

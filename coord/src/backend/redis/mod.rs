@@ -60,6 +60,11 @@ impl Redis {
         Ok(Self { net, names, notices, listening })
     }
 
+    /// The command that a call becomes once its script is known to the server: for benchmarks, and for people who look.
+    pub fn command(&self, call: &Call<'_>) -> redis::Cmd {
+        self.names.invoke(call).by_hash()
+    }
+
     /// What every key of a shard begins with, and the slot in which they lie: for tests and people who look.
     pub fn place(&self, shard: crate::name::Shard) -> (String, u16) {
         (self.names.head(shard), self.names.slot(shard))
