@@ -386,6 +386,12 @@ impl Inner {
                 return;
             }
         };
+        for (name, epoch) in swept.over {
+            let mut mine = self.mine.lock();
+            if mine.get(&name).is_some_and(|mine| mine.epoch <= epoch) {
+                mine.remove(&name);
+            }
+        }
         for name in swept.vanished {
             self.mine.lock().remove(&name);
             let _unheard = self.vanished.send(name);

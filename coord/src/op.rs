@@ -388,6 +388,8 @@ pub struct Swept {
     pub tasks: Vec<Task>,
     /// Jobs whose state was gone: their time was over, or it was lost.
     pub vanished: Vec<Name>,
+    /// Jobs of the caller's own that somebody has acknowledged, and the epoch in which: it need not look at them again.
+    pub over: Vec<(Name, u64)>,
 }
 
 /// A completion that an instance holds.

@@ -288,6 +288,10 @@ impl Turn<'_> {
             }
             return;
         };
+        if job.is_acknowledged() {
+            swept.over.push((name.clone(), job.epoch));
+            return;
+        }
         if job.stage == Stage::Open && job.stalls_at().is_some_and(|at| at <= now) {
             job.stage = Stage::Ended(End::Stalled { left: job.left });
             job.free_at = now + job.plan.lease;
@@ -321,11 +325,9 @@ impl Turn<'_> {
             });
         }
         let Some(job) = self.job(name) else { return };
-        if !job.is_acknowledged() {
-            // What nobody here can run is looked at again after a while, not at once.
-            let due = job.attention(ttl).max(now + lease / 2);
-            self.ground.live.insert(name.clone(), due);
-        }
+        // What nobody here can run is looked at again after a while, not at once.
+        let due = job.attention(ttl).max(now + lease / 2);
+        self.ground.live.insert(name.clone(), due);
     }
 
     fn held(&mut self, name: &Name, epoch: u64, fence: u64) -> Result<&mut JobState, Error> {

@@ -203,7 +203,9 @@ impl Reader {
                 _ => return Err(Garbled),
             }),
             Op::Sweep { .. } => {
-                Reply::Swept(Swept { tasks: self.rows(Self::task)?, vanished: self.rows(Self::name)? })
+                let (tasks, vanished) = (self.rows(Self::task)?, self.rows(Self::name)?);
+                let over = self.rows(|list| Ok((list.name()?, list.number()?)))?;
+                Reply::Swept(Swept { tasks, vanished, over })
             }
             Op::LookAtJob { .. } if self.is_empty() => Reply::Job(None),
             Op::LookAtJob { .. } => Reply::Job(Some(self.job()?)),

@@ -10,7 +10,7 @@ end
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', LIVE, '-inf', ms, 'LIMIT', 0, most)) do
   if not mine[name] then names[#names + 1] = name end
 end
-local tasks, vanished = {}, {}
+local tasks, vanished, over = {}, {}, {}
 for _, name in ipairs(names) do
   local J = jobs .. name
   local m = redis.call('HMGET', J, 'epoch', 'stage', 'moved', 'watchdog', 'touched', 'free', 'holder', 'owner', 'handler',
@@ -18,7 +18,10 @@ for _, name in ipairs(names) do
   local stage = m[2]
   if not stage then
     if redis.call('ZREM', LIVE, name) == 1 then vanished[#vanished + 1] = name end
-  elseif stage ~= 'acknowledged' then
+  elseif stage == 'acknowledged' then
+    over[#over + 1] = name
+    over[#over + 1] = m[1]
+  else
     local moved, watchdog, touched, free = tonumber(m[3]), tonumber(m[4]), tonumber(m[5]), tonumber(m[6])
     if stage == 'open' and watchdog > 0 and moved + watchdog <= ms then
       stage, free = 'stalled', ms + tonumber(m[11])
@@ -40,4 +43,4 @@ for _, name in ipairs(names) do
     redis.call('ZADD', LIVE, math.max(attention(stage, moved, watchdog, touched, free), ms + lease / 2), name)
   end
 end
-return {life, changes, 'OK', tasks, vanished}
+return {life, changes, 'OK', tasks, vanished, over}
