@@ -119,6 +119,9 @@ pub fn text(fleet: &Fleet, gateway: &Counters) -> String {
     out
 }
 
+/// One metric of a tenant's share.
+type OfShare = (&'static str, &'static str, fn(&ShareStatus) -> u64);
+
 fn coordination(out: &mut String, status: &Status) {
     let told = &status.coordination;
     let reach = f64::from(u8::from(told.trouble.is_none() && told.heard_s.is_some()));
@@ -148,7 +151,6 @@ fn coordination(out: &mut String, status: &Status) {
     for (name, kind, help, value) in rows {
         single(out, name, kind, help, value);
     }
-    type OfShare = (&'static str, &'static str, fn(&ShareStatus) -> u64);
     let shares: [OfShare; 3] = [
         ("warmline_coord_share_used_requests", "Requests of the tenant in flight here.", |share| share.used),
         ("warmline_coord_share_held_requests", "Requests that it may have here without asking.", |share| {

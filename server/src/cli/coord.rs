@@ -77,7 +77,7 @@ impl Conform {
         if let Some(dsn) = self.dsn {
             (settings.dsn, settings.dsn_file) = (dsn, None);
         }
-        settings.key_prefix = CONFORM_PREFIX.to_owned();
+        CONFORM_PREFIX.clone_into(&mut settings.key_prefix);
         let backend = make(&settings, registry).await?;
         let unix = Clock::start().unix();
         let seed = self.seed.unwrap_or(unix.as_micros() as u64);

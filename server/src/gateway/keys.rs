@@ -85,21 +85,17 @@ impl Keys {
             return Ok(Admitted { tenant: None, _place: None, charged: 0.0 });
         }
         let tenant = self.tenant(headers)?;
-        let place = match &tenant.in_flight {
-            None => None,
-            Some(pool) => match self.replicas.enter(pool).await {
-                Some(place) => Some(place),
-                None => {
-                    let most = tenant.settings.max_in_flight.unwrap_or_default();
-                    return Err(ApiError::Busy {
-                        message: format!(
-                            "This key's tenant may have {most} requests at a time, and has them."
-                        ),
-                        retry_after: 1,
-                    });
-                }
-            },
-        };
+        let mut place = None;
+        if let Some(pool) = &tenant.in_flight {
+            place = self.replicas.enter(pool).await;
+            if place.is_none() {
+                let most = tenant.settings.max_in_flight.unwrap_or_default();
+                return Err(ApiError::Busy {
+                    message: format!("This key's tenant may have {most} requests at a time, and has them."),
+                    retry_after: 1,
+                });
+            }
+        }
         Ok(Admitted { tenant: Some(tenant), _place: place, charged: 0.0 })
     }
 

@@ -64,7 +64,7 @@ impl Replicas {
         let coord = Coord::new(backend, instance, seed);
         let pulse =
             Pulse { lease: settings.lease.get(), beat: settings.beat.get(), expected: settings.replicas };
-        let voice = Arc::new(voice::Gateway::new(fleet.clone(), places));
+        let voice = Arc::new(voice::Speaker::new(fleet.clone(), places));
         let life = born.as_micros() as u64;
         let among = coord::replicas::Replicas::begin(&coord, life, pulse, voice);
         Ok(Self(Arc::new(Inner {
@@ -130,6 +130,6 @@ impl Replicas {
 
 fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name: String = name.trim().chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+    let name: String = name.trim().chars().filter(char::is_ascii_graphic).take(64).collect();
     if name.is_empty() { "replica".to_owned() } else { name }
 }

@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Answers are looked for so often, should word of them be lost.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long an answer waits to be read.
-const KEPT: Duration = Duration::from_secs(60);
+const KEPT: Duration = Duration::from_mins(1);
 
 impl Replicas {
     /// Asks all others about a request.

@@ -24,28 +24,28 @@ pub(super) struct Info {
     pub(super) served: u64,
 }
 
-pub(super) struct Gateway {
+pub(super) struct Speaker {
     fleet: Fleet,
-    gateway: SocketAddr,
-    admin: SocketAddr,
+    /// Where clients and operators connect.
+    doors: (SocketAddr, SocketAddr),
 }
 
 /// What an engine has in hand for one replica, in the order of `Fleet::hands`.
 const HANDS: [&str; 3] = ["in_flight", "backlog", "decoding"];
 
-impl Gateway {
-    pub(super) fn new(fleet: Fleet, (gateway, admin): (SocketAddr, SocketAddr)) -> Self {
-        Self { fleet, gateway, admin }
+impl Speaker {
+    pub(super) fn new(fleet: Fleet, doors: (SocketAddr, SocketAddr)) -> Self {
+        Self { fleet, doors }
     }
 }
 
-impl Voice for Gateway {
+impl Voice for Speaker {
     fn info(&self) -> Bytes {
         let waiting_for = self.fleet.waiting_for();
         let info = Info {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            gateway: self.gateway.to_string(),
-            admin: self.admin.to_string(),
+            gateway: self.doors.0.to_string(),
+            admin: self.doors.1.to_string(),
             uptime_s: self.fleet.clock().now().as_secs_f64(),
             ready: waiting_for.is_none(),
             waiting_for,
