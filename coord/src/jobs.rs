@@ -97,7 +97,7 @@ impl Default for Options {
             lease: Duration::from_secs(10),
             poll: Duration::from_millis(500),
             sweep: Duration::from_secs(2),
-            watchdog: Duration::from_secs(1_800),
+            watchdog: Duration::from_mins(30),
             handlers: 64,
             points: Points::none(),
         }
@@ -293,14 +293,14 @@ async fn look_after(
             () = sleep_until(next_poll.min(next_sweep)) => Vec::new(),
             // Whoever asked first was told, and that need not have been a sweep.
             _ = losses.recv() => Vec::new(),
-            nudge = nudged.recv() => match nudge {
-                None => return,
-                Some(()) => {
-                    while nudged.try_recv().is_ok() {}
-                    next_poll = Instant::now();
-                    Vec::new()
+            nudge = nudged.recv() => {
+                if nudge.is_none() {
+                    return;
                 }
-            },
+                while nudged.try_recv().is_ok() {}
+                next_poll = Instant::now();
+                Vec::new()
+            }
             notice = notices.recv() => match notice {
                 Ok(Heard::Notice(shard, text)) => concerned(&jobs, shard, &text),
                 Ok(Heard::Gap) | Err(broadcast::error::RecvError::Lagged(_)) => {

@@ -24,7 +24,7 @@ async fn redis(dsn: String, ca_file: Option<std::path::PathBuf>) -> Arc<dyn Back
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_conforms() {
-    conforms(Arc::new(Memory::new(Some(std::time::Duration::from_secs(3_600))))).await;
+    conforms(Arc::new(Memory::new(Some(std::time::Duration::from_hours(1))))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -131,7 +131,7 @@ impl Handler for Effective {
     fn finish<'a>(&'a self, _task: &'a Task) -> BoxFuture<'a, Result<Vec<Effect>, String>> {
         Box::pin(async move {
             sleep(Duration::from_millis(self.chance.next() % 15_000)).await;
-            if self.chance.next() % 5 == 0 {
+            if self.chance.next().is_multiple_of(5) {
                 return Err("failed on purpose".to_owned());
             }
             Ok(vec![Effect::Add { key: self.effect.clone(), by: 1 }])
@@ -163,7 +163,7 @@ fn instance(backend: &Arc<dyn Backend>, who: &str, effect: &Key, seed: u64) -> I
 async fn job_history(seed: u64, loses: bool) -> Result<(), String> {
     let chance = Chance::new(seed);
     let roll = |sides: u64| chance.next() % sides;
-    let memory = Memory::on(Clock::of_runtime(START), Some(Duration::from_secs(3_600)));
+    let memory = Memory::on(Clock::of_runtime(START), Some(Duration::from_hours(1)));
     let parts: BTreeSet<Name> = (0..=roll(8)).map(|i| name(&format!("p{i}"))).collect();
     let truth: Arc<Mutex<Truth>> = Arc::default();
     let witness: Witness = {
@@ -184,7 +184,7 @@ async fn job_history(seed: u64, loses: bool) -> Result<(), String> {
     let names = ["a", "b", "c"];
     let mut alive: Vec<Option<Instance>> = names
         .iter()
-        .map(|who| Some(instance(&backend, who, &effect, seed ^ who.as_bytes()[0] as u64)))
+        .map(|who| Some(instance(&backend, who, &effect, seed ^ u64::from(who.as_bytes()[0]))))
         .collect();
     let listed: Vec<Name> = parts.iter().cloned().collect();
 
@@ -193,7 +193,7 @@ async fn job_history(seed: u64, loses: bool) -> Result<(), String> {
     let mut to_open = true;
     let mut queue: Vec<Name> = Vec::new();
     let mut steps = 0;
-    let ends = Instant::now() + Duration::from_secs(1_200);
+    let ends = Instant::now() + Duration::from_mins(20);
     loop {
         steps += 1;
         // What happens to instances and to the state.

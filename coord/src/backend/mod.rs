@@ -171,7 +171,7 @@ impl Registry {
         });
         registry.add("redis", |config: &Config| {
             let config = config.clone();
-            Box::pin(async move { Ok(Arc::new(redis::Redis::connect(&config).await?) as Arc<dyn Backend>) })
+            Box::pin(async move { Ok(Arc::new(redis::Redis::connect(&config)?) as Arc<dyn Backend>) })
         });
         registry
     }

@@ -37,13 +37,13 @@ async fn any_history_is_answered_as_memory_answers_it(bench: Bench) -> Kept {
         let mut log = Vec::new();
         for _ in 0..STEPS {
             let drawn = dice.op();
-            let expected = match model.apply(Call { op: &dice.with(&drawn, &ours), seen: None, new_life: 1 })
+            let expected = match model.apply(Call { op: &Dice::with(&drawn, &ours), seen: None, new_life: 1 })
             {
                 Answer::Done(_, reply) => Ok(reply),
                 Answer::Refused(_, error) => Err(error),
                 Answer::Lost(_) => return Err("the model lost its state".to_owned()),
             };
-            let found = bench.raw(&dice.with(&drawn, &theirs)).await;
+            let found = bench.raw(&Dice::with(&drawn, &theirs)).await;
             let (expected, found) = (ours.plain(&drawn, expected), theirs.plain(&drawn, found));
             dice.fences = (0..ours.0.len()).collect();
             log.push(format!("{drawn:?}"));
@@ -156,7 +156,7 @@ impl Dice {
     }
 
     /// The operation with the fence that this backend gave, where one is meant by its number.
-    fn with(&self, op: &Op, fences: &Fences) -> Op {
+    fn with(op: &Op, fences: &Fences) -> Op {
         let real = |rank: u64| fences.0.get(rank as usize).copied().unwrap_or(1);
         match op.clone() {
             Op::Keep { job, epoch, fence, lease } => Op::Keep { job, epoch, fence: real(fence), lease },

@@ -10,7 +10,7 @@ use crate::name::Key;
 use crate::once::{Freshness, Offered};
 use crate::op::{Claimed, Expect, Op, Put, Reply, Stats};
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 const SHORT: Duration = Duration::from_millis(60);
 
 pub(super) fn all() -> Vec<Promise> {

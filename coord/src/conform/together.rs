@@ -15,7 +15,7 @@ use crate::name::{Name, Shard};
 use crate::op::{Beaten, Held, Left, Op, Reply, Want};
 use crate::wait::{Waited, Waits};
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 const SHORT: Duration = Duration::from_millis(60);
 
 pub(super) fn all() -> Vec<Promise> {

@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coord::jobs::{Jobs, Options as JobOptions};
+use coord::kit::proxy::Proxy;
 use coord::kit::servers::{Options, Persistence, Server};
-use coord::op::Claimed;
+use coord::op::{Claimed, Op};
 use coord::wait::{Waited, Waits};
 use coord::{Coord, Error, Shard};
 
-use crate::ground::{Load, PATIENCE, answered, heard, instance, key_in, name, name_in, names, until, wakes};
+use crate::ground::{
+    Load, PATIENCE, answered, heard, instance, key, key_in, name, name_in, names, until, wakes,
+};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -148,4 +151,62 @@ async fn a_server_that_stands_still_makes_nothing_happen_twice() {
     heard(&a, &b, shard).await;
     wakes(&a, &b, shard).await;
     assert_eq!((losses(&a), losses(&b)), (0, 0));
+}
+
+/// The story: a state that went back can look like one that is done. Another operation of the same instance was told
+/// that it was lost, and the waiter, which asked after it, found nothing pending.
+#[tokio::test]
+async fn what_went_back_in_time_is_not_taken_for_done() {
+    let server = Server::start(Options::default()).await.unwrap();
+    let (a, b) = (instance(server.dsn(), "a").await, instance(server.dsn(), "b").await);
+    let waits = Waits::begin(&a);
+    let (request, set) = (name("request"), name("set"));
+    let shard = request.shard();
+    waits.expect(&request, &set, Vec::new()).await.unwrap();
+    let keys: Vec<String> = redis::from_redis_value(server.send(&["KEYS", "*"]).await.unwrap()).unwrap();
+    for key in &keys {
+        server.send(&["COPY", key, &format!("{key}.before")]).await.unwrap();
+    }
+    waits.expect(&request, &set, names("m", 1)).await.unwrap();
+    heard(&a, &b, shard).await;
+    let waiting = tokio::spawn({
+        let (waits, request) = (waits.clone(), request.clone());
+        async move { waits.wait(&request, PATIENCE).await }
+    });
+    until("somebody waits", async || (waits.waited_for() > 0).then_some(())).await;
+    for key in &keys {
+        server.send(&["COPY", &format!("{key}.before"), key, "REPLACE"]).await.unwrap();
+    }
+    let told = a.ask(&Op::Probe { shard }).await;
+    assert!(matches!(told, Err(Error::StateLost { .. })) || waiting.is_finished(), "{told:?}");
+    until("the waiter looks again", async || {
+        let _once = b.tell(shard, Bytes::from(format!("request {request}"))).await;
+        waiting.is_finished().then_some(())
+    })
+    .await;
+    let ended = waiting.await.unwrap();
+    assert!(matches!(ended, Waited::CannotKnow(Error::StateLost { .. })), "{ended:?}");
+}
+
+/// The story: behind a name that moves, or a balancer, a plain address may lead to a server that has become a replica.
+/// Its connection was kept, so that nothing could be written until somebody restarted us, and questions went on being
+/// answered with what the replica knew.
+#[tokio::test]
+async fn a_server_that_became_a_replica_is_left_and_answers_no_questions() {
+    let (server, other) =
+        (Server::start(Options::default()).await.unwrap(), Server::start(Options::default()).await.unwrap());
+    let proxy = Proxy::start(server.address()).await;
+    let a = instance(proxy.dsn(), "a").await;
+    let counter = key("counter");
+    a.add(&counter, 1).await.unwrap();
+    assert_eq!(a.count(&counter).await, Ok(1));
+    server.send(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]).await.unwrap();
+    for op in [Op::Add { key: counter.clone(), by: 1 }, Op::Count { key: counter.clone() }] {
+        proxy.faults().forget();
+        for _ in 0..2 {
+            let told = a.ask_within(&op, Duration::from_secs(1)).await;
+            assert!(matches!(&told, Err(Error::Unavailable(why)) if why.contains("read only")), "{told:?}");
+        }
+        assert!(proxy.faults().connections() > 0, "nobody stays with it");
+    }
 }

@@ -9,7 +9,7 @@ use crate::name::Name;
 use crate::op::{End, Job, Left, Op, Opened, Plan, Reply, Settled, Stage, Swept, Task};
 
 /// How long an acknowledged job is remembered, so that what is repeated is recognised.
-pub(crate) const REMEMBERED: Duration = Duration::from_secs(3_600);
+pub(crate) const REMEMBERED: Duration = Duration::from_hours(1);
 
 /// A job.
 #[derive(Clone, Debug)]

@@ -28,7 +28,7 @@ pub(super) struct StatsState {
 /// Statistics that a shard keeps of requests that nobody came to fetch; the oldest leave first.
 pub(crate) const MAX_STATS: usize = 1_000;
 /// How long statistics that were taken can be taken again by the same token.
-pub(crate) const TAKEN_FOR: std::time::Duration = std::time::Duration::from_secs(60);
+pub(crate) const TAKEN_FOR: std::time::Duration = std::time::Duration::from_mins(1);
 
 impl WaitState {
     fn left(&self) -> u64 {

@@ -45,7 +45,7 @@ impl Redis {
     ///
     /// # Errors
     /// A DSN, a prefix or a file that cannot be used.
-    pub async fn connect(config: &Config) -> Result<Self, Error> {
+    pub fn connect(config: &Config) -> Result<Self, Error> {
         let address = Address::parse(&config.dsn)?;
         let ca = match &config.ca_file {
             None => None,

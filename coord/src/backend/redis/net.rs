@@ -228,7 +228,7 @@ impl Net {
     /// Asks nodes until one tells which has which slot.
     async fn map(&self) -> Result<Vec<Option<String>>, Error> {
         let mut hosts = self.address.hosts.clone();
-        hosts.extend(self.nodes.lock().keys().cloned().filter(|host| !self.address.hosts.contains(host)));
+        hosts.extend(self.nodes.lock().keys().filter(|host| !self.address.hosts.contains(host)).cloned());
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
         let mut last = String::new();
