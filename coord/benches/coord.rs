@@ -72,7 +72,7 @@ async fn commands(server: &Server) {
     let backend = redis(&proxy.dsn()).await;
     let coord = Coord::new(backend, name("a"), 1);
     let jobs =
-        Jobs::begin(&coord, Vec::new(), Options { sweep: Duration::from_secs(3_600), ..Options::default() });
+        Jobs::begin(&coord, Vec::new(), Options { sweep: Duration::from_hours(1), ..Options::default() });
     let job = name("counted");
     let parts: Vec<Name> = (0..1_000).map(|i| name(format!("p{i}"))).collect();
     jobs.open(&job, 1, &name("none"), Bytes::new(), &parts, false).await.expect("open");
@@ -95,7 +95,7 @@ async fn commands(server: &Server) {
     let waiting: Vec<_> = (0..200)
         .map(|_| {
             let (waits, request) = (waits.clone(), request.clone());
-            tokio::spawn(async move { waits.wait(&request, Duration::from_secs(60)).await })
+            tokio::spawn(async move { waits.wait(&request, Duration::from_mins(1)).await })
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -233,7 +233,7 @@ const AS_MUCH: &str = "redis.call('HINCRBY', KEYS[1], 'changes', 1) redis.call('
 async fn settles(server: &Server) {
     let memory = Coord::new(Arc::new(Memory::new(None)), name("a"), 1);
     let config = Config { backend: "redis".to_owned(), dsn: server.dsn(), ..Config::default() };
-    let backend = Arc::new(Redis::connect(&config).await.expect("a backend"));
+    let backend = Arc::new(Redis::connect(&config).expect("a backend"));
     let remote = Coord::new(backend.clone(), name("a"), 2);
     let mut line =
         server.client().expect("a client").get_multiplexed_async_connection().await.expect("a line");
@@ -286,7 +286,7 @@ async fn latency(what: &str, backend: Arc<dyn Backend>, poll: Duration) {
     let (sender, mut heard) = mpsc::unbounded_channel();
     let (owner, other) = (Coord::new(backend.clone(), name("a"), 1), Coord::new(backend, name("b"), 2));
     let handlers = vec![(name("tell"), Arc::new(Tell(sender)) as Arc<dyn Handler>)];
-    let options = Options { poll, sweep: Duration::from_secs(3_600), ..Options::default() };
+    let options = Options { poll, sweep: Duration::from_hours(1), ..Options::default() };
     let owner = Jobs::begin(&owner, handlers, options.clone());
     let other = Jobs::begin(&other, Vec::new(), options);
     // The first notices may be said before anybody hears.
