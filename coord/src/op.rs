@@ -33,6 +33,8 @@ pub enum Op {
     Renew { key: Key, token: Name, ttl: Duration },
     /// Lets a claim go, if this token holds it. -> [`Reply::Found`]
     Release { key: Key, token: Name },
+    /// Who holds a claim, its fence, and for how long. -> [`Reply::Holder`]
+    Holder { key: Key },
     /// Puts members into a set. -> [`Reply::Size`], the size of the set
     Join { key: Key, members: Vec<Bytes> },
     /// Takes members out of a set. -> [`Reply::Size`]
@@ -204,6 +206,8 @@ pub enum Reply {
     Found(bool),
     /// Who holds a claim.
     Claimed(Claimed),
+    /// Who holds a claim, its fence, and for how long unless renewed.
+    Holder(Option<(Name, u64, Duration)>),
     /// Members of a set or a list.
     Values(Vec<Bytes>),
     /// A value, if there is one.
@@ -477,6 +481,7 @@ impl Op {
     pub fn class(&self) -> Class {
         match self {
             Self::Count { .. }
+            | Self::Holder { .. }
             | Self::Members { .. }
             | Self::List { .. }
             | Self::Get { .. }
@@ -500,6 +505,7 @@ impl Op {
             Self::Claim { .. } => "claim",
             Self::Renew { .. } => "renew",
             Self::Release { .. } => "release",
+            Self::Holder { .. } => "holder",
             Self::Join { .. } => "join",
             Self::Part { .. } => "part",
             Self::Members { .. } => "members",
@@ -546,6 +552,7 @@ impl Op {
             | Self::Claim { key, .. }
             | Self::Renew { key, .. }
             | Self::Release { key, .. }
+            | Self::Holder { key }
             | Self::Join { key, .. }
             | Self::Part { key, .. }
             | Self::Members { key }

@@ -83,6 +83,9 @@ impl Fences {
             Ok(Reply::Claimed(Claimed::Held { by, .. })) => {
                 Ok(Reply::Claimed(Claimed::Held { by, left: Duration::ZERO }))
             }
+            Ok(Reply::Holder(Some((token, fence, _)))) => {
+                Ok(Reply::Holder(Some((token, self.rank(fence), Duration::ZERO))))
+            }
             Ok(Reply::Fence(fence)) => Ok(Reply::Fence(self.rank(fence))),
             Ok(Reply::Stamp(_)) => Ok(Reply::Stamp(0)),
             Ok(Reply::Table(rows)) => {
@@ -168,7 +171,7 @@ impl Dice {
     fn op(&self) -> Op {
         let key = self.key();
         let epoch = 1 + self.roll(2);
-        match self.roll(34) {
+        match self.roll(35) {
             0 => Op::Add { key, by: self.roll(9) as i64 - 4 },
             1 => Op::Count { key },
             2 => Op::Claim { key, token: self.name("t", 2), ttl: LONG },
@@ -260,6 +263,7 @@ impl Dice {
                 let stats = Stats { processed: self.roll(3), errors: self.roll(2), requeues: 1 };
                 Op::StatsAdd { space, request, from: self.name("from", 2), seq: self.roll(6), stats }
             }
+            33 => Op::Holder { key },
             _ => {
                 let want = Want { pool: self.name("pool", 2), used: 1, need: 2, wish: 2, had: 2, limit: 3 };
                 Op::Hold { instance: self.name("nobody", 1), fence: 1, turn: 1, wants: vec![want] }

@@ -211,10 +211,8 @@ async fn show_key(coord: &::coord::Coord, out: &mut String, key: &Key) -> Result
         coord.ask(&Op::Version { key: key.clone() }).await,
     ];
     let count = coord.ask(&Op::Count { key: key.clone() }).await;
-    let nobody = Name::new("nobody")?;
-    let claim = coord.ask(&Op::Renew { key: key.clone(), token: nobody, ttl: Duration::from_secs(1) }).await;
-    if let Err(Error::Fenced { current }) = claim {
-        line(out, format_args!("key {name}: claimed (fence {current})"));
+    if let Reply::Holder(Some((holder, fence, left))) = coord.ask(&Op::Holder { key: key.clone() }).await? {
+        line(out, format_args!("key {name}: claimed by {holder} (fence {fence}), for {} more", ago(left)));
     }
     if let Ok(Reply::Count(count)) = count
         && count != 0

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use clap::Args;
+use coord::backend::Registry;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -45,9 +46,13 @@ enum Verdict {
 }
 
 impl Doctor {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub(super) fn run(self, registry: &Registry) -> Result<(), Failure> {
         let settings = self.source.settings()?;
-        let findings = examine(&settings);
+        let mut findings = examine(&settings);
+        if settings.coordination.backend != "memory" {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            findings.push(runtime.block_on(examine_coordination(&settings.coordination, registry)));
+        }
         let bad = findings.iter().filter(|finding| finding.verdict == Verdict::Bad).count();
         if self.json {
             output::json(&findings)?;
@@ -116,6 +121,33 @@ fn examine(settings: &Settings) -> Vec<Finding> {
         examine_engine(engine, &tokenisers, &mut findings);
     }
     findings
+}
+
+/// Whether the coordinator answers, runs our scripts, and lets us send notices, in every shard.
+async fn examine_coordination(settings: &settings::Coordination, registry: &Registry) -> Finding {
+    let what = "coordination";
+    let made = match settings.config() {
+        Ok(config) => registry.make(&config).await.map_err(|error| error.to_string()),
+        Err(why) => Err(why),
+    };
+    let backend = match made {
+        Ok(backend) => backend,
+        Err(why) => return finding(Verdict::Bad, what, why),
+    };
+    let described = backend.describe();
+    let asked = async {
+        let me = coord::Name::new(format!("doctor.{}", std::process::id()))?;
+        let coord = coord::Coord::new(backend, me, u64::from(std::process::id()));
+        for shard in coord::Shard::all() {
+            let op = coord::op::Op::Tell { shard, notice: "doctor".into() };
+            coord.ask_within(&op, TIMEOUT).await?;
+        }
+        Ok::<_, coord::Error>(())
+    };
+    match asked.await {
+        Ok(()) => finding(Verdict::Good, what, format!("{described} runs our scripts in all of its shards")),
+        Err(error) => finding(Verdict::Bad, what, format!("{described}: {error}")),
+    }
 }
 
 fn examine_engine(

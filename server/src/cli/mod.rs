@@ -92,7 +92,7 @@ fn run(cli: Cli, registry: &Registry) -> Result<(), Failure> {
         Command::Status(command) => command.run(),
         Command::Explain(command) => command.run(),
         Command::Route(command) => command.run(),
-        Command::Doctor(command) => command.run(),
+        Command::Doctor(command) => command.run(registry),
         Command::Events(command) => command.run(),
         Command::Relay(command) => command.run(),
         Command::Coord(command) => command.run(registry),

@@ -81,3 +81,6 @@ impl Backend for Memory {
         "memory of this process".to_owned()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,6 +69,15 @@ impl Turn<'_> {
                 }
                 Some(other) => Err(wrong(other)),
             },
+            Op::Holder { key } => {
+                let left = self.left_of(&at(key));
+                match self.get(&at(key)) {
+                    Some(Thing::Claim { token, fence }) => {
+                        Ok(Reply::Holder(Some((token.clone(), *fence, left))))
+                    }
+                    _ => Ok(Reply::Holder(None)),
+                }
+            }
             Op::Join { key, members } => self.join(key, members).map(Reply::Size),
             Op::Part { key, members } => {
                 let place = at(key);

@@ -149,6 +149,8 @@ impl Reader {
             | Op::Tell { .. }
             | Op::Probe { .. } => Reply::Found(self.number()? > 0),
             Op::Join { .. } | Op::Part { .. } | Op::Push { .. } => Reply::Size(self.number()?),
+            Op::Holder { .. } if self.is_empty() => Reply::Holder(None),
+            Op::Holder { .. } => Reply::Holder(Some((self.name()?, self.number()?, self.millis()?))),
             Op::Members { .. } => Reply::Values(self.sorted(Self::bytes, Ord::cmp)?),
             Op::List { .. } => Reply::Values(self.rows(Self::bytes)?),
             Op::Get { .. } if self.is_empty() => Reply::Value(None),

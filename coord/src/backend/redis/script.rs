@@ -47,6 +47,7 @@ static SCRIPTS: LazyLock<HashMap<&'static str, Script>> = LazyLock::new(|| {
         "claim": "prelude" "count_change" "known" "write" "acts" "claim";
         "renew": "prelude" "count_change" "known" "write" "acts" "renew";
         "release": "prelude" "count_change" "known" "write" "acts" "release";
+        "holder": "prelude" "read" "known" "holder";
         "join": "prelude" "count_change" "known" "write" "acts" "join";
         "part": "prelude" "count_change" "known" "write" "acts" "part";
         "members": "prelude" "read" "known" "members";
@@ -221,6 +222,7 @@ impl Made<'_> {
             }
             Op::Push { key, value } => self.key(key).bytes(value),
             Op::Count { key }
+            | Op::Holder { key }
             | Op::Members { key }
             | Op::List { key }
             | Op::Get { key }
