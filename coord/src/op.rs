@@ -176,6 +176,8 @@ pub struct Want {
     pub wish: u64,
     /// Held before, as this instance remembers: while others may not have come back after a loss, it gets no more.
     pub had: u64,
+    /// Its equal part, as this instance knows of others: while the state is young, others may not have said anything yet.
+    pub part: u64,
     /// What all together may hold.
     pub limit: u64,
 }

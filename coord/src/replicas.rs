@@ -14,7 +14,7 @@ use crate::backend::Heard;
 use crate::coord::Coord;
 use crate::error::Error;
 use crate::name::Name;
-use crate::op::{Beaten, Drawn, Member, Op, Reply};
+use crate::op::{Beaten, Drawn, Member, Op, Reply, Want};
 use crate::primitives::odd;
 use crate::share::Share;
 
@@ -73,6 +73,8 @@ struct Inner {
     view: watch::Sender<View>,
     pools: Mutex<BTreeMap<String, Arc<Pool>>>,
     urgent: Notify,
+    /// Taken while a beat is under way; whether we have left: whoever has left does not beat again.
+    left: tokio::sync::Mutex<bool>,
 }
 
 /// A limit that all instances have in common.
@@ -112,6 +114,7 @@ impl Replicas {
             view: watch::Sender::new(nobody),
             pools: Mutex::default(),
             urgent: Notify::new(),
+            left: tokio::sync::Mutex::new(false),
         }));
         tokio::spawn(beat(Arc::downgrade(&replicas.0), coord.hear()));
         replicas
@@ -149,6 +152,10 @@ impl Replicas {
         if pool.share.lock().enter(self.now()) {
             return Some(place());
         }
+        if pool.share.lock().is_sole() {
+            // Nobody could give anything up.
+            return None;
+        }
         let deadline = Instant::now() + patience;
         let _waiting = Door::new(pool);
         // Word comes when others give something back; should it be lost, we ask again ourselves.
@@ -183,12 +190,24 @@ impl Replicas {
         burst: f64,
         least: f64,
         most: f64,
+        patience: Duration,
     ) -> Result<Drawn, Error> {
         let op = Op::Draw { bucket: bucket.clone(), per_second, burst, least, most };
-        match self.0.coord.ask_within(&op, self.0.pulse.beat).await? {
+        match self.0.coord.ask_within(&op, patience).await? {
             Reply::Drawn(drawn) => Ok(drawn),
             other => Err(odd(&op, &other)),
         }
+    }
+
+    /// Whether the coordinator answered the last beat.
+    pub fn in_reach(&self) -> bool {
+        let view = self.0.view.borrow();
+        view.at.is_some() && view.trouble.is_none()
+    }
+
+    /// How long an instance that is silent is taken to live.
+    pub fn lease(&self) -> Duration {
+        self.0.pulse.lease
     }
 
     /// Whether the coordinator has answered, or has had a whole lease of time to do so.
@@ -198,7 +217,7 @@ impl Replicas {
 
     /// How many instances live, as far as known; at least one.
     pub fn count(&self) -> usize {
-        self.0.view.borrow().members.len().max(1)
+        self.0.view.borrow().members.len().max(self.0.pulse.expected).max(1)
     }
 
     /// Ends in order: nobody waits for our lease to be over.
@@ -206,13 +225,15 @@ impl Replicas {
     /// # Errors
     /// See [`Error`]; then the lease ends by itself.
     pub async fn leave(&self) -> Result<(), Error> {
+        let mut left = self.0.left.lock().await;
+        *left = true;
         let fence = std::mem::take(&mut *self.0.fence.lock());
         let op = Op::Leave { instance: self.0.coord.instance().clone(), fence };
         self.0.coord.ask_within(&op, self.0.pulse.beat).await.map(drop)
     }
 
     fn now(&self) -> Duration {
-        self.0.began.elapsed()
+        self.0.now()
     }
 }
 
@@ -237,7 +258,7 @@ impl Drop for Place {
         let urgent = {
             let mut share = self.pool.share.lock();
             share.leave();
-            share.is_urgent()
+            share.is_urgent(self.replicas.now())
         };
         self.pool.changed.notify_one();
         if urgent {
@@ -263,15 +284,22 @@ async fn beat(replicas: std::sync::Weak<Inner>, mut notices: broadcast::Receiver
         let now = Instant::now();
         if now >= next {
             next = now + inner.coord.chance().jitter(inner.pulse.beat);
+            let left = inner.left.lock().await;
+            if *left {
+                return;
+            }
             inner.beat().await;
-            inner.hold(|_| true).await;
+            drop(left);
+            let (fence, now) = (*inner.fence.lock(), inner.now());
+            inner.hold(|pool, share| share.has_news(&pool.name, fence, now)).await;
         }
         tokio::select! {
             biased;
             () = sleep_until(next) => {}
             () = inner.urgent.notified() => {
                 tokio::time::sleep(TOGETHER).await;
-                inner.hold(Share::is_urgent).await;
+                let now = inner.now();
+                inner.hold(|_, share| share.is_urgent(now)).await;
             }
             notice = notices.recv() => match notice {
                 Ok(Heard::Notice(_, text)) => {
@@ -280,7 +308,7 @@ async fn beat(replicas: std::sync::Weak<Inner>, mut notices: broadcast::Receiver
                     match words.as_slice() {
                         ["hold", pool, who] if *who != inner.coord.instance().as_str() => inner.give(pool).await,
                         ["free", pool] => inner.take(pool).await,
-                        ["left", _] => next = Instant::now(),
+                        ["left", who] if *who != inner.coord.instance().as_str() => next = Instant::now(),
                         _ => {}
                     }
                 }
@@ -292,6 +320,10 @@ async fn beat(replicas: std::sync::Weak<Inner>, mut notices: broadcast::Receiver
 }
 
 impl Inner {
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     /// Whether nobody has answered for a whole lease: all that others knew of us is over.
     fn is_alone(&self) -> bool {
         self.view.borrow().at.unwrap_or(self.began).elapsed() >= self.pulse.lease
@@ -319,10 +351,16 @@ impl Inner {
         match beaten {
             Ok(beaten) => self.beaten(beaten, sent),
             Err(Error::Fenced { current }) => {
-                tracing::error!(
+                let first = self.view.borrow().trouble.is_none();
+                if first {
+                    tracing::error!(
                     instance = %self.coord.instance(), current,
                     "a process that began later calls itself by our name; give each replica its own coordination.instance"
-                );
+                    );
+                }
+                for pool in self.pools.lock().values() {
+                    pool.share.lock().alone(self.is_alone());
+                }
                 *self.fence.lock() = 0;
                 self.view.send_modify(|view| view.trouble = Some("another replica has our name".to_owned()));
             }
@@ -341,8 +379,14 @@ impl Inner {
     }
 
     fn beaten(&self, beaten: Beaten, sent: Instant) {
-        *self.fence.lock() = beaten.fence;
-        let count = beaten.members.len().max(self.pulse.expected) as u64;
+        let before = std::mem::replace(&mut *self.fence.lock(), beaten.fence);
+        let mut count = beaten.members.len().max(self.pulse.expected) as u64;
+        // Back under another fence after having been cut off: those whom we knew may be about to come back as well.
+        let returned = before != beaten.fence && self.view.borrow().at.is_some();
+        if returned {
+            count = count.max(self.view.borrow().members.len() as u64);
+        }
+        let calm_until = returned.then(|| self.now() + self.pulse.lease);
         let again = self.view.borrow().trouble.is_some();
         if again {
             tracing::info!(replicas = beaten.members.len(), "the other replicas are in reach again");
@@ -355,14 +399,21 @@ impl Inner {
         });
         for pool in self.pools.lock().values() {
             let mut share = pool.share.lock();
-            share.among(count);
+            if let Some(until) = calm_until {
+                share.returned(until);
+            }
+            // As many as before, until they have had the time to come back.
+            if calm_until.is_some() || !share.is_calm(self.now()) {
+                share.among(count);
+            }
             share.alone(false);
         }
     }
 
     /// Asks for the shares of all pools that `which` picks.
-    async fn hold(&self, which: impl Fn(&Share) -> bool) {
-        let pools = self.pools.lock().values().filter(|pool| which(&pool.share.lock())).cloned().collect();
+    async fn hold(&self, which: impl Fn(&Pool, &Share) -> bool) {
+        let picked = |pool: &&Arc<Pool>| which(pool, &pool.share.lock());
+        let pools = self.pools.lock().values().filter(picked).cloned().collect();
         self.hold_these(pools).await;
     }
 
@@ -372,17 +423,22 @@ impl Inner {
         if fence == 0 || pools.is_empty() {
             return;
         }
-        let sent = self.began.elapsed();
-        let wants = pools.iter().map(|pool| pool.share.lock().ask(pool.name.clone())).collect();
+        let sent = self.now();
+        let wants: Vec<Want> =
+            pools.iter().map(|pool| pool.share.lock().ask(pool.name.clone(), sent)).collect();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) + 1;
-        let op = Op::Hold { instance: self.coord.instance().clone(), fence, turn, wants };
+        let op = Op::Hold { instance: self.coord.instance().clone(), fence, turn, wants: wants.clone() };
         match self.coord.ask_within(&op, self.pulse.beat).await {
             Ok(Reply::Held(held)) => {
-                for (pool, held) in pools.iter().zip(held) {
+                for ((pool, held), want) in pools.iter().zip(held).zip(wants) {
                     // A share lives as long as the beat that it stands on, and that was before this.
                     let until =
                         self.view.borrow().at.map(|at| at.duration_since(self.began) + self.pulse.lease);
-                    let grown = pool.share.lock().granted(held, until.unwrap_or(sent));
+                    let grown = {
+                        let mut share = pool.share.lock();
+                        share.heard(fence, want);
+                        share.granted(held, until.unwrap_or(sent), self.now())
+                    };
                     if grown {
                         pool.changed.notify_waiters();
                     }

@@ -33,18 +33,33 @@ pub struct Share {
     until: Option<Duration>,
     /// Nobody answers, and has not since we began.
     alone: bool,
+    /// We were cut off and are back: until then we take no more than our equal part, since others run what they took.
+    calm_until: Duration,
+    /// What was asked for last, and of which life of ours: saying the same again changes nothing.
+    said: Option<(u64, Want)>,
 }
 
 impl Share {
     /// A share of nothing yet.
     pub fn new(limit: u64) -> Self {
-        Self { limit, used: 0, held: 0, waiting: 0, wanted: 0, instances: 1, until: None, alone: false }
+        Self {
+            limit,
+            used: 0,
+            held: 0,
+            waiting: 0,
+            wanted: 0,
+            instances: 1,
+            until: None,
+            alone: false,
+            calm_until: Duration::ZERO,
+            said: None,
+        }
     }
 
     /// How many may be in at this moment.
     pub fn room(&self, now: Duration) -> u64 {
         match self.until {
-            Some(until) if now < until => self.held.min(self.cap()),
+            Some(until) if now < until => self.held.min(self.cap(now)),
             // Others may hold all of it: we hear in a moment.
             None if !self.alone => 0,
             _ => self.part(),
@@ -78,6 +93,11 @@ impl Share {
         self.waiting == 0
     }
 
+    /// Whether there is nobody who could give anything up.
+    pub fn is_sole(&self) -> bool {
+        self.instances == 1 && self.until.is_some()
+    }
+
     /// Others may have come or gone.
     pub fn among(&mut self, instances: u64) {
         self.instances = instances.max(1);
@@ -88,14 +108,44 @@ impl Share {
         self.alone = alone;
     }
 
-    /// Asks the coordinator. What is not asked for is given up here and now: the answer may be lost, and others may have it.
-    pub fn ask(&mut self, pool: Name) -> Want {
-        let want = self.want(pool);
+    /// We were cut off for longer than our lease and are back.
+    pub fn returned(&mut self, calm_until: Duration) {
+        self.calm_until = calm_until;
+    }
+
+    /// Whether we are just back.
+    pub fn is_calm(&self, now: Duration) -> bool {
+        now < self.calm_until
+    }
+
+    /// Whether the coordinator, which knows us by this fence, should hear something that it does not know.
+    pub fn has_news(&self, pool: &Name, fence: u64, now: Duration) -> bool {
+        let same = self
+            .said
+            .as_ref()
+            .is_some_and(|(to, said)| *to == fence && *said == self.want(pool.clone(), now));
+        !same || self.until.is_none() || self.wanted > 0 || self.waiting > 0 || now < self.calm_until
+    }
+
+    /// Asks the coordinator. What is not asked for is given up here and now: the answer may
+    /// be lost, and others may have it.
+    pub fn ask(&mut self, pool: Name, now: Duration) -> Want {
+        if self.until.is_some_and(|until| now >= until) {
+            // It is nobody's any more; what is left of it is what we let in since.
+            self.held = self.held.min(self.part()).max(self.used);
+        }
+        let want = self.want(pool, now);
         self.held = self.held.min(want.wish);
+        self.said = None;
         want
     }
 
-    fn want(&self, pool: Name) -> Want {
+    /// The coordinator, which knows us by this fence, has heard it.
+    pub fn heard(&mut self, fence: u64, want: Want) {
+        self.said = Some((fence, want));
+    }
+
+    fn want(&self, pool: Name, now: Duration) -> Want {
         // A little ahead of what is needed, so that most who come in wait for nobody; nothing ahead while others wait.
         let ahead = match (self.wanted, self.instances) {
             (0, 1) => self.limit,
@@ -103,28 +153,28 @@ impl Share {
             _ => 0,
         };
         let need = self.used + self.waiting;
-        let wish = (need + ahead).min(self.cap()).max(self.used);
-        Want { pool, used: self.used, need, wish, had: self.held, limit: self.limit }
+        let wish = (need + ahead).min(self.cap(now)).max(self.used);
+        Want { pool, used: self.used, need, wish, had: self.held, part: self.part(), limit: self.limit }
     }
 
     /// The coordinator's answer, good until then; whether there may be more room than before.
-    pub fn granted(&mut self, held: Held, until: Duration) -> bool {
-        let before = (self.held.min(self.cap()), self.until.is_some());
+    pub fn granted(&mut self, held: Held, until: Duration, now: Duration) -> bool {
+        let before = (self.held.min(self.cap(now)), self.until.is_some());
         self.held = held.mine;
         self.wanted = held.wanted;
         self.until = Some(until);
-        (self.held.min(self.cap()), true) > before
+        (self.held.min(self.cap(now)), true) > before
     }
 
     /// Whether there is something to say to the coordinator at once: somebody waits here, or others do and we have
     /// something to give.
-    pub fn is_urgent(&self) -> bool {
+    pub fn is_urgent(&self, now: Duration) -> bool {
         if self.until.is_none() && !self.alone {
             return true;
         }
         let idle = self.held > (self.used + self.waiting).max(self.used);
-        self.waiting > 0 && self.used >= self.held.min(self.cap()) && self.held < self.limit
-            || self.wanted > 0 && (idle || self.held > self.cap().max(self.used))
+        self.waiting > 0 && self.used >= self.held.min(self.cap(now)) && self.held < self.limit
+            || self.wanted > 0 && (idle || self.held > self.cap(now).max(self.used))
     }
 
     /// In use here.
@@ -148,7 +198,7 @@ impl Share {
     /// The name of the first that does not hold.
     pub fn check(&self) -> Result<(), &'static str> {
         let Ok(pool) = Name::new("x") else { return Ok(()) };
-        let want = self.want(pool);
+        let want = self.want(pool, Duration::ZERO);
         if want.wish < self.used || want.used != self.used { Err("H2") } else { Ok(()) }
     }
 
@@ -158,8 +208,14 @@ impl Share {
     }
 
     /// What may be held while others want: what they do not want, but always the equal part.
-    fn cap(&self) -> u64 {
-        if self.wanted == 0 { self.limit } else { self.part().max(self.limit.saturating_sub(self.wanted)) }
+    fn cap(&self, now: Duration) -> u64 {
+        if now < self.calm_until {
+            self.part()
+        } else if self.wanted == 0 {
+            self.limit
+        } else {
+            self.part().max(self.limit.saturating_sub(self.wanted))
+        }
     }
 }
 
@@ -179,11 +235,11 @@ mod tests {
     fn nobody_comes_in_beyond_the_share_and_a_little_is_asked_for_ahead() {
         let mut share = Share::new(10);
         share.among(2);
-        share.granted(held(2, 0), at(100));
+        share.granted(held(2, 0), at(100), at(0));
         assert!(share.enter(at(0)) && share.enter(at(0)) && !share.enter(at(0)));
         share.wait(true);
-        assert!(share.is_urgent());
-        let want = share.want(Name::new("p").unwrap());
+        assert!(share.is_urgent(at(0)));
+        let want = share.want(Name::new("p").unwrap(), at(0));
         assert_eq!((want.used, want.wish, want.had, want.limit), (2, 4, 2, 10));
     }
 
@@ -191,28 +247,66 @@ mod tests {
     fn when_others_want_the_larger_share_shrinks_as_its_requests_end() {
         let mut share = Share::new(8);
         share.among(2);
-        share.granted(held(8, 0), at(100));
+        share.granted(held(8, 0), at(100), at(0));
         for _ in 0..8 {
             assert!(share.enter(at(0)));
         }
         share.wait(true);
-        share.granted(held(8, 8), at(100));
+        share.granted(held(8, 8), at(100), at(0));
         assert_eq!(share.room(at(0)), 4, "the equal part, also if others want all");
         share.leave();
         assert!(!share.enter(at(0)), "the place goes to the others");
-        assert!(share.is_urgent());
-        assert_eq!(share.want(Name::new("p").unwrap()).wish, 7);
+        assert!(share.is_urgent(at(0)));
+        assert_eq!(share.want(Name::new("p").unwrap(), at(0)).wish, 7);
     }
 
     #[test]
     fn without_the_coordinator_the_share_lasts_as_long_as_its_lease_and_then_it_is_the_equal_part() {
         let mut share = Share::new(9);
         share.among(3);
-        share.granted(held(7, 0), at(100));
+        share.granted(held(7, 0), at(100), at(0));
         assert_eq!((share.room(at(99)), share.room(at(100))), (7, 3));
         let mut fresh = Share::new(9);
         assert_eq!(fresh.room(at(0)), 0, "others may hold all");
         fresh.alone(true);
         assert_eq!(fresh.room(at(0)), 9, "nobody answers, and nobody else is known");
+    }
+
+    #[test]
+    fn whoever_was_cut_off_comes_back_with_its_equal_part_whatever_it_held() {
+        let mut share = Share::new(12);
+        share.among(3);
+        share.granted(held(12, 0), at(100), at(0));
+        for _ in 0..2 {
+            assert!(share.enter(at(0)));
+        }
+        share.returned(at(300));
+        let want = share.ask(Name::new("p").unwrap(), at(200));
+        assert_eq!((want.had, want.wish), (4, 3), "not the twelve that are long over");
+        for _ in 0..8 {
+            share.wait(true);
+        }
+        assert_eq!(share.want(Name::new("p").unwrap(), at(200)).wish, 4);
+        assert_eq!(
+            share.want(Name::new("p").unwrap(), at(300)).wish,
+            11,
+            "others have had the time to say what they hold"
+        );
+    }
+
+    #[test]
+    fn the_same_is_not_said_twice() {
+        let mut share = Share::new(12);
+        share.among(3);
+        let pool = Name::new("p").unwrap();
+        let want = share.ask(pool.clone(), at(0));
+        share.granted(held(1, 0), at(100), at(0));
+        let said = share.ask(pool.clone(), at(0));
+        assert_eq!(want.wish, said.wish);
+        share.heard(7, said);
+        assert!(!share.has_news(&pool, 7, at(1)));
+        assert!(share.has_news(&pool, 8, at(1)), "another life knows nothing of it");
+        assert!(share.enter(at(1)));
+        assert!(share.has_news(&pool, 7, at(1)));
     }
 }

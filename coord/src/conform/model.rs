@@ -265,7 +265,8 @@ impl Dice {
             }
             33 => Op::Holder { key },
             _ => {
-                let want = Want { pool: self.name("pool", 2), used: 1, need: 2, wish: 2, had: 2, limit: 3 };
+                let want =
+                    Want { pool: self.name("pool", 2), used: 1, need: 2, wish: 2, had: 2, part: 3, limit: 3 };
                 Op::Hold { instance: self.name("nobody", 1), fence: 1, turn: 1, wants: vec![want] }
             }
         }

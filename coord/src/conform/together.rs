@@ -122,7 +122,7 @@ async fn hold_in_turn(
     turn: u64,
     (used, wish, limit): (u64, u64, u64),
 ) -> Result<Held, Error> {
-    let want = Want { pool: bench.name("pool"), used, need: wish, wish, had: wish, limit };
+    let want = Want { pool: bench.name("pool"), used, need: wish, wish, had: wish, part: limit, limit };
     match bench.raw(&Op::Hold { instance: bench.name(who), fence, turn, wants: vec![want] }).await? {
         Reply::Held(held) if held.len() == 1 => Ok(held[0]),
         other => Err(Error::Invalid(format!("a wish was answered with {other:?}"))),

@@ -73,9 +73,14 @@ async fn make(settings: &Coordination, registry: &Registry) -> Result<Arc<dyn Ba
 impl Conform {
     async fn run(self, registry: &Registry) -> Result<(), Failure> {
         let mut settings = self.source.settings()?.coordination;
+        let chosen = self.backend.is_some();
         settings.backend = self.backend.unwrap_or(settings.backend);
         if let Some(dsn) = self.dsn {
             (settings.dsn, settings.dsn_file) = (dsn, None);
+            if !chosen {
+                // Whoever says where Redis is means Redis.
+                "redis".clone_into(&mut settings.backend);
+            }
         }
         CONFORM_PREFIX.clone_into(&mut settings.key_prefix);
         let backend = make(&settings, registry).await?;

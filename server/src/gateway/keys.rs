@@ -25,8 +25,8 @@ pub(super) struct Tenant {
     settings: settings::Tenant,
     /// Its limits, which all replicas hold together.
     in_flight: Option<Arc<Pool>>,
-    requests: Option<Budget>,
-    tokens: Option<Budget>,
+    requests: Option<Arc<Budget>>,
+    tokens: Option<Arc<Budget>>,
     /// The keys themselves: a hash only finds the candidate.
     keys: Vec<String>,
 }
@@ -146,6 +146,10 @@ impl Admitted {
         }
         if let Some(budget) = &tenant.tokens {
             if let Err(wait) = budget.spend(tokens as f64).await {
+                // A request that is not served counts as none.
+                if let Some(requests) = &tenant.requests {
+                    requests.settle(-1.0);
+                }
                 return Err(too_many("tokens", tenant.settings.tokens_per_minute, wait));
             }
             self.charged = tokens as f64;

@@ -4,9 +4,11 @@
 //! that it has not used. Without the coordinator each replica gives its equal part of rate and burst, so that the bound
 //! grows by one burst. What a lost answer granted is lost: never more is given than was granted.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use coord::Name;
+use coord::op::Drawn;
+use coord::{Error, Name};
 use parking_lot::Mutex;
 
 use super::Replicas;
@@ -45,45 +47,82 @@ impl Budget {
     /// # Errors
     /// The time until it should be possible.
     pub async fn spend(&self, cost: f64) -> Result<(), Duration> {
-        let missing = {
+        let among = &self.replicas.0.among;
+        let had = {
             let mut purse = self.purse.lock();
             if purse.balance >= cost {
                 purse.balance -= cost;
                 return Ok(());
             }
-            cost - purse.balance
+            if !among.in_reach() {
+                return self.spend_alone(&mut purse, cost);
+            }
+            // What is here, or is owed, goes into this draw: whoever comes meanwhile does not spend it as well.
+            std::mem::replace(&mut purse.balance, 0.0)
         };
-        let (bucket, among) = (self.bucket.clone(), self.replicas.0.among.clone());
-        let (per_second, burst) = (self.per_second, self.burst);
-        let most = missing.max(per_second * AHEAD);
-        // On the runtime where the connection lives, whichever thread asks.
-        let drawn = self
-            .replicas
-            .0
-            .home
-            .spawn(async move { among.draw(&bucket, per_second, burst, missing, most).await });
-        match drawn.await {
-            Ok(Ok(drawn)) if drawn.granted > 0.0 => {
-                self.purse.lock().balance += drawn.granted - cost;
+        let missing = cost - had;
+        match self.draw(missing, missing.max(self.ahead())).await {
+            Ok(drawn) if drawn.granted > 0.0 => {
+                self.purse.lock().balance += drawn.granted - missing;
                 Ok(())
             }
-            Ok(Ok(drawn)) => Err(drawn.wait),
-            Ok(Err(_)) | Err(_) => self.spend_alone(cost),
+            denied => {
+                let mut purse = self.purse.lock();
+                purse.balance += had;
+                match denied {
+                    Ok(drawn) => Err(drawn.wait),
+                    Err(_) => self.spend_alone(&mut purse, cost),
+                }
+            }
         }
     }
 
     /// What was spent turns out to have been more or less than was thought.
-    pub fn settle(&self, more: f64) {
-        let mut purse = self.purse.lock();
-        purse.balance = (purse.balance - more).min(self.burst);
+    pub fn settle(self: &Arc<Self>, more: f64) {
+        let surplus = {
+            let mut purse = self.purse.lock();
+            if !self.replicas.0.among.in_reach() {
+                if let Some((level, _)) = &mut purse.own {
+                    *level -= more;
+                }
+                return;
+            }
+            // A debt is paid with the next draw; one that is larger than the bucket would only keep everybody out.
+            purse.balance = (purse.balance - more).max(-self.burst);
+            let surplus = (purse.balance - self.ahead()).max(0.0);
+            purse.balance -= surplus;
+            surplus
+        };
+        if surplus >= 1.0 {
+            let budget = self.clone();
+            // Given back to all. Should that be lost, less is given than might be, never more.
+            self.replicas.0.home.spawn(async move { drop(budget.draw(-surplus, -surplus).await) });
+        }
+    }
+
+    /// What may be in the purse unspent.
+    fn ahead(&self) -> f64 {
+        self.per_second * AHEAD
+    }
+
+    async fn draw(&self, least: f64, most: f64) -> Result<Drawn, Error> {
+        let (bucket, among, patience) =
+            (self.bucket.clone(), self.replicas.0.among.clone(), self.replicas.0.patience);
+        let (per_second, burst) = (self.per_second, self.burst);
+        // On the runtime where the connection lives, whichever thread asks.
+        let drawing = self
+            .replicas
+            .0
+            .home
+            .spawn(async move { among.draw(&bucket, per_second, burst, least, most, patience).await });
+        drawing.await.unwrap_or_else(|error| Err(Error::Unavailable(error.to_string())))
     }
 
     /// Nobody answers: our equal part.
-    fn spend_alone(&self, cost: f64) -> Result<(), Duration> {
+    fn spend_alone(&self, purse: &mut Purse, cost: f64) -> Result<(), Duration> {
         let parts = self.replicas.0.among.count() as f64;
         let (rate, burst) = (self.per_second / parts, (self.burst / parts).max(1.0));
         let now = self.replicas.0.fleet.clock().now();
-        let mut purse = self.purse.lock();
         let (level, at) = purse.own.unwrap_or((burst, now));
         let level = (level + now.saturating_sub(at).as_secs_f64() * rate).min(burst);
         let enough = level >= cost.min(burst);

@@ -92,8 +92,13 @@ impl Replicas {
             untold.map(|(name, known)| (name.clone(), known.row.clone(), known.stamp)).collect()
         };
         for (name, row, stamp) in untold {
-            let value = serde_json::to_vec(&row).map_err(|error| Error::Invalid(error.to_string()))?;
-            self.0.coord.table_put(&table, &Name::new(name.as_str())?, value.into(), stamp).await?;
+            let (Ok(field), Ok(value)) = (Name::new(name.as_str()), serde_json::to_vec(&row)) else {
+                // It can be said to nobody, and must not keep the others from being said.
+                tracing::error!(engine = name, "its name cannot be shared with other replicas");
+                self.0.engines.0.lock().remove(&name);
+                continue;
+            };
+            self.0.coord.table_put(&table, &field, value.into(), stamp).await?;
             if let Some(known) = self.0.engines.0.lock().get_mut(&name).filter(|known| known.stamp == stamp) {
                 known.told = true;
             }
@@ -125,8 +130,17 @@ impl Replicas {
     fn take_over(&self, name: &str, row: &Row, watch: &Watch) {
         let fleet = &self.0.fleet;
         let Some(engine) = &row.engine else {
+            let configured = fleet.settings().engines.iter().any(|engine| engine.name == name);
             if fleet.remove(name) {
-                tracing::info!(engine = name, "removed on another replica");
+                if configured {
+                    tracing::warn!(
+                        engine = name,
+                        "it is in the settings of this replica, and was removed over the admin API: it is not used until \
+                         it is registered again there, or taken out of the settings"
+                    );
+                } else {
+                    tracing::info!(engine = name, "removed on another replica");
+                }
             }
             return;
         };

@@ -83,7 +83,7 @@ impl Replicas {
     pub async fn run(self, watch: Watch) {
         let hear = self.0.coord.hear();
         tokio::join!(
-            voice::hear(self.0.fleet.clone(), self.0.among.view()),
+            voice::hear(self.0.fleet.clone(), self.0.among.lease(), self.0.among.view()),
             questions::answer(&self, hear),
             engines::follow(&self, watch),
         );
@@ -109,9 +109,9 @@ impl Replicas {
     ///
     /// # Errors
     /// A name that is none, in words.
-    pub fn budget(&self, name: &str, per_minute: u64) -> Result<Budget, String> {
+    pub fn budget(&self, name: &str, per_minute: u64) -> Result<Arc<Budget>, String> {
         let name = Name::new(format!("budget/{name}")).map_err(|error| error.to_string())?;
-        Ok(Budget::new(self.clone(), name, per_minute))
+        Ok(Arc::new(Budget::new(self.clone(), name, per_minute)))
     }
 
     /// What a replica that has just started should wait for: the others may hold all of a limit, and may know engines.

@@ -41,9 +41,10 @@ const KEPT: Duration = Duration::from_mins(1);
 impl Replicas {
     /// Asks all others about a request.
     pub async fn explain(&self, id: &str) -> Asked {
-        match self.ask(id).await {
-            Ok(asked) => asked,
-            Err(error) => Asked::Unasked(error),
+        match tokio::time::timeout(PATIENCE * 2, self.ask(id)).await {
+            Ok(Ok(asked)) => asked,
+            Ok(Err(error)) => Asked::Unasked(error),
+            Err(_) => Asked::Unasked(Error::Timeout { op: "explain" }),
         }
     }
 

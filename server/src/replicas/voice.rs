@@ -1,6 +1,7 @@
 //! What this replica says of itself with each beat, and what it makes of what the others say.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use coord::Name;
@@ -67,19 +68,19 @@ impl Voice for Speaker {
     }
 }
 
-/// Passes on to routing what the engines have in hand for others.
-pub(super) async fn hear(fleet: Fleet, mut view: watch::Receiver<View>) {
-    while view.changed().await.is_ok() {
-        let view = view.borrow_and_update().clone();
-        if view.trouble.is_some() {
-            // What was known of the others stays: better a little old than nothing.
-            continue;
-        }
+/// Passes on to routing what the engines have in hand for others; what is older than a lease is nobody's any more.
+pub(super) async fn hear(fleet: Fleet, lease: Duration, mut view: watch::Receiver<View>) {
+    loop {
+        let known = view.borrow_and_update().clone();
+        let fresh = known.at.is_some_and(|at| at.elapsed() < lease);
         fleet.others_have(|engine| {
             HANDS.map(|what| {
-                let sum = view.others.get(&format!("engine/{engine}/{what}")).copied().unwrap_or(0);
-                sum.clamp(0, i64::from(u32::MAX)) as u32
+                let sum = known.others.get(&format!("engine/{engine}/{what}")).copied().unwrap_or(0);
+                if fresh { sum.clamp(0, i64::from(u32::MAX)) as u32 } else { 0 }
             })
         });
+        if let Ok(Err(_)) = tokio::time::timeout(lease, view.changed()).await {
+            return;
+        }
     }
 }

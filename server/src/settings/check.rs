@@ -8,6 +8,9 @@ use blocks::BlockSize;
 use super::{Coordination, Engine, Settings};
 use crate::endpoint;
 
+/// The longest name of an engine: it is part of names that all replicas share.
+const MAX_NAME: usize = 128;
+
 /// Whether the settings make sense together.
 ///
 /// # Errors
@@ -32,6 +35,9 @@ pub fn engine(engine: &Engine) -> Result<(), String> {
     let Engine { name, url, events, replay, relay, block_size, ranks, .. } = engine;
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c)) {
         return Err(format!("name: found `{name}`; allowed are letters, digits and - _ . :"));
+    }
+    if name.len() > MAX_NAME {
+        return Err(format!("name: found {} characters; allowed are up to {MAX_NAME}", name.len()));
     }
     let authority = url.strip_prefix("http://").and_then(|rest| rest.split('/').next());
     if authority.is_none_or(|authority| authority.parse::<http::uri::Authority>().is_err()) {

@@ -106,9 +106,18 @@ fn is_setting(name: &str) -> bool {
 fn read(path: &Path) -> Result<Table, Error> {
     let unreadable = |why| Error::Unreadable { path: path.to_owned(), why };
     let text = std::fs::read_to_string(path).map_err(unreadable)?;
-    let wrong = |why: toml::de::Error| Error::File { path: path.to_owned(), why: why.to_string() };
+    let wrong = |why: toml::de::Error| Error::File { path: path.to_owned(), why: discreet(&why.to_string()) };
     toml::from_str::<Settings>(&text).map_err(wrong)?;
     toml::from_str(&text).map_err(wrong)
+}
+
+/// The words of an error that quotes the file, without what stands before an `@`: it may be a password.
+fn discreet(why: &str) -> String {
+    let quiet = |line: &str| match (line.rfind('@'), line.find('|')) {
+        (Some(at), Some(bar)) if bar < at => format!("{}| … (hidden){}", &line[..bar], &line[at..]),
+        _ => line.to_owned(),
+    };
+    why.lines().map(quiet).collect::<Vec<_>>().join("\n")
 }
 
 /// Sets one key from one variable, and tries the result so that a bad value is blamed on the right one.

@@ -175,7 +175,8 @@ pub struct Coordination {
     pub key_prefix: String,
     /// How long state lives that nobody touches, in seconds; 0: for ever.
     pub ttl_sec: i64,
-    /// For backends of other makers.
+    /// For backends of other makers; not shown, since nobody here knows what is secret in it.
+    #[serde(serialize_with = "only_keys")]
     pub custom_params: BTreeMap<String, serde_json::Value>,
     /// How many replicas there are meant to be; with more than one, `memory` is refused.
     pub replicas: usize,
@@ -385,12 +386,22 @@ impl Coordination {
 
 /// Secrets are not shown: whoever dumps the settings sees where Redis is, and not how one gets in.
 fn without_password<S: serde::Serializer>(dsn: &str, serializer: S) -> Result<S::Ok, S::Error> {
-    let shown =
-        match dsn.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
-            Some((scheme, host)) => format!("{scheme}://(hidden)@{host}"),
-            None => dsn.to_owned(),
-        };
+    let shown = match dsn.rsplit_once('@') {
+        Some((before, host)) => {
+            let scheme =
+                before.split_once("://").map(|(scheme, _)| scheme).filter(|scheme| !scheme.contains(':'));
+            format!("{}(hidden)@{host}", scheme.map(|scheme| format!("{scheme}://")).unwrap_or_default())
+        }
+        None => dsn.to_owned(),
+    };
     serializer.serialize_str(&shown)
+}
+
+fn only_keys<S: serde::Serializer>(
+    params: &BTreeMap<String, serde_json::Value>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(params.keys().map(|key| (key, "(hidden)")))
 }
 
 impl Default for Log {

@@ -65,7 +65,8 @@ impl Turn<'_> {
                 member.turn = *turn;
                 let ttl = member.ttl;
                 let back = self.ground.lost_at.is_some_and(|lost| self.now < lost + ttl);
-                let held = wants.iter().map(|want| self.hold(instance, *fence, want, back)).collect();
+                let young = self.now < self.ground.born + ttl;
+                let held = wants.iter().map(|want| self.hold(instance, *fence, want, back, young)).collect();
                 Ok(Reply::Held(held))
             }
             Op::Draw { bucket, per_second, burst, least, most } => {
@@ -83,7 +84,10 @@ impl Turn<'_> {
                 let missing = (least.min(*burst) - level).max(0.0);
                 let wait = if enough || *per_second <= 0.0 { 0.0 } else { missing / per_second };
                 let at = self.now;
-                self.put(place, Thing::Bucket { level: level - granted, at });
+                // When it would be full again it need not be remembered: whatever is not there is full.
+                let full = (burst - (level - granted)).max(0.0) / per_second.max(1e-9);
+                let end = at + Duration::from_secs_f64(full.min(1e9)) + Duration::from_secs(1);
+                self.put_until(place, Thing::Bucket { level: level - granted, at }, Some(end));
                 Ok(Reply::Drawn(Drawn { granted, wait: Duration::from_secs_f64(wait.min(1e9)) }))
             }
             _ => unreachable!("the caller sorted the operations"),
@@ -110,7 +114,7 @@ impl Turn<'_> {
         Beaten { fence, members, others: others.into_iter().collect() }
     }
 
-    fn hold(&mut self, instance: &Name, fence: u64, want: &Want, back: bool) -> Held {
+    fn hold(&mut self, instance: &Name, fence: u64, want: &Want, back: bool, young: bool) -> Held {
         let mut pool = self.ground.pools.remove(&want.pool).unwrap_or_default();
         let before = pool.get(instance).filter(|held| held.fence == fence).map_or(0, |held| held.held);
         let members = &self.ground.members;
@@ -123,6 +127,8 @@ impl Turn<'_> {
         if back {
             // Others may hold what the state has forgotten; they have one lease of time to say so.
             mine = mine.min(want.had);
+        } else if young {
+            mine = mine.min(want.had.max(want.part));
         }
         let mine = mine.max(want.used);
         let missing = want.need.saturating_sub(mine);

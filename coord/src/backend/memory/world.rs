@@ -31,6 +31,8 @@ pub struct World {
 pub(super) struct Ground {
     life: Option<u64>,
     changes: u64,
+    /// When its life began.
+    pub(super) born: Duration,
     fence: u64,
     /// When somebody last noticed that state was lost.
     pub(super) lost_at: Option<Duration>,
@@ -152,6 +154,9 @@ fn ensure(holds: bool, name: &'static str) -> Result<(), &'static str> {
 impl Ground {
     /// Whether this is the state that the caller knows; begins a life if there is none.
     fn recognise(&mut self, now: Duration, call: &Call<'_>) -> Option<Answer> {
+        if self.life.is_none() {
+            self.born = now;
+        }
         let life = *self.life.get_or_insert(call.new_life);
         let seen = call.seen?;
         if seen.life == life && self.changes >= seen.changes {

@@ -51,7 +51,11 @@ impl Address {
             "redis" | "rediss" => (scheme == "rediss", ""),
             "redis+sentinel" | "rediss+sentinel" => (scheme.starts_with("rediss"), "sentinel"),
             "redis+cluster" | "rediss+cluster" => (scheme.starts_with("rediss"), "cluster"),
-            other => return Err(wrong(&format!("found the scheme `{other}`"))),
+            other if other.chars().all(|c| c.is_ascii_alphanumeric() || c == '+') => {
+                return Err(wrong(&format!("found the scheme `{other}`")));
+            }
+            // It may be anything, also a password.
+            _ => return Err(wrong("what stands before :// is no scheme")),
         };
         let (userinfo, rest) = match rest.rsplit_once('@') {
             Some((userinfo, rest)) => (Some(userinfo.to_owned()), rest),
@@ -76,10 +80,21 @@ impl Address {
         if db != 0 && kind == Kind::Cluster {
             return Err(wrong("a cluster has only database 0"));
         }
+        if db < 0 {
+            return Err(wrong("the database is less than 0"));
+        }
         if path.next().is_some() {
             return Err(wrong("it goes on after the database"));
         }
-        Ok(Self { kind, hosts, tls, userinfo, db })
+        let address = Self { kind, hosts, tls, userinfo, db };
+        // What is only found out when somebody connects would be found out at night.
+        let host = address.hosts.first().map_or("", String::as_str);
+        if redis::parse_redis_url(&address.node(host)).is_none()
+            || redis::Client::open(address.node(host)).is_err()
+        {
+            return Err(wrong("it cannot be read; are / # ? @ : in the password percent-encoded?"));
+        }
+        Ok(address)
     }
 
     /// The URL of one data node.
@@ -88,9 +103,11 @@ impl Address {
         format!("{}://{userinfo}{host}/{}?protocol=resp3", if self.tls { "rediss" } else { "redis" }, self.db)
     }
 
-    /// The URL of one Sentinel. Sentinels usually ask for no password; where they do, it is the same.
-    pub(super) fn sentinel(&self, host: &str) -> String {
-        format!("{}://{host}/", if self.tls { "rediss" } else { "redis" })
+    /// The URLs by which one Sentinel may be reached: most ask for no password, and where they do it is the same.
+    pub(super) fn sentinel(&self, host: &str) -> Vec<String> {
+        let scheme = if self.tls { "rediss" } else { "redis" };
+        let with = self.userinfo.as_ref().map(|info| format!("{scheme}://{info}@{host}/"));
+        std::iter::once(format!("{scheme}://{host}/")).chain(with).collect()
     }
 }
 
@@ -106,7 +123,8 @@ fn with_port(host: &str) -> Result<String, String> {
     }
     match port.parse::<u16>() {
         Ok(port) if port > 0 => Ok(format!("{name}:{port}")),
-        _ => Err(format!("found the port `{port}`")),
+        _ if port.chars().all(|c| c.is_ascii_digit()) => Err(format!("found the port `{port}`")),
+        _ => Err("a port is not a number".to_owned()),
     }
 }
 
@@ -161,6 +179,10 @@ mod tests {
             "redis+sentinel://a:1",
             "redis+cluster://a:1/2",
             "redis://u:hunter2@a:x",
+            "me:hunter2@h://x",
+            "redis://me:hunter2",
+            "redis://:hunter2/x@h",
+            "redis://a/-5",
         ] {
             let said = Address::parse(bad).unwrap_err().to_string();
             assert!(said.starts_with("dsn: ") && said.contains("allowed are"), "{bad}: {said}");

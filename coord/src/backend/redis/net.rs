@@ -198,16 +198,28 @@ impl Net {
         command.arg("get-master-addr-by-name").arg(master);
         for (turn, host) in self.in_turn(&self.address.hosts) {
             self.first.store(turn + 1, Relaxed);
-            let client = match self.client(&self.address.sentinel(host)) {
-                Ok(client) => client,
-                Err(error) => return Err(error),
-            };
+            let clients = self
+                .address
+                .sentinel(host)
+                .iter()
+                .map(|url| self.client(url))
+                .collect::<Result<Vec<_>, _>>()?;
             let asked = async {
                 let config = AsyncConnectionConfig::new()
                     .set_connection_timeout(Some(CONNECT))
                     .set_response_timeout(None);
-                let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-                connection.send_packed_command(&command).await.and_then(Value::extract_error)
+                let mut asked = Ok(Value::Nil);
+                for client in clients {
+                    asked = async {
+                        let mut line = client.get_multiplexed_async_connection_with_config(&config).await?;
+                        line.send_packed_command(&command).await.and_then(Value::extract_error)
+                    }
+                    .await;
+                    if !matches!(&asked, Err(error) if error.code() == Some("NOAUTH")) {
+                        break;
+                    }
+                }
+                asked
             };
             match timeout(CONNECT + ANSWER, asked).await {
                 Ok(Ok(Value::Array(found))) => {

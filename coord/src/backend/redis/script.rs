@@ -257,8 +257,14 @@ impl Made<'_> {
             Op::Leave { instance, fence } => self.at("members").text(instance.as_str()).number(fence),
             Op::Hold { instance, fence, turn, wants } => {
                 self.at("members").at("pools").text(instance.as_str()).number(fence).number(turn);
-                for Want { pool, used, need, wish, had, limit } in wants {
-                    self.text(pool.as_str()).number(used).number(need).number(wish).number(had).number(limit);
+                for Want { pool, used, need, wish, had, part, limit } in wants {
+                    self.text(pool.as_str())
+                        .number(used)
+                        .number(need)
+                        .number(wish)
+                        .number(had)
+                        .number(part)
+                        .number(limit);
                 }
                 self
             }

@@ -9,5 +9,7 @@ local granted, wait = 0, 0
 if enough then granted = math.max(math.min(level, most), least)
 elseif rate > 0 then wait = (math.min(least, burst) - level) / rate end
 redis.call('HSET', KEYS[2], 'level', string.format('%.17g', level - granted), 'at', num(us))
-touch(KEYS[2])
+-- When it would be full again it need not be remembered: whatever is not there is full.
+local full = math.max(burst - (level - granted), 0) / math.max(rate, 0.000000001)
+redis.call('PEXPIRE', KEYS[2], num(math.min(full, 1000000000) * 1000 + 1000))
 return {life, changes, 'OK', string.format('%.17g', granted), string.format('%.17g', wait)}

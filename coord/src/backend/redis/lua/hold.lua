@@ -1,4 +1,4 @@
--- instance, fence, turn, then of each want: pool, used, need, wish, had, limit
+-- instance, fence, turn, then of each want: pool, used, need, wish, had, part, limit
 local instance, fence = ARGV[6], tonumber(ARGV[7])
 local members = roll(KEYS[2])
 local me = members[instance]
@@ -11,9 +11,11 @@ local lost = tonumber(redis.call('HGET', H, 'lost') or 0)
 -- Others may hold what the state has forgotten; they have one lease of time to say so.
 local back = lost > 0 and ms < lost + me.ttl
 local held = {}
-for i = 9, #ARGV, 6 do
+local young = ms < tonumber(redis.call('HGET', H, 'born') or 0) + me.ttl
+for i = 9, #ARGV, 7 do
   local pool, used, need = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
-  local wish, had, limit = tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4]), tonumber(ARGV[i + 5])
+  local wish, had = tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4])
+  local part, limit = tonumber(ARGV[i + 5]), tonumber(ARGV[i + 6])
   local row = redis.call('HGET', KEYS[3], pool)
   local kept, others, wanted, before = {}, 0, 0, 0
   for name, holding in pairs(row and cmsgpack.unpack(row) or {}) do
@@ -25,7 +27,7 @@ for i = 9, #ARGV, 6 do
     end
   end
   local mine = math.min(wish, math.max(limit - others, 0))
-  if back then mine = math.min(mine, had) end
+  if back then mine = math.min(mine, had) elseif young then mine = math.min(mine, math.max(had, part)) end
   mine = math.max(mine, used)
   local missing = math.max(need - mine, 0)
   if mine > 0 or missing > 0 then kept[instance] = {fence = fence, held = mine, wanted = missing} end

@@ -5,10 +5,11 @@ if not changes or changes < tonumber(ARGV[2]) then
   if not life or life == ARGV[1] then
     -- There is none, or it has gone back: a new life, so that everybody notices.
     if life then redis.call('HDEL', H, life) end
+    local t = redis.call('TIME')
     -- From one on, so that a life that is there is told from one that counting has just made.
     changes = math.max(changes or 1, 1)
     life = ARGV[3]
-    redis.call('HSET', H, 'life', life, life, changes)
+    redis.call('HSET', H, 'life', life, life, changes, 'born', t[1] * 1000 + math.floor(t[2] / 1000))
   else
     changes = tonumber(redis.call('HGET', H, life))
   end
