@@ -407,6 +407,7 @@ impl Inner {
                 share.among(count);
             }
             share.alone(false);
+            share.renewed(beaten.fence, sent.duration_since(self.began) + self.pulse.lease);
         }
     }
 
@@ -437,7 +438,7 @@ impl Inner {
                     let grown = {
                         let mut share = pool.share.lock();
                         share.heard(fence, want);
-                        share.granted(held, until.unwrap_or(sent), self.now())
+                        share.granted(held, fence, until.unwrap_or(sent), self.now())
                     };
                     if grown {
                         pool.changed.notify_waiters();

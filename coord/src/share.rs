@@ -31,6 +31,8 @@ pub struct Share {
     instances: u64,
     /// Until then the share is ours; none: it never was.
     until: Option<Duration>,
+    /// The fence of the life of ours that it was granted to.
+    fence: u64,
     /// Nobody answers, and has not since we began.
     alone: bool,
     /// We were cut off and are back: until then we take no more than our equal part, since others run what they took.
@@ -50,6 +52,7 @@ impl Share {
             wanted: 0,
             instances: 1,
             until: None,
+            fence: 0,
             alone: false,
             calm_until: Duration::ZERO,
             said: None,
@@ -113,6 +116,15 @@ impl Share {
         self.calm_until = calm_until;
     }
 
+    /// The coordinator has heard that we live, by the same fence: what it granted to this life is ours for longer.
+    pub fn renewed(&mut self, fence: u64, until: Duration) {
+        if self.fence == fence
+            && let Some(now) = &mut self.until
+        {
+            *now = until.max(*now);
+        }
+    }
+
     /// Whether we are just back.
     pub fn is_calm(&self, now: Duration) -> bool {
         now < self.calm_until
@@ -158,11 +170,11 @@ impl Share {
     }
 
     /// The coordinator's answer, good until then; whether there may be more room than before.
-    pub fn granted(&mut self, held: Held, until: Duration, now: Duration) -> bool {
+    pub fn granted(&mut self, held: Held, fence: u64, until: Duration, now: Duration) -> bool {
         let before = (self.held.min(self.cap(now)), self.until.is_some());
         self.held = held.mine;
         self.wanted = held.wanted;
-        self.until = Some(until);
+        (self.until, self.fence) = (Some(until), fence);
         (self.held.min(self.cap(now)), true) > before
     }
 
@@ -235,7 +247,7 @@ mod tests {
     fn nobody_comes_in_beyond_the_share_and_a_little_is_asked_for_ahead() {
         let mut share = Share::new(10);
         share.among(2);
-        share.granted(held(2, 0), at(100), at(0));
+        share.granted(held(2, 0), 1, at(100), at(0));
         assert!(share.enter(at(0)) && share.enter(at(0)) && !share.enter(at(0)));
         share.wait(true);
         assert!(share.is_urgent(at(0)));
@@ -247,12 +259,12 @@ mod tests {
     fn when_others_want_the_larger_share_shrinks_as_its_requests_end() {
         let mut share = Share::new(8);
         share.among(2);
-        share.granted(held(8, 0), at(100), at(0));
+        share.granted(held(8, 0), 1, at(100), at(0));
         for _ in 0..8 {
             assert!(share.enter(at(0)));
         }
         share.wait(true);
-        share.granted(held(8, 8), at(100), at(0));
+        share.granted(held(8, 8), 1, at(100), at(0));
         assert_eq!(share.room(at(0)), 4, "the equal part, also if others want all");
         share.leave();
         assert!(!share.enter(at(0)), "the place goes to the others");
@@ -264,7 +276,7 @@ mod tests {
     fn without_the_coordinator_the_share_lasts_as_long_as_its_lease_and_then_it_is_the_equal_part() {
         let mut share = Share::new(9);
         share.among(3);
-        share.granted(held(7, 0), at(100), at(0));
+        share.granted(held(7, 0), 1, at(100), at(0));
         assert_eq!((share.room(at(99)), share.room(at(100))), (7, 3));
         let mut fresh = Share::new(9);
         assert_eq!(fresh.room(at(0)), 0, "others may hold all");
@@ -276,7 +288,7 @@ mod tests {
     fn whoever_was_cut_off_comes_back_with_its_equal_part_whatever_it_held() {
         let mut share = Share::new(12);
         share.among(3);
-        share.granted(held(12, 0), at(100), at(0));
+        share.granted(held(12, 0), 1, at(100), at(0));
         for _ in 0..2 {
             assert!(share.enter(at(0)));
         }
@@ -300,7 +312,7 @@ mod tests {
         share.among(3);
         let pool = Name::new("p").unwrap();
         let want = share.ask(pool.clone(), at(0));
-        share.granted(held(1, 0), at(100), at(0));
+        share.granted(held(1, 0), 1, at(100), at(0));
         let said = share.ask(pool.clone(), at(0));
         assert_eq!(want.wish, said.wish);
         share.heard(7, said);

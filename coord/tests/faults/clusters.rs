@@ -7,8 +7,8 @@ use coord::backend::Config;
 use coord::backend::redis::Redis;
 use coord::kit::servers::Cluster;
 use coord::op::{Op, Reply};
-use coord::{Coord, Key, Shard};
-use tokio::time::sleep;
+use coord::{Coord, Error, Key, Shard};
+use tokio::time::{Instant, sleep};
 
 use crate::ground::{Load, heard, instance, key_in, name_in, until, wakes};
 
@@ -96,12 +96,23 @@ async fn a_slot_that_is_half_way_is_asked_on_both_sides_and_what_is_apart_waits(
         let (a, fresh) = (a.clone(), fresh.clone());
         async move { a.join(&fresh, vec![Bytes::from_static(b"1")]).await }
     });
+    // An addition waits as well: that its keys are apart is said before anything is done, so it may be asked again.
+    let added = Key::beside(&name_in(used, "known"), "added").unwrap();
+    let began = Instant::now();
+    let adding = tokio::spawn({
+        let (a, added) = (a.clone(), added.clone());
+        async move { a.add(&added, 1).await }
+    });
     sleep(Duration::from_millis(200)).await;
     assert!(!waiting.is_finished(), "it cannot have been done");
+    assert!(!adding.is_finished() || began.elapsed() > Duration::from_secs(1), "it gave up at once");
     for (slot, to) in [(used_slot, 2), (empty_slot, 1)] {
         cluster.finish_migration(slot, to).await.unwrap();
     }
     assert_eq!(waiting.await.unwrap(), Ok(1));
+    let told = adding.await.unwrap();
+    assert!(matches!(told, Ok(1) | Err(Error::Unavailable(_))), "{told:?}");
+    assert_eq!(a.count(&added).await, Ok(i64::from(told.is_ok())));
     assert_eq!(a.add(&known, 1).await, Ok(3));
     assert_eq!(a.ask(&Op::Probe { shard: empty }).await, Ok(Reply::Found(true)));
     assert_eq!(a.counters().losses.load(std::sync::atomic::Ordering::Relaxed), 0);

@@ -1,15 +1,18 @@
 //! A network that loses requests, replies, or everything: what is known of an operation afterwards, and what it costs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use coord::coord::PATIENCE as CALL;
-use coord::jobs::{Jobs, Options as JobOptions};
+use coord::jobs::{Handler, Jobs, Options as JobOptions};
 use coord::kit::proxy::{Fault, Proxy};
 use coord::kit::servers::{Options, Server};
-use coord::op::{Left, Op, Opened, Settled};
+use coord::op::{Effect, Left, Op, Opened, Settled, Task};
 use coord::wait::{Waited, Waits};
-use coord::{Coord, Error, Shard};
+use coord::{Coord, Error, Name, Shard};
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use crate::ground::{PATIENCE, heard, instance, key, name, names, until};
@@ -148,6 +151,54 @@ async fn idle_waiters_cost_nothing_between_polls() {
     for waiter in waiting {
         assert_eq!(waiter.await.unwrap(), Waited::Done(vec![(set.clone(), Bytes::from_static(b"well"))]));
     }
+}
+
+/// Runs when a job ends, and says so.
+struct Says(mpsc::UnboundedSender<Name>);
+
+impl Handler for Says {
+    fn finish<'a>(&'a self, task: &'a Task) -> BoxFuture<'a, Result<Vec<Effect>, String>> {
+        let said = self.0.send(task.job.clone()).map_err(|error| error.to_string());
+        Box::pin(std::future::ready(said.map(|()| Vec::new())))
+    }
+}
+
+/// Nobody polls here and nobody sweeps: only the notice of the last part can have told its owner.
+#[tokio::test]
+async fn the_owner_of_a_job_is_told_of_its_end_by_a_notice() {
+    let (server, _proxy, owner) = through_a_proxy().await;
+    let other = instance(server.dsn(), "b").await;
+    let (sender, mut ended) = mpsc::unbounded_channel();
+    let jobs = Jobs::begin(&owner, vec![(name("says"), Arc::new(Says(sender)) as Arc<dyn Handler>)], quiet());
+    let (job, parts) = (name("job"), names("p", 2));
+    jobs.open(&job, 1, &name("says"), Bytes::new(), &parts, true).await.unwrap();
+    // The first moment of listening is a gap, after which an owner looks by itself.
+    heard(&owner, &other, job.shard()).await;
+    for part in parts {
+        other.ask(&Op::Settle { job: job.clone(), epoch: 1, part }).await.unwrap();
+    }
+    let told = tokio::time::timeout(PATIENCE, ended.recv()).await.expect("the owner is told");
+    assert_eq!(told, Some(job));
+}
+
+/// The same while nobody hears: whoever listens again looks once, since something may have been missed.
+#[tokio::test]
+async fn what_ended_while_nobody_listened_is_found_as_soon_as_somebody_does() {
+    let (server, proxy, owner) = through_a_proxy().await;
+    let other = instance(server.dsn(), "b").await;
+    let (sender, mut ended) = mpsc::unbounded_channel();
+    let jobs = Jobs::begin(&owner, vec![(name("says"), Arc::new(Says(sender)) as Arc<dyn Handler>)], quiet());
+    let (job, parts) = (name("job"), names("p", 1));
+    jobs.open(&job, 1, &name("says"), Bytes::new(), &parts, true).await.unwrap();
+    heard(&owner, &other, job.shard()).await;
+    proxy.faults().set(Fault::Refuse);
+    let settle = Op::Settle { job: job.clone(), epoch: 1, part: parts[0].clone() };
+    other.ask(&settle).await.unwrap();
+    // Nobody takes the notice through; what is asked now is refused, so that only a later look can find the end.
+    assert!(owner.ask_within(&Op::Probe { shard: job.shard() }, Duration::from_millis(500)).await.is_err());
+    proxy.faults().set(Fault::Pass);
+    let told = tokio::time::timeout(PATIENCE, ended.recv()).await.expect("the owner looks");
+    assert_eq!(told, Some(job));
 }
 
 // === Half open ===

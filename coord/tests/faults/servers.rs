@@ -200,7 +200,10 @@ async fn a_server_that_became_a_replica_is_left_and_answers_no_questions() {
     let counter = key("counter");
     a.add(&counter, 1).await.unwrap();
     assert_eq!(a.count(&counter).await, Ok(1));
-    server.send(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]).await.unwrap();
+    // It becomes the replica of its own copy, so that it could answer if it were asked to.
+    follow(&other, &server).await;
+    other.send(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
+    follow(&server, &other).await;
     for op in [Op::Add { key: counter.clone(), by: 1 }, Op::Count { key: counter.clone() }] {
         proxy.faults().forget();
         for _ in 0..2 {
@@ -209,4 +212,38 @@ async fn a_server_that_became_a_replica_is_left_and_answers_no_questions() {
         }
         assert!(proxy.faults().connections() > 0, "nobody stays with it");
     }
+}
+
+/// Makes one the replica of the other, and waits until it has everything.
+async fn follow(replica: &Server, master: &Server) {
+    replica.send(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]).await.unwrap();
+    until("a replica", async || {
+        let up = replica.info("master_link_status").await.as_deref() == Some("up");
+        (up && replica.send(&["DBSIZE"]).await.unwrap() == redis::Value::Int(2)).then_some(())
+    })
+    .await;
+}
+
+/// What is not noticed, and would have to be: a state goes back, somebody who had not seen more than it still has writes
+/// as many changes as were lost, and only then does the one ask who had seen them.
+#[tokio::test]
+#[ignore = "changes are counted, not named: whoever comes after others have made up for the number is not told"]
+async fn a_loss_that_others_have_written_over_is_noticed_too() {
+    let server = Server::start(Options::default()).await.unwrap();
+    let (a, b) = (instance(server.dsn(), "a").await, instance(server.dsn(), "b").await);
+    let claim = key("claim");
+    b.ask(&Op::Tell { shard: claim.shard(), notice: Bytes::from_static(b"test") }).await.unwrap();
+    let keys: Vec<String> = redis::from_redis_value(server.send(&["KEYS", "*"]).await.unwrap()).unwrap();
+    for key in &keys {
+        server.send(&["COPY", key, &format!("{key}.before")]).await.unwrap();
+    }
+    a.add(&claim, 1).await.unwrap();
+    for key in &keys {
+        server.send(&["COPY", &format!("{key}.before"), key, "REPLACE"]).await.unwrap();
+    }
+    for _ in 0..5 {
+        b.tell(claim.shard(), Bytes::from_static(b"test")).await.unwrap();
+    }
+    let told = a.add(&claim, 1).await;
+    assert!(matches!(told, Err(Error::StateLost { .. })), "{told:?}");
 }

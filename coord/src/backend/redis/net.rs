@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -40,8 +39,6 @@ pub(super) struct Net {
     nodes: parking_lot::Mutex<HashMap<String, Arc<Node>>>,
     /// Taken while routes are asked for, so that one asks for all.
     asking: Mutex<()>,
-    /// Who is asked first: the last who knew, or whoever comes after the last who was mute.
-    first: AtomicUsize,
 }
 
 struct Node {
@@ -95,7 +92,6 @@ impl Net {
             slots: Shard::all().map(|shard| names.slot(shard)).collect(),
             nodes: parking_lot::Mutex::default(),
             asking: Mutex::new(()),
-            first: AtomicUsize::new(0),
         }
     }
 
@@ -196,14 +192,9 @@ impl Net {
         let mut last = String::new();
         let mut command = redis::cmd("SENTINEL");
         command.arg("get-master-addr-by-name").arg(master);
-        for (turn, host) in self.in_turn(&self.address.hosts) {
-            self.first.store(turn + 1, Relaxed);
-            let clients = self
-                .address
-                .sentinel(host)
-                .iter()
-                .map(|url| self.client(url))
-                .collect::<Result<Vec<_>, _>>()?;
+        for host in &self.address.hosts {
+            let urls = self.address.sentinel(host);
+            let clients = urls.iter().map(|url| self.client(url)).collect::<Result<Vec<_>, _>>()?;
             let asked = async {
                 let config = AsyncConnectionConfig::new()
                     .set_connection_timeout(Some(CONNECT))
@@ -225,7 +216,6 @@ impl Net {
                 Ok(Ok(Value::Array(found))) => {
                     if let [Value::BulkString(host), Value::BulkString(port)] = found.as_slice() {
                         let (host, port) = (String::from_utf8_lossy(host), String::from_utf8_lossy(port));
-                        self.first.store(turn, Relaxed);
                         return Ok(format!("{host}:{port}"));
                     }
                 }
@@ -244,11 +234,9 @@ impl Net {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
         let mut last = String::new();
-        for (turn, host) in self.in_turn(&hosts) {
-            self.first.store(turn + 1, Relaxed);
+        for host in &hosts {
             match self.ask(host, &command).await {
                 Ok(Value::Array(ranges)) => {
-                    self.first.store(turn, Relaxed);
                     let owners: Vec<_> = ranges.iter().filter_map(|range| owner(range, host)).collect();
                     let has = |slot: &u16| owners.iter().find(|(range, _)| range.contains(slot));
                     return Ok(self
@@ -262,13 +250,6 @@ impl Net {
             }
         }
         Err(Error::Unavailable(format!("no node of the cluster answers ({last})")))
-    }
-
-    /// All of them once, beginning where the last round ended: an attempt has time for two that are mute, and the next
-    /// one must not begin with the same two.
-    fn in_turn<'a>(&self, hosts: &'a [String]) -> impl Iterator<Item = (usize, &'a String)> + use<'a> {
-        let first = self.first.load(Relaxed);
-        (0..hosts.len()).map(move |turn| (first + turn) % hosts.len()).map(|turn| (turn, &hosts[turn]))
     }
 
     /// The next one who needs it asks again where the shards of this host are.
