@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::ground::{Load, heard, instance, key_in, name_in, until, wakes};
 
 /// The slot of a shard.
-async fn slot(cluster: &Cluster, shard: Shard) -> u16 {
+fn slot(cluster: &Cluster, shard: Shard) -> u16 {
     let config = Config { backend: "redis".to_owned(), dsn: cluster.dsn(), ..Config::default() };
     Redis::connect(&config).unwrap().place(shard).1
 }
@@ -22,7 +22,7 @@ async fn slot(cluster: &Cluster, shard: Shard) -> u16 {
 async fn shards_of(cluster: &Cluster, master: usize) -> Vec<Shard> {
     let mut shards = Vec::new();
     for shard in Shard::all() {
-        if cluster.master_of(slot(cluster, shard).await).await.unwrap() == master {
+        if cluster.master_of(slot(cluster, shard)).await.unwrap() == master {
             shards.push(shard);
         }
     }
@@ -50,7 +50,7 @@ async fn a_slot_that_moves_under_use_loses_nothing_and_doubles_nothing() {
     let cluster = Cluster::start().await.unwrap();
     let (a, b) = (instance(cluster.dsn(), "a").await, instance(cluster.dsn(), "b").await);
     let shard = shards_of(&cluster, 0).await[0];
-    let slot = slot(&cluster, shard).await;
+    let slot = slot(&cluster, shard);
     let load = Load::begin(&[a.clone(), b.clone(), a.clone(), b.clone()], &key_in(shard, "counter"));
     load.more(50).await;
     for to in [1, 2, 0] {
@@ -79,7 +79,7 @@ async fn a_slot_that_is_half_way_is_asked_on_both_sides_and_what_is_apart_waits(
     let shards = shards_of(&cluster, 0).await;
     // Nothing is there yet: whoever has the slot sends us on, for this once.
     let (empty, used) = (shards[0], shards[1]);
-    let empty_slot = slot(&cluster, empty).await;
+    let empty_slot = slot(&cluster, empty);
     cluster.begin_migration(empty_slot, 1).await.unwrap();
     assert_eq!(a.ask(&Op::Probe { shard: empty }).await, Ok(Reply::Found(true)));
     assert_eq!(a.ask(&Op::Probe { shard: empty }).await, Ok(Reply::Found(true)));
@@ -89,7 +89,7 @@ async fn a_slot_that_is_half_way_is_asked_on_both_sides_and_what_is_apart_waits(
     // Some keys are there: they are served; one that is not is on neither side with the others, until all are together.
     let (known, fresh) = (key_in(used, "known"), Key::beside(&name_in(used, "known"), "fresh").unwrap());
     a.add(&known, 1).await.unwrap();
-    let used_slot = slot(&cluster, used).await;
+    let used_slot = slot(&cluster, used);
     cluster.begin_migration(used_slot, 2).await.unwrap();
     assert_eq!(a.add(&known, 1).await, Ok(2));
     let waiting = tokio::spawn({

@@ -30,7 +30,7 @@ pub(crate) fn key(word: impl Into<String>) -> Key {
 
 /// A name that lives in this shard.
 pub(crate) fn name_in(shard: Shard, prefix: &str) -> Name {
-    (0..).map(|i| name(format!("{prefix}{i}"))).find(|name| name.shard() == shard).unwrap()
+    (0..10_000).map(|i| name(format!("{prefix}{i}"))).find(|name| name.shard() == shard).unwrap()
 }
 
 pub(crate) fn key_in(shard: Shard, prefix: &str) -> Key {
