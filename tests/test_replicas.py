@@ -275,9 +275,43 @@ def test_a_rolling_restart_fails_no_request(world):
     assert failures == [] and served[0] > 150
 
 
+def test_what_others_had_in_hand_is_forgotten_when_nobody_can_say_so_any_more(tmp_path):
+    """An engine was full with another replica's requests when Redis went; it must not stay full for ever."""
+    redis, engine = Redis(tmp_path), Counting("one", seconds=1.0)
+    limited = settings(redis.dsn, replicas=2) + f'\n[[engines]]\nname = "one"\nurl = "{engine.url}"\nmax_in_flight = 4\n'
+    doors = [Plain(tmp_path, [], limited) for _ in range(2)]
+    try:
+        until(lambda: all(len(door.replicas()) == 2 for door in doors), "both to know of each other")
+        load = Load([doors[0].url], users=4)
+        until(lambda: chat(doors[1], "none").status_code == 429, "the other to hear that the engine is full")
+        redis.kill()
+        load.end()
+        doors[0].run.kill()
+        until(lambda: chat(doors[1], "none").status_code == 200, "the idle engine to be used again")
+    finally:
+        [door.run.kill() for door in doors]
+        redis.kill()
+
+
+def test_an_orderly_end_is_an_end(tmp_path):
+    redis, engine = Redis(tmp_path), Counting("one")
+    stays = Plain(tmp_path, [engine], settings(redis.dsn, replicas=2, more='instance = "stays"\n').replace("1500ms", "60s"))
+    try:
+        for turn in range(8):
+            goes = Plain(tmp_path, [engine], settings(redis.dsn, replicas=2, more=f'instance = "goes-{turn}"\n').replace("1500ms", "60s"))
+            until(lambda: len(stays.replicas()) == 2, "it to be known")
+            goes.run.kill(signal.SIGTERM)
+            until(lambda: len(stays.replicas()) == 1, "it to be gone long before its lease")
+    finally:
+        stays.run.kill()
+        redis.kill()
+
+
 def test_conform_holds_a_backend_against_its_promises():
     ran = command("coord", "conform", "--backend", "memory")
     assert ran.returncode == 0 and "promises are kept" in ran.stdout, ran.stderr
+    implied = command("coord", "conform", "--dsn", "redis://127.0.0.1:1/0")
+    assert implied.returncode == 1 and "redis at 127.0.0.1:1" in implied.stdout
     unknown = command("coord", "conform", "--backend", "etcd")
     assert unknown.returncode != 0 and "known are memory, redis" in unknown.stderr
 
@@ -304,6 +338,9 @@ def test_conform_on_redis_and_on_nothing(world):
         ('instance = "a b"', ["coordination.instance", "a b"]),
         ('dsn = "redis://a"\ndsn_file = "/x"', ["coordination.dsn_file"]),
         ('backend = "redis"\ndsn_file = "/nowhere"', ["coordination.dsn_file", "/nowhere"]),
+        ('dns = "redis://:hunter2@10.0.0.1/0"', ["dns", "unknown field"]),
+        ('backend = "redis"\ndsn = "me:hunter2@h://x"', ["coordination.dsn", "no scheme"]),
+        ('backend = "redis"\ndsn = "redis://:hun/ter2@h"', ["coordination.dsn"]),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_at_start(tmp_path, text, words):
@@ -313,6 +350,7 @@ def test_settings_that_make_no_sense_are_refused_at_start(tmp_path, text, words)
     assert ran.returncode != 0
     for word in words:
         assert word in ran.stderr, ran.stderr
+    assert "hunter2" not in ran.stderr and "ter2" not in ran.stderr, ran.stderr
 
 
 def test_a_password_is_in_no_dump(tmp_path):
@@ -320,3 +358,6 @@ def test_a_password_is_in_no_dump(tmp_path):
     config.write_text('[coordination]\nbackend = "redis"\ndsn = "redis://me:hunter2@10.0.0.1/0"\n')
     ran = command("config", "--dump", "--config", config)
     assert ran.returncode == 0 and "10.0.0.1" in ran.stdout and "hunter2" not in ran.stdout
+    config.write_text('[coordination]\ndsn = "me:hunter2@10.0.0.1/0"\ncustom_params = { token = "hunter3" }\n')
+    ran = command("config", "--dump", "--config", config)
+    assert ran.returncode == 0 and "token" in ran.stdout and "hunter" not in ran.stdout

@@ -213,6 +213,7 @@ async fn a_completion_is_its_owners_and_then_anybodys(bench: Bench) -> Kept {
     same("an answer that was lost", job.ack(1, second.fence, vec![]).await, Ok(Reply::Found(false)))?;
     tokio::time::sleep(LEASE * 2).await;
     let swept = said(job.sweep("other", &["handler"], true).await)?;
+    same("whoever asks about it hears that it is over", swept.over, vec![(job.job.clone(), 1)])?;
     same("nothing is left to run", swept.tasks, vec![])
 }
 

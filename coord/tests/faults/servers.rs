@@ -223,27 +223,3 @@ async fn follow(replica: &Server, master: &Server) {
     })
     .await;
 }
-
-/// What is not noticed, and would have to be: a state goes back, somebody who had not seen more than it still has writes
-/// as many changes as were lost, and only then does the one ask who had seen them.
-#[tokio::test]
-#[ignore = "changes are counted, not named: whoever comes after others have made up for the number is not told"]
-async fn a_loss_that_others_have_written_over_is_noticed_too() {
-    let server = Server::start(Options::default()).await.unwrap();
-    let (a, b) = (instance(server.dsn(), "a").await, instance(server.dsn(), "b").await);
-    let claim = key("claim");
-    b.ask(&Op::Tell { shard: claim.shard(), notice: Bytes::from_static(b"test") }).await.unwrap();
-    let keys: Vec<String> = redis::from_redis_value(server.send(&["KEYS", "*"]).await.unwrap()).unwrap();
-    for key in &keys {
-        server.send(&["COPY", key, &format!("{key}.before")]).await.unwrap();
-    }
-    a.add(&claim, 1).await.unwrap();
-    for key in &keys {
-        server.send(&["COPY", &format!("{key}.before"), key, "REPLACE"]).await.unwrap();
-    }
-    for _ in 0..5 {
-        b.tell(claim.shard(), Bytes::from_static(b"test")).await.unwrap();
-    }
-    let told = a.add(&claim, 1).await;
-    assert!(matches!(told, Err(Error::StateLost { .. })), "{told:?}");
-}
