@@ -354,8 +354,9 @@ impl Inner {
                 let first = self.view.borrow().trouble.is_none();
                 if first {
                     tracing::error!(
-                    instance = %self.coord.instance(), current,
-                    "a process that began later calls itself by our name; give each replica its own coordination.instance"
+                        instance = %self.coord.instance(),
+                        current,
+                        "a process that began later has our name; give each replica its own coordination.instance"
                     );
                 }
                 for pool in self.pools.lock().values() {
