@@ -82,7 +82,10 @@ async fn doctor_tells_a_coordinator_that_works_from_one_that_does_not() {
     let mut server = Server::start(servers::Options::default()).await.unwrap();
     says(&warmline(&server, &["doctor"]), &["ok    coordination: redis at", "all of its shards"]);
     server.send(&["ACL", "SETUSER", "default", "-spublish"]).await.unwrap();
-    says(&warmline(&server, &["doctor"]), &["BAD   coordination", "spublish"]);
+    says(
+        &warmline(&server, &["doctor"]),
+        &["BAD   coordination", "may not run a command that `tell` needs", "docs/replicas.md"],
+    );
     server.kill();
     says(&warmline(&server, &["doctor"]), &["BAD   coordination", "cannot be reached"]);
 }

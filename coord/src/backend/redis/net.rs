@@ -400,6 +400,9 @@ fn fate(error: &RedisError, op: &'static str) -> Fate {
         }
         Some("WRONGTYPE") => Fate::Refused(Error::WrongType(said)),
         Some("NOAUTH" | "WRONGPASS" | "NOPERM") => Fate::Refused(Error::Unavailable(said)),
+        Some(_) if said.contains("can't run this command") => Fate::Refused(Error::Unavailable(format!(
+            "its user may not run a command that `{op}` needs; docs/replicas.md lists what it must be allowed"
+        ))),
         Some(_) => Fate::Refused(Error::Invalid(format!("the server refused `{op}`: {said}"))),
         None if error.kind() == ErrorKind::Client => Fate::Refused(Error::Invalid(said)),
         None => Fate::Unknown,
