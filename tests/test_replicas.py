@@ -145,6 +145,27 @@ def test_a_budget_of_tokens_counts_prompts_and_answers(world):
     until(lambda: chat(world.doors[0], "key-short", max_tokens=1).status_code == 200, "it to be paid back", 40)
 
 
+def test_budgets_are_kept_without_redis_and_nobody_pays_for_it_afterwards(tmp_path):
+    redis, engine = Redis(tmp_path), Counting("one", seconds=0.0)
+    extra = settings(redis.dsn, replicas=2, tenants=tenant(tmp_path, "t", tokens_per_minute=60000))
+    doors = [Plain(tmp_path, [engine], extra) for _ in range(2)]
+    try:
+        until(lambda: all(len(door.replicas()) == 2 for door in doors), "both to know of each other")
+        redis.kill()
+        until(lambda: doors[0].status()["coordination"]["trouble"], "its absence to be noticed")
+        begun = time.monotonic()
+        answers = [chat(doors[0], "key-t", max_tokens=1000).status_code for _ in range(60)]
+        # The equal part is 500 a second and 5,000 at once; an answer's tokens are known only when it is there.
+        most = 5000 + 500 * (time.monotonic() - begun) + 2 * 1008
+        assert answers.count(200) * 1008 <= most and answers.count(429) > 0, (answers, most)
+        redis.start()
+        until(lambda: all(not door.status()["coordination"]["trouble"] for door in doors), "both to be in reach", 40)
+        until(lambda: all(chat(door, "key-t", max_tokens=1).status_code == 200 for door in doors), "both to serve")
+    finally:
+        [door.run.kill() for door in doors]
+        redis.kill()
+
+
 def test_a_request_that_one_replica_served_can_be_asked_about_on_any(world):
     answer = httpx.post(
         f"{world.doors[1].url}/v1/chat/completions",

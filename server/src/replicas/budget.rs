@@ -50,12 +50,12 @@ impl Budget {
         let among = &self.replicas.0.among;
         let had = {
             let mut purse = self.purse.lock();
+            if !among.in_reach() {
+                return self.spend_alone(&mut purse, cost);
+            }
             if purse.balance >= cost {
                 purse.balance -= cost;
                 return Ok(());
-            }
-            if !among.in_reach() {
-                return self.spend_alone(&mut purse, cost);
             }
             // What is here, or is owed, goes into this draw: whoever comes meanwhile does not spend it as well.
             std::mem::replace(&mut purse.balance, 0.0)
@@ -82,15 +82,16 @@ impl Budget {
         let surplus = {
             let mut purse = self.purse.lock();
             if !self.replicas.0.among.in_reach() {
-                if let Some((level, _)) = &mut purse.own {
-                    *level -= more;
-                }
+                let (level, at) = self.own(&purse);
+                purse.own = Some((level - more, at));
                 return;
             }
             // A debt is paid with the next draw; one that is larger than the bucket would only keep everybody out.
             purse.balance = (purse.balance - more).max(-self.burst);
-            let surplus = (purse.balance - self.ahead()).max(0.0);
-            purse.balance -= surplus;
+            let surplus = purse.balance - self.ahead().max(1.0);
+            if surplus >= 1.0 {
+                purse.balance -= surplus;
+            }
             surplus
         };
         if surplus >= 1.0 {
@@ -120,13 +121,26 @@ impl Budget {
 
     /// Nobody answers: our equal part.
     fn spend_alone(&self, purse: &mut Purse, cost: f64) -> Result<(), Duration> {
-        let parts = self.replicas.0.among.count() as f64;
-        let (rate, burst) = (self.per_second / parts, (self.burst / parts).max(1.0));
-        let now = self.replicas.0.fleet.clock().now();
-        let (level, at) = purse.own.unwrap_or((burst, now));
-        let level = (level + now.saturating_sub(at).as_secs_f64() * rate).min(burst);
+        let (rate, burst) = self.part();
+        // What was drawn ahead is forgotten: it is a fifth of a second's worth, and one book is easier to keep than two.
+        purse.balance = purse.balance.min(0.0);
+        let (level, now) = self.own(purse);
         let enough = level >= cost.min(burst);
         purse.own = Some((if enough { level - cost } else { level }, now));
         if enough { Ok(()) } else { Err(Duration::from_secs_f64((cost.min(burst) - level) / rate)) }
+    }
+
+    /// Rate and burst of our equal part.
+    fn part(&self) -> (f64, f64) {
+        let parts = self.replicas.0.among.count() as f64;
+        (self.per_second / parts, (self.burst / parts).max(1.0))
+    }
+
+    /// How full our equal part is, now.
+    fn own(&self, purse: &Purse) -> (f64, Duration) {
+        let (rate, burst) = self.part();
+        let now = self.replicas.0.fleet.clock().now();
+        let (level, at) = purse.own.unwrap_or((burst, now));
+        ((level + now.saturating_sub(at).as_secs_f64() * rate).min(burst), now)
     }
 }
