@@ -13,7 +13,7 @@ help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 demo: ## Build, start three simulated engines and the gateway, and watch prefixes being found
-	$(call say,building warmline; the first time takes about two minutes)
+	$(call say,building warmline; the first time takes two to four minutes)
 	$(CARGO) build --release --bin warmline
 	./target/release/warmline demo $(DEMO)
 
