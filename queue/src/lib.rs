@@ -1,0 +1,3 @@
+//! Durable virtual queues: who waits, who runs, and the proof on disk.
+
+pub mod log;
