@@ -84,6 +84,8 @@ pub struct Item {
     pub attempt: u16,
     /// How often later ones went before it.
     pub overtaken: u8,
+    /// More is known of it than its payload: when it ends, its row must be read.
+    pub remembered: bool,
     /// For whoever places it.
     pub hint: Option<Arc<[u8]>>,
 }
@@ -147,8 +149,10 @@ pub struct Known {
     pub cost: Cost,
     /// How often it was started.
     pub attempt: u16,
-    /// What it is, or what came of it once it is over.
+    /// What it is; of one that is done it is not kept.
     pub payload: Bytes,
+    /// What came of it.
+    pub result: Bytes,
 }
 
 // === impls ===

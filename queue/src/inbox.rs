@@ -194,6 +194,12 @@ impl Inbox {
         }
     }
 
+    /// Nothing is known any more but what is leaving.
+    pub fn doubted(mut self) -> Self {
+        self.cancel();
+        Self { leaving: self.leaving, ..Self::unknown() }
+    }
+
     fn crowd_out(&mut self) {
         while self.items.len() > CAPACITY {
             if let Some(last) = self.items.pop_back() {
@@ -221,7 +227,8 @@ impl Inbox {
             return None;
         }
         let ticket = Ticket { from, cancelled: Arc::default() };
-        self.refill = Some(Box::new(Refill { ticket: ticket.clone(), overlay: Vec::new(), horizon: Edge::End }));
+        self.refill =
+            Some(Box::new(Refill { ticket: ticket.clone(), overlay: Vec::new(), horizon: Edge::End }));
         Some(ticket)
     }
 
@@ -267,7 +274,10 @@ impl Inbox {
                 self.edge = Edge::At(item.key);
                 break;
             }
-            debug_assert!(self.items.back().is_none_or(|last| last.key < item.key), "what is merged is appended");
+            debug_assert!(
+                self.items.back().is_none_or(|last| last.key < item.key),
+                "what is merged is appended"
+            );
             item.overtaken = item.overtaken.max(self.overtaken);
             self.items.push_back(item);
         }
@@ -347,6 +357,11 @@ impl Inbox {
     /// Whether there is certainly nothing ready and nothing about to leave.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty() && self.leaving.is_empty() && self.edge == Edge::End
+    }
+
+    /// Whether nothing is known to be there, whatever there may be.
+    pub fn is_bare(&self) -> bool {
+        self.items.is_empty() && self.leaving.is_empty()
     }
 
     /// Whether nothing is known that could run, but there may be something.

@@ -2,7 +2,9 @@
 
 pub mod entry;
 mod fair;
+pub mod format;
 pub mod inbox;
+pub mod ledger;
 pub mod limits;
 pub mod log;
 pub mod name;

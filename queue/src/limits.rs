@@ -179,16 +179,13 @@ impl Pool {
         self.running
     }
 
-    pub(crate) fn used(&self) -> (u32, u64, u64) {
-        (self.running, self.tokens, self.blocks)
-    }
-
     /// Whether more is used than is allowed; one entry alone may be larger than the limits on size.
     pub(crate) fn is_over(&self) -> bool {
         let Limits { running, tokens, blocks, .. } = &self.limits;
         running.is_some_and(|most| self.running > most)
             || self.running > 1
-                && (tokens.is_some_and(|most| self.tokens > most) || blocks.is_some_and(|most| self.blocks > most))
+                && (tokens.is_some_and(|most| self.tokens > most)
+                    || blocks.is_some_and(|most| self.blocks > most))
     }
 }
 

@@ -69,7 +69,11 @@ impl QueueName {
             let sane = (1..=MAX_NAME).contains(&part.len()) && !part.chars().any(char::is_control);
             if !sane {
                 let shown: String = part.chars().take(40).collect();
-                return Err(BadName { what, found: format!("{shown:?} ({} bytes)", part.len()), most: MAX_NAME });
+                return Err(BadName {
+                    what,
+                    found: format!("{shown:?} ({} bytes)", part.len()),
+                    most: MAX_NAME,
+                });
             }
         }
         Ok(Self { tenant: tenant.into(), key: key.into() })
@@ -151,7 +155,8 @@ impl FromStr for EntryId {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("found {text:?}; an entry's id looks like 3-1f4 (partition and number, hexadecimal)");
+        let wrong =
+            || format!("found {text:?}; an entry's id looks like 3-1f4 (partition and number, hexadecimal)");
         let (partition, seq) = text.split_once('-').ok_or_else(wrong)?;
         let partition = u32::from_str_radix(partition, 16).map_err(|_| wrong())?;
         let seq = u64::from_str_radix(seq, 16).map_err(|_| wrong())?;

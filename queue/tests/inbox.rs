@@ -44,7 +44,7 @@ impl History {
 
     fn item(&self, key: Key, tokens: u32) -> Item {
         let cost = Cost { tokens, blocks: 0 };
-        Item { key, cost, deadline: None, attempt: 0, overtaken: 0, hint: None }
+        Item { key, cost, deadline: None, attempt: 0, overtaken: 0, remembered: false, hint: None }
     }
 
     fn note(&mut self, event: impl Into<String>) {
@@ -112,7 +112,8 @@ impl History {
             74..84 => {
                 if let Some(ticket) = self.inbox.begin() {
                     // The reader freezes its snapshot now and answers later; sometimes it stops in the middle.
-                    let most = if self.chance(4) == 0 { self.chance(CAPACITY as u64) as usize } else { CAPACITY };
+                    let most =
+                        if self.chance(4) == 0 { self.chance(CAPACITY as u64) as usize } else { CAPACITY };
                     let mut rows = self.log.range(ticket.from..);
                     let items: Vec<Item> =
                         rows.by_ref().take(most).map(|(key, tokens)| self.item(*key, *tokens)).collect();

@@ -14,7 +14,15 @@ fn item(seq: u64) -> Item {
 }
 
 fn worth(seq: u64, tokens: u32) -> Item {
-    Item { key: key(seq), cost: Cost { tokens, blocks: 0 }, deadline: None, attempt: 0, overtaken: 0, hint: None }
+    Item {
+        key: key(seq),
+        cost: Cost { tokens, blocks: 0 },
+        deadline: None,
+        attempt: 0,
+        overtaken: 0,
+        remembered: false,
+        hint: None,
+    }
 }
 
 fn rows(seqs: impl IntoIterator<Item = u64>, full: bool) -> Found {
@@ -216,7 +224,11 @@ fn a_reader_that_would_block_in_the_middle_of_a_batch_proves_what_it_read() {
     let (mut inbox, ticket) = reading();
     inbox.added(item(7)).expect("new");
     assert!(inbox.finish(&ticket, rows([], true)));
-    assert_eq!((shown(&inbox), inbox.edge()), (vec![], Edge::At(Key::MIN)), "it read nothing and proves nothing");
+    assert_eq!(
+        (shown(&inbox), inbox.edge()),
+        (vec![], Edge::At(Key::MIN)),
+        "it read nothing and proves nothing"
+    );
 }
 
 #[test]

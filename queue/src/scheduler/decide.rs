@@ -6,7 +6,7 @@ use super::lane::{At, member};
 use super::{LaneId, Run, Scheduler, SeatAt, TargetAt, Timer};
 use crate::entry::{Item, Lease, Order};
 use crate::limits::{Narrow, Room};
-use crate::name::{CLASSES, Class, Millis, Seq};
+use crate::name::{CLASSES, Class, EntryId, Millis};
 
 /// What is to be done next.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub enum Decision<P> {
 /// A start that was decided.
 #[derive(Debug)]
 pub struct Start<P> {
+    /// Its name.
+    pub entry: EntryId,
     /// Where it waited.
     pub lane: LaneId,
     /// The entry.
@@ -105,7 +107,9 @@ impl Scheduler {
     /// others' is not needed any more.
     fn let_one_in(&mut self) -> bool {
         while let Some(id) = self.crowd.pop_front() {
-            let Some(seat) = self.seats.get(id as usize).filter(|seat| seat.at == SeatAt::Crowded) else { continue };
+            let Some(seat) = self.seats.get(id as usize).filter(|seat| seat.at == SeatAt::Crowded) else {
+                continue;
+            };
             if seat.fair.is_empty() {
                 self.seats[id as usize].at = SeatAt::Idle;
                 continue;
@@ -211,7 +215,8 @@ impl Scheduler {
         if queue.order == Order::Slack {
             let least = (0..window.len()).min_by_key(|at| window[*at].deadline.unwrap_or(Millis(u64::MAX)));
             let least = least.unwrap_or_default();
-            (window, places) = (SmallVec::from_slice(&[window[least]]), SmallVec::from_slice(&[places[least]]));
+            (window, places) =
+                (SmallVec::from_slice(&[window[least]]), SmallVec::from_slice(&[places[least]]));
         }
         let placed = ground.place(&target.name, id, &window);
         drop(window);
@@ -255,22 +260,23 @@ impl Scheduler {
             if class == id.class {
                 turns.owed = turns.owed.saturating_sub(tokens * 1_000);
             } else if !turns.fair.is_empty() {
-                turns.owed = turns.owed.saturating_add(tokens * u64::from(self.options.share[class.number()]));
+                turns.owed =
+                    turns.owed.saturating_add(tokens * u64::from(self.options.share[class.number()]));
             }
         }
         self.enter_pools(id.queue, cost, now);
         self.leases += 1;
         let lease = Lease(self.leases);
         let run = Run { lane: id, seat: seat_id, item: item.clone(), lease, confirmed: false, gone: false };
-        let seq: Seq = item.key.seq;
-        self.running.insert(seq, run);
+        let entry = self.id(id, item.key.seq)?;
+        self.running.insert(entry, run);
         if volatile {
             self.drop_volatile(id, item.key);
-            self.confirm(seq, lease);
+            self.confirm(entry, lease);
         } else if low {
             self.want(id);
         }
-        Some(Start { lane: id, item, lease, place, volatile })
+        Some(Start { entry, lane: id, item, lease, place, volatile })
     }
 
     fn expire(&mut self, id: LaneId, item: &Item) {

@@ -40,8 +40,8 @@ pub(super) enum At {
 }
 
 impl Lane {
-    pub(super) fn is_empty(&self) -> bool {
-        self.inbox.is_empty()
+    pub(super) fn is_bare(&self) -> bool {
+        self.inbox.is_bare()
     }
 }
 
@@ -75,6 +75,7 @@ impl Scheduler {
     }
 
     pub(super) fn drop_lane(&mut self, id: LaneId) {
+        self.stand(id, At::Empty);
         let Some(mut lane) = self.queues[id.queue.0 as usize].lanes[id.class.number()].take() else { return };
         lane.inbox.cancel();
         let seat = lane.seat;
@@ -112,7 +113,10 @@ impl Scheduler {
 
     /// Lets a lane that was held back have turns again.
     pub(super) fn loosen(&mut self, id: LaneId) {
-        if self.lane(id).is_some_and(|lane| matches!(lane.at, At::Full(_) | At::Picky | At::Paused | At::Reading)) {
+        if self
+            .lane(id)
+            .is_some_and(|lane| matches!(lane.at, At::Full(_) | At::Picky | At::Paused | At::Reading))
+        {
             self.stand(id, At::Ready);
             self.review(id);
         }
@@ -120,7 +124,9 @@ impl Scheduler {
 
     /// The only writer of [`Lane::at`], and of who has a turn in a seat.
     pub(super) fn stand(&mut self, id: LaneId, to: At) {
-        let Some(lane) = self.queues[id.queue.0 as usize].lanes[id.class.number()].as_deref_mut() else { return };
+        let Some(lane) = self.queues[id.queue.0 as usize].lanes[id.class.number()].as_deref_mut() else {
+            return;
+        };
         let from = lane.at;
         if from == to {
             return;
@@ -131,8 +137,10 @@ impl Scheduler {
         let turns = &mut self.targets[seat.target as usize].turns[id.class.number()];
         if from == At::Empty {
             turns.waiting += 1;
+            self.waiting += 1;
         } else if to == At::Empty {
             turns.waiting -= 1;
+            self.waiting -= 1;
             if turns.waiting == 0 {
                 turns.owed = 0;
             }
@@ -140,7 +148,11 @@ impl Scheduler {
         let member = member(id);
         if to == At::Ready {
             let fresh = from == At::Empty;
-            if fresh { seat.fair.join(member, &mut lane.tag) } else { seat.fair.rejoin(member, &mut lane.tag) }
+            if fresh {
+                seat.fair.join(member, &mut lane.tag)
+            } else {
+                seat.fair.rejoin(member, &mut lane.tag)
+            }
             if seat.at == SeatAt::Idle {
                 self.seat_ready(seat_id, fresh);
             }
@@ -158,7 +170,11 @@ impl Scheduler {
         let seat = &mut self.seats[id as usize];
         let target = &mut self.targets[seat.target as usize];
         let fair = &mut target.turns[seat.class.number()].fair;
-        if fresh { fair.join(id, &mut seat.tag) } else { fair.rejoin(id, &mut seat.tag) }
+        if fresh {
+            fair.join(id, &mut seat.tag)
+        } else {
+            fair.rejoin(id, &mut seat.tag)
+        }
         seat.at = SeatAt::Ready;
         if target.at == TargetAt::Idle {
             target.at = TargetAt::Live;

@@ -4,7 +4,7 @@ use super::lane::{At, member};
 use super::{LaneId, QueueId, Scheduler, SeatAt, TargetAt};
 use crate::inbox::Edge;
 use crate::limits::Narrow;
-use crate::name::{Class, Key, Millis, QueueName, Seq};
+use crate::name::{Class, EntryId, Key, Millis, QueueName};
 
 /// Why something does not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,21 +69,14 @@ impl Scheduler {
         }
     }
 
-    /// Entries that wait in memory and nowhere else.
-    pub fn volatile(&self) -> usize {
-        self.volatile
+    /// Lanes that have something, or may have.
+    pub fn waiting(&self) -> usize {
+        self.waiting
     }
 
     /// The queue of this place in the table: its name, its number in the log, and whether it is paused.
     pub fn queue(&self, id: QueueId) -> Option<(&QueueName, u64, bool)> {
         self.queues.get(id.0 as usize).map(|queue| (&queue.name, queue.number, queue.paused))
-    }
-
-    /// Whether anything could have a turn for this target before a newcomer of this class, and so a newcomer has to wait.
-    pub fn has_line(&self, target: &str) -> bool {
-        let Some(id) = self.target_of.get(target) else { return false };
-        let target = &self.targets[*id as usize];
-        target.turns.iter().any(|turns| turns.waiting > 0)
     }
 
     /// Why the first entry of a lane does not run.
@@ -110,7 +103,7 @@ impl Scheduler {
 
     /// Why an entry does not run.
     pub fn why(&self, id: LaneId, key: Key) -> Option<Why> {
-        if let Some(run) = self.running.get(&key.seq) {
+        if let Some(run) = self.id(id, key.seq).and_then(|id| self.running.get(&id)) {
             return Some(if run.confirmed { Why::Running } else { Why::Starting });
         }
         let of_lane = self.why_lane(id)?;
@@ -136,8 +129,8 @@ impl Scheduler {
     }
 
     /// Entries that run, of a queue.
-    pub fn runs_of(&self, id: QueueId) -> Vec<Seq> {
-        self.running.iter().filter(|(_, run)| run.lane.queue == id).map(|(seq, _)| *seq).collect()
+    pub fn runs_of(&self, id: QueueId) -> Vec<EntryId> {
+        self.running.iter().filter(|(_, run)| run.lane.queue == id).map(|(entry, _)| *entry).collect()
     }
 
     /// The invariants of the file header.
@@ -189,7 +182,7 @@ impl Scheduler {
         }
         let counted: u32 =
             self.targets.iter().flat_map(|(_, target)| target.turns.iter().map(|turns| turns.waiting)).sum();
-        ensure(counted == waiting, "Q2")?;
+        ensure(counted == waiting && self.waiting == waiting as usize, "Q2")?;
         for (at, target) in &self.targets {
             let live = self.live.iter().filter(|id| **id == at as u32).count();
             ensure(live == usize::from(target.at == TargetAt::Live), "Q2")?;

@@ -16,17 +16,17 @@
 //!   turn, and from then on gets its share.
 
 mod decide;
-mod look;
 mod lane;
+mod look;
 mod told;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use crate::entry::{Item, Lease, Order, Terms};
+use crate::entry::{Cost, Item, Lease, Order, Terms};
 use crate::fair::Fair;
 use crate::inbox;
 use crate::limits::{Limits, Narrow, Pool};
-use crate::name::{CLASSES, Class, Key, Millis, QueueName, Seq};
+use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName};
 
 pub use decide::{Decision, Ground, Placed, Start, Window};
 pub(crate) use lane::Lane;
@@ -82,7 +82,9 @@ pub struct Scheduler {
     hungry: VecDeque<LaneId>,
     filling: usize,
     cached: usize,
-    running: HashMap<Seq, Run>,
+    running: HashMap<EntryId, Run>,
+    /// Lanes that have something.
+    waiting: usize,
     leases: u64,
     /// Entries of volatile lanes that wait.
     volatile: usize,
@@ -182,7 +184,8 @@ enum SeatAt {
 
 struct Queue {
     name: QueueName,
-    /// Its number in the log.
+    /// The log that it is in, and its number there.
+    partition: u32,
     number: u64,
     tenant: u32,
     target: u32,
@@ -254,6 +257,7 @@ impl Scheduler {
             filling: 0,
             cached: 0,
             running: HashMap::new(),
+            waiting: 0,
             leases: 0,
             volatile: 0,
             indebted: VecDeque::new(),
@@ -365,7 +369,13 @@ impl Scheduler {
     }
 
     /// A queue, with what is fixed about it. Of its entries nothing is known yet: see [`Scheduler::open`].
-    pub fn add_queue(&mut self, name: QueueName, number: u64, terms: &Terms, paused: bool) -> QueueId {
+    pub fn add_queue(
+        &mut self,
+        name: QueueName,
+        (partition, number): (u32, u64),
+        terms: &Terms,
+        paused: bool,
+    ) -> QueueId {
         let tenant = self.tenant(&name.tenant);
         let target = self.target(&terms.target);
         self.tenants[tenant as usize].users += 1;
@@ -373,6 +383,7 @@ impl Scheduler {
         let limits = &terms.limits;
         QueueId(self.queues.insert(Queue {
             name,
+            partition,
             number,
             tenant,
             target,
@@ -385,10 +396,10 @@ impl Scheduler {
         }) as u32)
     }
 
-    /// Forgets a queue in which nothing waits and nothing runs; `false`: there is something.
+    /// Forgets a queue that is known to be empty by whoever counts; `false`: something is known to be there.
     pub fn forget_queue(&mut self, id: QueueId) -> bool {
         let Some(queue) = self.queues.get(id.0 as usize) else { return true };
-        let empty = |lane: &Option<Box<Lane>>| lane.as_ref().is_none_or(|lane| lane.is_empty());
+        let empty = |lane: &Option<Box<Lane>>| lane.as_ref().is_none_or(|lane| lane.is_bare());
         if queue.runs > 0 || !queue.lanes.iter().all(empty) {
             return false;
         }
@@ -399,6 +410,28 @@ impl Scheduler {
         self.let_target_go(queue.target);
         self.let_tenant_go(queue.tenant);
         true
+    }
+
+    /// Forgets everything of a log that is no longer ours, whatever waits or runs there. What ran is returned.
+    pub fn drop_partition(&mut self, partition: u32, now: Millis) -> Vec<(EntryId, Lease)> {
+        let ran = self.running.iter().filter(|(id, _)| id.partition == partition);
+        let ran: Vec<(EntryId, Lease)> = ran.map(|(id, run)| (*id, run.lease)).collect();
+        for (id, lease) in &ran {
+            let cost = self.running.get(id).map_or(Cost::default(), |run| run.item.cost);
+            let _held = self.ended(*id, *lease, cost, now);
+        }
+        let gone = self.queues.iter().filter(|(_, queue)| queue.partition == partition);
+        let gone: Vec<QueueId> = gone.map(|(id, _)| QueueId(id as u32)).collect();
+        for id in gone {
+            for class in Class::all() {
+                self.change(LaneId { queue: id, class }, |inbox| {
+                    inbox.cancel();
+                    *inbox = inbox::Inbox::empty();
+                });
+            }
+            self.forget_queue(id);
+        }
+        ran
     }
 }
 

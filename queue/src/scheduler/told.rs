@@ -5,7 +5,7 @@ use super::{Hunger, LaneId, QueueId, Run, Scheduler, SeatAt, TargetAt, Tenant, T
 use crate::entry::{Cost, Item, Lease, Terms};
 use crate::inbox::{Found, Left, Twice};
 use crate::limits::Pool;
-use crate::name::{Class, Key, Millis, Seq};
+use crate::name::{Class, EntryId, Key, Millis, Seq};
 
 /// How long a lane waits after a read that failed.
 const AFTER_FAILURE: u64 = 100;
@@ -58,10 +58,17 @@ impl Scheduler {
         self.free_queue(id);
     }
 
+    /// What is known of a lane is wrong: it is read anew.
+    pub fn distrust(&mut self, id: LaneId) {
+        self.change(id, |inbox| *inbox = std::mem::replace(inbox, crate::inbox::Inbox::unknown()).doubted());
+    }
+
     /// A lane that cannot run keeps nothing that can be read again, if memory is short.
     pub(super) fn spare(&mut self, id: LaneId) {
         if self.cached > self.options.cached
-            && self.lane(id).is_some_and(|lane| lane.rest.is_none() && !matches!(lane.at, At::Ready | At::Empty))
+            && self
+                .lane(id)
+                .is_some_and(|lane| lane.rest.is_none() && !matches!(lane.at, At::Ready | At::Empty))
         {
             self.change(id, crate::inbox::Inbox::forget);
         }
@@ -86,7 +93,9 @@ impl Scheduler {
     /// It is there already.
     pub fn stand_in_line(&mut self, lane: LaneId, item: Item) -> Result<(), Twice> {
         self.make_lane(lane, true, true);
-        let Some(rest) = self.lane_mut(lane).and_then(|lane| lane.rest.as_mut()) else { return Err(Twice(item.key)) };
+        let Some(rest) = self.lane_mut(lane).and_then(|lane| lane.rest.as_mut()) else {
+            return Err(Twice(item.key));
+        };
         if rest.insert(item.key, item.clone()).is_some() {
             return Err(Twice(item.key));
         }
@@ -100,13 +109,19 @@ impl Scheduler {
     /// Inbox -> out of it: cancelled, expired, moved aside. If its start is on its way to the log, that start will be
     /// rejected.
     pub fn removed(&mut self, lane: LaneId, key: Key) -> Left {
-        if let Some(run) = self.running.get_mut(&key.seq)
+        if let Some(id) = self.id(lane, key.seq)
+            && let Some(run) = self.running.get_mut(&id)
             && !run.confirmed
         {
             run.gone = true;
         }
         self.drop_volatile(lane, key);
         self.change(lane, |inbox| inbox.removed(key)).unwrap_or(Left::Unknown)
+    }
+
+    pub(super) fn id(&self, lane: LaneId, seq: Seq) -> Option<EntryId> {
+        let queue = self.queues.get(lane.queue.0 as usize)?;
+        Some(EntryId { partition: queue.partition, seq })
     }
 
     pub(super) fn drop_volatile(&mut self, lane: LaneId, key: Key) {
@@ -120,53 +135,59 @@ impl Scheduler {
     }
 
     /// Whether a start may still be written: its entry has not left since it was decided.
-    pub fn may_start(&self, seq: Seq, lease: Lease) -> bool {
-        self.running.get(&seq).is_some_and(|run| run.lease == lease && !run.gone && !run.confirmed)
+    pub fn may_start(&self, id: EntryId, lease: Lease) -> bool {
+        self.running.get(&id).is_some_and(|run| run.lease == lease && !run.gone && !run.confirmed)
     }
 
     /// Inbox -> Running: the log has it.
-    pub fn confirm(&mut self, seq: Seq, lease: Lease) {
-        let Some(run) = self.running.get_mut(&seq).filter(|run| run.lease == lease) else { return };
+    pub fn confirm(&mut self, id: EntryId, lease: Lease) {
+        let Some(run) = self.running.get_mut(&id).filter(|run| run.lease == lease) else { return };
         run.confirmed = true;
         let (lane, key) = (run.lane, run.item.key);
         self.change(lane, |inbox| inbox.removed(key));
     }
 
     /// A start that came to nothing: what it took is free again, and the entry is where it was, unless it left meanwhile.
-    pub fn undo(&mut self, seq: Seq, lease: Lease, now: Millis) {
-        if self.running.get(&seq).is_none_or(|run| run.lease != lease || run.confirmed) {
+    pub fn undo(&mut self, id: EntryId, lease: Lease, now: Millis) {
+        if self.running.get(&id).is_none_or(|run| run.lease != lease || run.confirmed) {
             return;
         }
-        let Some(run) = self.end(seq, lease, Cost::default(), now) else { return };
+        let Some(run) = self.end(id, lease, Cost::default(), now) else { return };
         if !run.gone {
             self.change(run.lane, |inbox| inbox.put_back(run.item));
         }
     }
 
     /// Whether this lease holds this entry, confirmed.
-    pub fn holds(&self, seq: Seq, lease: Lease) -> bool {
-        self.running.get(&seq).is_some_and(|run| run.lease == lease && run.confirmed)
+    pub fn holds(&self, id: EntryId, lease: Lease) -> bool {
+        self.running.get(&id).is_some_and(|run| run.lease == lease && run.confirmed)
     }
 
     /// The lease and the place of an entry that runs.
-    pub fn run(&self, seq: Seq) -> Option<(LaneId, Lease, &Item)> {
-        self.running.get(&seq).map(|run| (run.lane, run.lease, &run.item))
+    pub fn run(&self, id: EntryId) -> Option<(LaneId, Lease, &Item)> {
+        self.running.get(&id).map(|run| (run.lane, run.lease, &run.item))
     }
 
     /// Running -> out of it; `used`: what it really cost. What it is then the caller knows.
     ///
     /// # Errors
     /// It is not held with this lease.
-    pub fn ended(&mut self, seq: Seq, lease: Lease, used: Cost, now: Millis) -> Result<(LaneId, Item), Stale> {
-        let run = self.end(seq, lease, used, now).ok_or(Stale)?;
+    pub fn ended(
+        &mut self,
+        id: EntryId,
+        lease: Lease,
+        used: Cost,
+        now: Millis,
+    ) -> Result<(LaneId, Item), Stale> {
+        let run = self.end(id, lease, used, now).ok_or(Stale)?;
         Ok((run.lane, run.item))
     }
 
-    fn end(&mut self, seq: Seq, lease: Lease, used: Cost, now: Millis) -> Option<Run> {
-        if self.running.get(&seq)?.lease != lease {
+    fn end(&mut self, id: EntryId, lease: Lease, used: Cost, now: Millis) -> Option<Run> {
+        if self.running.get(&id)?.lease != lease {
             return None;
         }
-        let run = self.running.remove(&seq)?;
+        let run = self.running.remove(&id)?;
         let cost = run.item.cost;
         let more = i64::from(used.tokens.max(1)) - i64::from(cost.tokens.max(1));
         let queue = &mut self.queues[run.lane.queue.0 as usize];
@@ -208,8 +229,8 @@ impl Scheduler {
     }
 
     /// What a tenant will owe the others of its class and target once this entry has ended with this cost.
-    pub fn debt_after(&self, seq: Seq, used: Cost) -> Option<u64> {
-        let run = self.running.get(&seq)?;
+    pub fn debt_after(&self, id: EntryId, used: Cost) -> Option<u64> {
+        let run = self.running.get(&id)?;
         let seat = &self.seats[run.seat as usize];
         let weight = self.tenants[seat.tenant as usize].weight;
         let fair = &self.targets[seat.target as usize].turns[seat.class.number()].fair;
@@ -241,7 +262,8 @@ impl Scheduler {
 impl Scheduler {
     /// The next lane that may read; it is under way from now on, until [`Self::read`] or [`Self::read_failed`].
     pub fn next_read(&mut self) -> Option<Hunger> {
-        while self.filling < self.options.refills && (self.cached < self.options.cached || self.filling == 0) {
+        while self.filling < self.options.refills && (self.cached < self.options.cached || self.filling == 0)
+        {
             let id = self.hungry.pop_front()?;
             let Some(lane) = self.lane_mut(id) else { continue };
             lane.asked = false;
