@@ -6,8 +6,8 @@
 //! FOLDER/engine/keyspaces the tables
 //! ```
 //! How the promises of a log rest on the engine:
-//! - L1: a batch is one record of the journal with one checksum, and is read through one snapshot. (`Keyspace::get` is never
-//!   used: it reads what is not published yet.)
+//! - L1: a batch is one record of the journal with one checksum. What is read is read through the snapshot that the last
+//!   commit left behind ([`Fjall::snapshot`]), for the engine's own would show half a batch.
 //! - L2: the journal is synced with `fdatasync` before a commit returns. That is enough: a new journal gets its size and its
 //!   name synced before the first batch goes in, and one that grows is a change of size, which `fdatasync` includes.
 //! - L3: there is one journal, written under one lock; the one before is synced before the next is begun.
@@ -19,6 +19,7 @@ mod tail;
 
 use std::collections::HashSet;
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -26,9 +27,10 @@ use std::time::Duration;
 use ::fjall::config::FilterPolicy;
 use ::fjall::{
     AbstractTree, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode, Readable,
+    Snapshot,
 };
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use self::mark::{Flag, Mark};
 use self::tail::Rest;
@@ -37,8 +39,8 @@ use super::{Batch, Error, Log, Patience, Scanned, Span, Sync, TABLES, Table, Vis
 /// The smallest bound of the journals that the engine takes: one of them is as large.
 pub const MIN_JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Half of a write buffer is that of the entries; the smallest share must still be a buffer.
-pub const MIN_WRITE_BUFFER_BYTES: u64 = 8 * 1024 * 1024;
+/// A twenty-fourth of a write buffer is the smallest share of a table, and must still be a buffer.
+pub const MIN_WRITE_BUFFER_BYTES: u64 = 1024 * 1024;
 
 /// Sealed buffers of one table at which a commit waits. The engine waits at four, without looking whether it will ever end.
 const SEALED: usize = 3;
@@ -66,6 +68,8 @@ pub struct Options {
 /// A log in a folder.
 pub struct Fjall {
     // Dropped in this order: the engine ends before the folder is free for others.
+    /// What the last commit left behind.
+    seen: RwLock<Snapshot>,
     tables: [Keyspace; TABLES.len()],
     db: Database,
     mark: Mark,
@@ -91,10 +95,10 @@ impl Log for Fjall {
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        if key.is_empty() {
+        if key.is_empty() || key.len() > limits::MAX_KEY {
             return Ok(None);
         }
-        let found = self.db.snapshot().get(self.table(table), key);
+        let found = self.snapshot().get(self.table(table), key);
         let found = found.map_err(|e| self.failed("reading", e))?;
         Ok(found.map(Bytes::from))
     }
@@ -107,12 +111,8 @@ impl Log for Fjall {
         if !span.to.is_empty() && span.to <= span.from {
             return Ok(Scanned::End);
         }
-        let snapshot = self.db.snapshot();
-        let rows = if span.to.is_empty() {
-            snapshot.range(self.table(span.table), &span.from[..]..)
-        } else {
-            snapshot.range(self.table(span.table), &span.from[..]..&span.to[..])
-        };
+        let snapshot = self.snapshot();
+        let rows = snapshot.range::<&[u8], _>(self.table(span.table), bounds(span));
         for row in rows {
             let (key, value) = row.into_inner().map_err(|e| self.failed("reading", e))?;
             if visit(&key, &value).is_break() {
@@ -153,7 +153,8 @@ impl Fjall {
         mark.set(Flag::Loose, false)?;
         mark.sync()?;
         let (loose, poison) = (AtomicBool::new(false), Mutex::new(None));
-        let log = Self { tables, db, mark, folder, loose, poison };
+        let seen = RwLock::new(db.snapshot());
+        let log = Self { seen, tables, db, mark, folder, loose, poison };
         log.stamp()?;
         Ok(log)
     }
@@ -289,6 +290,16 @@ impl Fjall {
         &self.tables[table as usize]
     }
 
+    /// What was committed when it is asked for.
+    ///
+    /// `Database::snapshot` would show a batch that is half applied: whenever a table was written or merged the engine makes
+    /// visible all that has a number so far, also what is just being applied. (`Keyspace::get` shows it always.) So one
+    /// snapshot is taken by each commit, when nothing is being applied, and everybody reads a copy of it. It is never
+    /// older than the last commit, and so holds up no cleaning.
+    fn snapshot(&self) -> Snapshot {
+        self.seen.read().clone()
+    }
+
     fn write(&self, batch: Batch, sync: Sync) -> Result<(), Error> {
         if batch.is_empty() {
             return self.write_nothing(sync);
@@ -309,7 +320,9 @@ impl Fjall {
             }
         }
         self.wait_for_room(touched)?;
-        writes.commit().map_err(|e| self.failed("writing", e))
+        writes.commit().map_err(|e| self.failed("writing", e))?;
+        *self.seen.write() = self.db.snapshot();
+        Ok(())
     }
 
     /// A commit of nothing still promises that all before it are as safe as it is.
@@ -356,6 +369,21 @@ const fn mode(sync: Sync) -> PersistMode {
         Sync::Disk => PersistMode::SyncData,
         Sync::Write => PersistMode::Buffer,
     }
+}
+
+/// A span in the engine's words. It takes no bound that is longer than a key can be; the longest key before it does as well.
+fn bounds(span: &Span) -> (Bound<&[u8]>, Bound<&[u8]>) {
+    let from = match span.from.get(..limits::MAX_KEY) {
+        Some(longest) if span.from.len() > limits::MAX_KEY => Bound::Excluded(longest),
+        _ if span.from.is_empty() => Bound::Unbounded,
+        _ => Bound::Included(&span.from[..]),
+    };
+    let to = match span.to.get(..limits::MAX_KEY) {
+        Some(longest) if span.to.len() > limits::MAX_KEY => Bound::Included(longest),
+        _ if span.to.is_empty() => Bound::Unbounded,
+        _ => Bound::Excluded(&span.to[..]),
+    };
+    (from, to)
 }
 
 /// The last edit of each row: the engine knows no order within a batch.

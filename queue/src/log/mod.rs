@@ -11,6 +11,7 @@
 //! - L5: after a failed commit nothing is written any more ([`Error::Poisoned`]) until the log is opened again: whether the
 //!   failed batch is there is decided by that, and by nothing else.
 
+pub mod contract;
 pub mod faulty;
 pub mod fjall;
 pub mod limits;
