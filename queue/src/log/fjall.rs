@@ -18,6 +18,7 @@ mod mark;
 mod tail;
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -142,12 +143,12 @@ impl Fjall {
         let mark = Mark::take(&folder)?;
         let engine = folder.join("engine");
         discard_half_made(&engine)?;
-        let made = !engine.exists();
         mend(&engine, &mark)?;
         let db = open_engine(&engine, options).map_err(|e| failed(what("opening"), e))?;
         let tables = open_tables(&db, options).map_err(|e| failed(what("opening"), e))?;
-        if made {
-            mark::sync_folder(&folder).map_err(|source| failing(what("making"), source))?;
+        // The engine syncs every folder but that one; without it a cut of power could take all tables at once.
+        for named in [&engine.join("keyspaces"), &engine, &folder] {
+            mark::sync_folder(named).map_err(|source| failing(what("making"), source))?;
         }
         mark.set(Flag::Doubt, false)?;
         mark.set(Flag::Loose, false)?;
@@ -360,7 +361,23 @@ impl Fjall {
     }
 
     fn failed(&self, word: &str, e: ::fjall::Error) -> Error {
-        failed(format!("{word} the log in {}", self.folder.display()), e)
+        let what = format!("{word} the log in {}", self.folder.display());
+        if !matches!(e, ::fjall::Error::Poisoned) {
+            return failed(what, e);
+        }
+        // What happened to a table that was written in the background the engine tells nobody; so the disk is asked.
+        let why = match self.probe() {
+            Ok(()) => "its disk can be written now".to_owned(),
+            Err(e) => e.to_string(),
+        };
+        Error::Engine { what, why: format!("the engine failed to write a table and gave up ({why})") }
+    }
+
+    /// Whether a megabyte can be written where the log is.
+    fn probe(&self) -> io::Result<()> {
+        let path = self.folder.join("probe");
+        let probed = std::fs::write(&path, vec![1; 1024 * 1024]).and_then(|()| File::open(&path)?.sync_all());
+        std::fs::remove_file(&path).and(probed)
     }
 }
 
@@ -439,10 +456,6 @@ fn failed(what: String, e: ::fjall::Error) -> Error {
             failing(what, source)
         }
         ::fjall::Error::Locked => Error::Locked(what),
-        ::fjall::Error::Poisoned => Error::Engine {
-            what,
-            why: "the engine gave up writing its tables, which is most often a full disk".to_owned(),
-        },
         other => Error::Engine { what, why: format!("{other:?}") },
     }
 }
