@@ -8,4 +8,5 @@ pub mod ledger;
 pub mod limits;
 pub mod log;
 pub mod name;
+pub mod room;
 pub mod scheduler;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::entry::{Cost, Entry, Lease, Outcome, Stage, Terms};
+use crate::entry::{Cost, Entry, Known, Lease, Outcome, Stage, Terms};
 use crate::format::{Due, Head, Placed, QueueRow};
 use crate::name::{EntryId, Key, Millis, QueueName, Seq};
 use crate::scheduler::LaneId;
@@ -173,7 +173,9 @@ impl Ask {
             | What::Forget { seq } => vec![*seq],
             What::Expire { key, .. } => vec![key.seq],
             What::Due { .. } => self.seen.due.iter().map(|row| row.seq).collect(),
-            What::Enqueue(_) | What::PauseQueue { .. } | What::SetTerms { .. } | What::Close { .. } => {
+            // Whether it is known is known as long as nobody ends it.
+            What::Enqueue(_) => self.seen.once.iter().map(|(seq, _)| *seq).collect(),
+            What::PauseQueue { .. } | What::SetTerms { .. } | What::Close { .. } => {
                 Vec::new()
             }
         }
@@ -220,4 +222,29 @@ impl Seen {
 /// A row of a queue that is not there yet.
 pub(super) fn new_row(name: &QueueName, terms: &Terms) -> QueueRow {
     QueueRow { name: name.clone(), terms: terms.clone(), paused: false, pinned: false, low: [None; _] }
+}
+
+impl Seen {
+    /// What was read, in the form for whoever asks.
+    pub fn known(self, id: EntryId) -> Option<Known> {
+        let stage = self.stage()?;
+        let (head, payload, result) = self.entry?;
+        let placed = self.aside.map(|placed| placed.item);
+        let item = placed.unwrap_or(head.item);
+        Some(Known {
+            id,
+            queue: head.name,
+            target: head.target,
+            class: head.class,
+            stage,
+            outcome: head.over.map(|(outcome, _)| outcome),
+            came: head.came,
+            at: item.key.at,
+            deadline: item.deadline,
+            cost: item.cost,
+            attempt: item.attempt,
+            payload,
+            result,
+        })
+    }
 }

@@ -71,6 +71,8 @@ pub struct Plan {
     onces: HashSet<Bytes>,
     /// What becomes ready with this batch: the scheduler does not know of it yet.
     adds: Vec<(u64, Class, Key)>,
+    /// Starts that may not be: the scheduler has undone them.
+    pub undone: Vec<EntryId>,
     /// The earliest timer that this batch sets.
     first_timer: Option<Millis>,
 }
@@ -157,7 +159,10 @@ impl Ledger {
             desk.live += counts.get(number).copied().unwrap_or_default() as i64;
         }
         self.counted = true;
-        self.desks.iter().filter(|(_, desk)| desk.is_over()).map(|(number, _)| *number).collect()
+        let over = self.desks.iter().filter(|(_, desk)| desk.is_over());
+        let mut over: Vec<u64> = over.map(|(number, _)| *number).collect();
+        over.sort_unstable();
+        over
     }
 
     /// A time that is not before any that was given.

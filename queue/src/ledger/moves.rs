@@ -1,12 +1,14 @@
 //! One method a move: what must hold, which rows change, what the scheduler is told.
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
 
 use super::ask::new_row;
 use super::{Ask, Desk, Done, Effect, Ledger, Plan, Refused, STARTS_A_MARK, Seen, What, get};
 use crate::entry::{Cost, Entry, Item, Lease, MAX_HINT, MAX_ONCE, Outcome, Stage, Terms};
 use crate::format::{self, Due, Head, Placed};
-use crate::log::{Log, Sync, Table};
+use crate::log::{Log, Patience, Span, Sync, Table};
 use crate::name::{Class, Key, Millis, QueueName, Seq};
 use crate::scheduler::{LaneId, Scheduler};
 
@@ -87,6 +89,28 @@ impl Ledger {
         Ok(seen)
     }
 
+    /// Numbers of entries of a queue, in whatever stage but scheduled, at most so many.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn list(log: &dyn Log, queue: u64, most: usize) -> Result<Vec<Seq>, Refused> {
+        let mut found = Vec::new();
+        let inbox = Span { table: Table::Inbox, from: format::number(queue), to: format::number(queue + 1) };
+        for span in [inbox, format::aside_of(queue, Seq(0))] {
+            let mut visit = |key: &[u8], _: &[u8]| {
+                if found.len() == most {
+                    return ControlFlow::Break(());
+                }
+                if let Some(seq) = key.last_chunk::<8>() {
+                    found.push(Seq(u64::from_be_bytes(*seq)));
+                }
+                ControlFlow::Continue(())
+            };
+            log.scan(&span, Patience::Wait, &mut visit).map_err(|error| Refused::Log(error.to_string()))?;
+        }
+        Ok(found)
+    }
+
     /// Puts a move into the batch. `Some`: it must wait for the next batch.
     pub fn prepare(&mut self, ask: Ask, plan: &mut Plan, sched: &mut Scheduler, now: Millis) -> Option<Ask> {
         // M3
@@ -108,6 +132,7 @@ impl Ledger {
             Err(why) => {
                 if let What::Start { seq, lease } = ask.what {
                     sched.undo(self.id(seq), lease, now);
+                    plan.undone.push(self.id(seq));
                 }
                 ask.refuse(why);
             }
@@ -134,7 +159,7 @@ impl Ledger {
                 self.give_back(*seq, *lease, *not_before, *used, seen, plan, sched, now)
             }
             What::Suspend { seq, lease, used } => self.suspend(*seq, *lease, *used, plan, sched),
-            What::Resume { seq } => self.resume(*seq, seen, plan),
+            What::Resume { seq } => self.resume(*seq, seen, plan, now),
             What::Hold { seq } => self.hold(*seq, seen, plan),
             What::Cancel { seq } => self.cancel(*seq, seen, plan, sched, now),
             What::Expire { key, .. } => self.expire(key.seq, seen, plan, now),
@@ -314,7 +339,7 @@ impl Ledger {
     }
 
     /// Suspended or Paused -> Inbox
-    fn resume(&mut self, seq: Seq, seen: Seen, plan: &mut Plan) -> Move {
+    fn resume(&mut self, seq: Seq, seen: Seen, plan: &mut Plan, now: Millis) -> Move {
         let stage = seen.stage().ok_or(Refused::Unknown(self.id(seq)))?;
         let (Stage::Suspended | Stage::Paused, Some(placed)) = (stage, seen.aside) else {
             return Err(Refused::Stage { id: self.id(seq), stage, to: "resumed" });
@@ -323,7 +348,7 @@ impl Ledger {
         plan.batch.delete(Table::Aside, format::aside(queue, seq));
         self.set_expiry(&item, queue, class, plan);
         plan.needs(Sync::Disk);
-        let later = item.key.at > self.last;
+        let later = item.key.at > self.time(now);
         let effect = match self.make_ready(item, queue, class, later, plan) {
             Some(added) => Effect::Added(vec![added], Done::Moved),
             None => Effect::Nothing(Done::Moved),

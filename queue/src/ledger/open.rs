@@ -129,7 +129,10 @@ impl Ledger {
     }
 
     fn open_lanes(&self, sched: &mut Scheduler) {
-        for desk in self.desks.values() {
+        // In the order in which they came, also so that a simulation goes the same way twice.
+        let mut desks: Vec<(&u64, &Desk)> = self.desks.iter().collect();
+        desks.sort_unstable_by_key(|(number, _)| **number);
+        for (_, desk) in desks {
             for class in Class::all().filter(|class| desk.row.low[class.number()].is_some()) {
                 sched.open(LaneId { queue: desk.id, class });
             }

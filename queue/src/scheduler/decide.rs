@@ -67,7 +67,7 @@ pub enum Placed<P> {
 
 impl Scheduler {
     /// Decides once. Call it again until it says [`Decision::Idle`].
-    pub fn decide<G: Ground>(&mut self, now: Millis, ground: &mut G) -> Decision<G::Place> {
+    pub fn decide<G: Ground + ?Sized>(&mut self, now: Millis, ground: &mut G) -> Decision<G::Place> {
         // One a decision, so that seats with old debts do not pile up.
         if let Some(id) = self.indebted.pop_front()
             && self.seats.contains(id as usize)
@@ -126,7 +126,7 @@ impl Scheduler {
     }
 
     /// Goes through the seats of a target whose turn it is, until one has something that may start.
-    fn decide_for<G: Ground>(&mut self, id: u32, now: Millis, ground: &mut G) -> Decision<G::Place> {
+    fn decide_for<G: Ground + ?Sized>(&mut self, id: u32, now: Millis, ground: &mut G) -> Decision<G::Place> {
         while self.targets[id as usize].at == TargetAt::Live
             && !self.fleet_full
             && let Some((class, seat)) = self.turn(id)
@@ -156,7 +156,7 @@ impl Scheduler {
     }
 
     /// Tries the lane whose turn it is. `None`: it has been moved out of the way, and the next may try.
-    fn decide_in<G: Ground>(
+    fn decide_in<G: Ground + ?Sized>(
         &mut self,
         target_id: u32,
         seat_id: u32,

@@ -128,6 +128,22 @@ impl Scheduler {
         self.lane(id)?.inbox.items().front().map(|item| item.key.at)
     }
 
+    /// The log that a queue is in.
+    pub fn partition(&self, id: QueueId) -> Option<u32> {
+        self.queues.get(id.0 as usize).map(|queue| queue.partition)
+    }
+
+    /// What a queue runs on.
+    pub fn target_name(&self, id: QueueId) -> Option<&str> {
+        let queue = self.queues.get(id.0 as usize)?;
+        Some(&self.targets[queue.target as usize].name)
+    }
+
+    /// How many entries of a queue run.
+    pub fn runs(&self, id: QueueId) -> usize {
+        self.queues.get(id.0 as usize).map_or(0, |queue| queue.runs as usize)
+    }
+
     /// Entries that run, of a queue.
     pub fn runs_of(&self, id: QueueId) -> Vec<EntryId> {
         self.running.iter().filter(|(_, run)| run.lane.queue == id).map(|(entry, _)| *entry).collect()
