@@ -671,7 +671,15 @@ impl World {
             self.send(What::PauseQueue { name: name.clone(), paused: false }, Then::Paused(name, false));
         }
         for round in 0.. {
-            assert!(round < 20_000, "something does not move: {}\n{:#?}", self.story(), self.entries);
+            if round >= 20_000 {
+                let left = self.ledger.queues().map(|(number, id, row, live)| {
+                    let lanes = Class::all().map(|class| LaneId { queue: id, class });
+                    let known: Vec<_> = lanes.map(|lane| (self.sched.why_lane(lane), self.sched.low_water(lane))).collect();
+                    (number, row.name.to_string(), live, self.sched.runs(id), row.paused, known)
+                });
+                let left: Vec<_> = left.collect();
+                panic!("something does not move: {}\n{:#?}\n{left:?}", self.story(), self.entries);
+            }
             self.now = self.now.plus(5);
             let _due = self.sched.tick(self.now);
             if self.ledger.next_due().is_some_and(|due| due <= self.now) {

@@ -124,6 +124,12 @@ impl Ledger {
         {
             return Some(ask);
         }
+        if let What::Close { number } = ask.what
+            && self.desks.get(&number).is_some_and(|desk| desk.live <= 0 && sched.runs(desk.id) > 0)
+        {
+            // A start of an entry that has left is still on its way here.
+            return Some(ask);
+        }
         plan.touched.extend(entries);
         let mut ask = ask;
         let seen = std::mem::take(&mut ask.seen);
