@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod http;
 pub mod indexer;
 pub mod journal;
+pub mod lines;
 pub mod memory;
 pub mod metrics;
 pub mod openapi;

@@ -1,6 +1,7 @@
 //! One request from its head to its answer: who is it, what is asked, where does it go, how did it end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName};
@@ -15,6 +16,7 @@ use super::upstream::{self, Connection};
 use super::{Gateway, edit, usage};
 use crate::error::ApiError;
 use crate::fleet::{Ask, Failure, Model, Outcome, Ticket};
+use crate::lines::Entered;
 use crate::prompt::{Kind, Prompt, Request as Asked};
 use crate::tokens::{QUICK_BYTES, Way};
 
@@ -26,6 +28,8 @@ const RANK: HeaderName = HeaderName::from_static("x-data-parallel-rank");
 /// A plain answer up to this size is read to its end before the client gets its first byte: if the engine
 /// breaks off, the client gets an honest error instead of a stump. Larger ones pass through.
 const MAX_WHOLE: usize = 8 << 20;
+/// Tokens that an answer is taken to have if the client does not say how many it wants at most.
+const ANSWER: u32 = 256;
 /// The longest request id that is taken from a client.
 const MAX_ID: usize = 128;
 
@@ -161,6 +165,8 @@ impl Gateway {
             cache_salt: asked.cache_salt.as_deref(),
             streams: asked.stream,
             pinned: pinned.as_deref(),
+            answer: asked.max_tokens.unwrap_or(ANSWER),
+            hashes: None,
             tried: Vec::new(),
         };
         let order = Order {
@@ -202,6 +208,8 @@ impl Gateway {
             cache_salt: None,
             streams: false,
             pinned: None,
+            answer: 0,
+            hashes: None,
             tried: Vec::new(),
         };
         let repeatable = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
@@ -227,11 +235,20 @@ impl Gateway {
     ) -> Result<Response<Answer>, ApiError> {
         let settings = &self.0.settings.gateway;
         let (connect, first_byte) = (settings.connect_timeout.get(), settings.first_byte_timeout.get());
+        let who = admitted.who();
+        let mut waited = Duration::ZERO;
         let mut admitted = Some(admitted);
         let mut last = None;
         for attempt in 1..=settings.max_attempts {
-            let ticket = match self.fleet().place(&ask) {
-                Ok(ticket) => ticket,
+            let entered = self.0.lines.enter(&ask, &order.body, &who).await;
+            let ticket = match entered {
+                Ok(Entered { ticket, turn, waited: more }) => {
+                    waited += more;
+                    if let Some(admitted) = &mut admitted {
+                        admitted.has_turn(turn);
+                    }
+                    ticket
+                }
                 // What went wrong before says more than that nobody is left.
                 Err(error) => return Err(last.unwrap_or(error)),
             };
@@ -241,7 +258,9 @@ impl Gateway {
             let received = match upstream::send(&engine, request, connect, first_byte).await {
                 Ok((answer, connection)) => {
                     let final_try = attempt == settings.max_attempts;
-                    self.receive(answer, &order, ticket, connection, &mut admitted, final_try).await
+                    let received =
+                        self.receive(answer, &order, ticket, connection, &mut admitted, final_try).await;
+                    received.map(|answer| with_wait(answer, waited))
                 }
                 Err(failure) => {
                     ticket.finish(Outcome::Failed(failure));
@@ -342,6 +361,17 @@ impl Gateway {
         ours.headers_mut().remove(header::CONTENT_LENGTH);
         Ok(ours.map(|()| Answer::Whole(Some(whole))))
     }
+}
+
+/// Adds to `x-warmline-route` how long the request stood in line, if it did.
+fn with_wait(mut answer: Response<Answer>, waited: Duration) -> Response<Answer> {
+    if !waited.is_zero()
+        && let Some(route) = answer.headers().get(&ROUTE).and_then(|route| route.to_str().ok())
+        && let Ok(route) = HeaderValue::from_str(&format!("{route}; waited={}ms", waited.as_millis()))
+    {
+        answer.headers_mut().insert(ROUTE, route);
+    }
+    answer
 }
 
 // === Small steps ===

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use crate::admin::api::DryRun;
 use crate::error::ApiError;
 use crate::fleet::{Ask, Fleet};
+use crate::lines::Lines;
 use crate::prompt::{Kind, Request};
 use crate::replicas::Replicas;
 use crate::settings::Settings;
@@ -34,6 +35,7 @@ struct Inner {
     fleet: Fleet,
     settings: Settings,
     keys: keys::Keys,
+    lines: Lines,
     counters: Arc<Counters>,
     /// Makes request ids unlike those of another process.
     seed: u64,
@@ -65,7 +67,7 @@ impl Gateway {
     ///
     /// # Errors
     /// Keys that cannot be read, in words.
-    pub fn new(fleet: Fleet, replicas: Replicas) -> Result<Self, String> {
+    pub fn new(fleet: Fleet, replicas: Replicas, lines: Lines) -> Result<Self, String> {
         let settings = fleet.settings().clone();
         let unix = fleet.clock().unix();
         let seed =
@@ -75,6 +77,7 @@ impl Gateway {
             fleet,
             settings,
             keys,
+            lines,
             counters: Arc::default(),
             seed,
             minted: AtomicU64::new(0),
@@ -84,6 +87,11 @@ impl Gateway {
     /// The engines behind it.
     pub fn fleet(&self) -> &Fleet {
         &self.0.fleet
+    }
+
+    /// Those who wait.
+    pub fn lines(&self) -> &Lines {
+        &self.0.lines
     }
 
     /// What has passed.
@@ -108,6 +116,8 @@ impl Gateway {
             cache_salt: asked.cache_salt.as_deref(),
             streams: asked.stream,
             pinned: None,
+            answer: 0,
+            hashes: None,
             tried: Vec::new(),
         })
     }

@@ -32,7 +32,7 @@ pub(super) struct Speaker {
 }
 
 /// What an engine has in hand for one replica, in the order of `Fleet::hands`.
-const HANDS: [&str; 3] = ["in_flight", "backlog", "decoding"];
+const HANDS: [&str; 4] = ["in_flight", "backlog", "decoding", "tokens"];
 
 impl Speaker {
     pub(super) fn new(fleet: Fleet, doors: (SocketAddr, SocketAddr)) -> Self {
