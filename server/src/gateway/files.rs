@@ -108,7 +108,8 @@ impl Gateway {
         let (head, mut incoming) = request.into_parts();
         let taken = self.receive_file(&admitted, &head.headers, &mut incoming).await;
         // Who waits to be told to go on sends nothing until somebody reads.
-        if taken.is_err() && !head.headers.contains_key(header::EXPECT) {
+        let comes = taken.is_ok() || !head.headers.contains_key(header::EXPECT);
+        if comes && !incoming.is_end_stream() {
             let most = self.0.files.settings().max_file_bytes + form::AROUND;
             tokio::spawn(drain(incoming, most, self.0.settings.gateway.body_timeout.get()));
         }

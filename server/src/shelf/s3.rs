@@ -65,6 +65,8 @@ pub(super) fn open(place: &Place) -> Result<Bucket, String> {
     let backoff = BackoffConfig { max_backoff: Duration::from_secs(2), ..BackoffConfig::default() };
     let store = builder
         .with_bucket_name(bucket)
+        // One at a time is what every store knows.
+        .with_disable_bulk_delete(true)
         .with_retry(RetryConfig { backoff, max_retries: 5, retry_timeout: PATIENCE })
         .with_http_connector(Connections::new()?)
         .build()
