@@ -11,9 +11,20 @@
 //! - L5: after a failed commit nothing is written any more ([`Error::Poisoned`]) until the log is opened again: whether the
 //!   failed batch is there is decided by that, and by nothing else.
 
+pub mod contract;
+pub mod faulty;
+pub mod fjall;
+pub mod limits;
+pub mod memory;
+pub mod stamp;
+
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+
+pub use faulty::Faulty;
+pub use fjall::Fjall;
+pub use memory::Memory;
 
 /// What is kept apart from what. The numbers are part of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -160,6 +171,14 @@ pub enum Error {
     /// A commit failed earlier: nothing is written until it is opened again.
     #[error("nothing is written after a failed commit until the log is opened again ({0})")]
     Poisoned(String),
+    /// The batch is none that a log takes: correct it. Nothing was written, and later batches are welcome.
+    #[error("{table:?}: no log takes this batch: {why}")]
+    Batch {
+        /// Where.
+        table: Table,
+        /// What is wrong.
+        why: String,
+    },
     /// A row is not what the format says.
     #[error("{table:?}: a row is damaged: {why}")]
     Damaged {

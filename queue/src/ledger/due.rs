@@ -1,0 +1,114 @@
+//! What happens at a time: entries that become ready, that expire, that are forgotten.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use super::ask::DueRow;
+use super::moves::Move;
+use super::{Ask, Done, Effect, Ledger, Plan, Refused, Seen, What};
+use crate::entry::Stage;
+use crate::format::{self, Due, Placed, meta};
+use crate::log::{Log, Patience, Span, Sync, Table};
+use crate::name::{Millis, Seq};
+
+/// Timers that one batch deals with.
+const MOST: usize = 256;
+
+/// Reads what is due.
+pub(super) fn look(until: Millis, from: Millis, log: &dyn Log) -> Result<Seen, Refused> {
+    let wrong = |error: crate::log::Error| Refused::Log(error.to_string());
+    let mut rows: Vec<(Millis, Due, Seq, Bytes)> = Vec::new();
+    let mut next = None;
+    let mut damaged = None;
+    let span = Span { table: Table::Timers, from: format::timer(from, Due::Ready, Seq(0)), to: Bytes::new() };
+    let mut visit = |key: &[u8], value: &[u8]| match format::timer_key(key) {
+        Ok((at, due, seq)) => {
+            if at > until || rows.len() == MOST {
+                next = Some(at);
+                return ControlFlow::Break(());
+            }
+            rows.push((at, due, seq, Bytes::copy_from_slice(value)));
+            ControlFlow::Continue(())
+        }
+        Err(error) => {
+            damaged = Some(error);
+            ControlFlow::Break(())
+        }
+    };
+    log.scan(&span, Patience::Wait, &mut visit).map_err(wrong)?;
+    if let Some(error) = damaged {
+        return Err(wrong(error));
+    }
+    let mut seen = Seen { next_due: next, ..Seen::default() };
+    for (at, due, seq, value) in rows {
+        let (placed, of) = match due {
+            Due::Ready => (Some(Placed::decode(Table::Timers, &value).map_err(wrong)?), Seen::default()),
+            Due::Expire => (None, Ledger::find(seq, log)?),
+            Due::Forget => (None, Ledger::read(seq, log)?),
+        };
+        seen.due.push(DueRow { at, due, seq, placed, seen: of });
+    }
+    Ok(seen)
+}
+
+impl Ledger {
+    /// Scheduled -> Inbox, Inbox -> Finished, Finished -> gone: whatever is due
+    pub(super) fn due(&mut self, seen: Seen, plan: &mut Plan, now: Millis) -> Move {
+        // What this batch has set before was not read.
+        self.next_due = earlier(seen.next_due, plan.first_timer);
+        let Some(last) = seen.due.last().map(|row| row.at) else {
+            return Ok((Effect::Nothing(Done::Moved), 0));
+        };
+        for row in seen.due {
+            plan.batch.delete(Table::Timers, format::timer(row.at, row.due, row.seq));
+            let (effect, queue) = match (row.due, row.placed) {
+                (Due::Ready, Some(placed)) => {
+                    let Placed { queue, class, item, .. } = placed;
+                    let added = self.make_ready(item, queue, class, false, plan);
+                    (Effect::Added(added.into_iter().collect(), Done::Moved), queue)
+                }
+                (Due::Expire, _) if row.seen.stage() == Some(Stage::Inbox) => {
+                    match self.expire(row.seq, row.seen, plan, now) {
+                        Ok(moved) => moved,
+                        Err(_) => continue,
+                    }
+                }
+                (Due::Forget, _) => match self.forget(row.seq, row.seen, plan) {
+                    Ok(moved) => moved,
+                    Err(_) => continue,
+                },
+                // It runs, or was held back: it is no longer about starting in time.
+                _ => continue,
+            };
+            plan.effects.push((effect, queue, Ask::of(What::Forget { seq: row.seq })));
+        }
+        self.due_mark = plan.first_timer.map_or(last, |first| first.min(last));
+        plan.batch.put(Table::Meta, meta::DUE, format::number(self.due_mark.0));
+        plan.needs(Sync::Write);
+        Ok((Effect::Nothing(Done::Moved), 0))
+    }
+
+    /// Something is to happen at a time.
+    pub(super) fn set_timer(&mut self, at: Millis, due: Due, seq: Seq, value: Bytes, plan: &mut Plan) {
+        plan.batch.put(Table::Timers, format::timer(at, due, seq), value);
+        self.next_due = earlier(self.next_due, Some(at));
+        plan.first_timer = earlier(plan.first_timer, Some(at));
+        if at < self.due_mark {
+            self.due_mark = at;
+            plan.batch.put(Table::Meta, meta::DUE, format::number(at.0));
+        }
+    }
+
+    /// Where a read of timers begins.
+    pub fn due_from(&self) -> Millis {
+        self.due_mark
+    }
+}
+
+pub(super) fn earlier(one: Option<Millis>, other: Option<Millis>) -> Option<Millis> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}

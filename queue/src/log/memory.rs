@@ -1,0 +1,237 @@
+//! A log in memory: what tests compare with, and what runs where nothing need survive the process.
+//!
+//! It is shared by cloning, so that whoever "restarts" over the same [`Memory`] finds what the one before left.
+//!
+//! Rows keep what they were while a scan needs it, so that a scan sees one snapshot (L4) and a commit waits for at most
+//! [`CHUNK`] rows of one. The price: a row that changes during a scan is there twice until every scan that began before
+//! the change is over.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::{Batch, Error, Log, Patience, Scanned, Span, Sync, TABLES, Table, Visit, limits, stamp};
+
+/// Rows that a scan looks at under the lock at a time: about 10 microseconds.
+const CHUNK: usize = 64;
+
+/// A log in memory.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    state: Arc<Mutex<State>>,
+}
+
+/// Invariants, all proved by [`State::check`]:
+/// - M1: without readers every row is one version, and that is not a deletion.
+/// - M2: versions of a row are in falling order.
+/// - M3: every row that has more to it than M1 allows is in `superseded`.
+#[derive(Debug)]
+struct State {
+    /// The number of the last commit.
+    now: u64,
+    tables: [BTreeMap<Bytes, Row>; TABLES.len()],
+    /// Which snapshots are being scanned, and by how many.
+    readers: BTreeMap<u64, usize>,
+    /// What was superseded by which commit while somebody was reading, oldest first.
+    superseded: VecDeque<(u64, Table, Bytes)>,
+}
+
+/// One row since the commit `since`.
+#[derive(Debug)]
+struct Row {
+    since: u64,
+    value: Option<Bytes>,
+    before: Option<Box<Row>>,
+}
+
+/// A snapshot that is being read; it ends when this is dropped, also by a visitor that panics.
+struct Reading<'a> {
+    log: &'a Memory,
+    at: u64,
+}
+
+impl Log for Memory {
+    fn commit(&self, batch: Batch, _: Sync) -> Result<(), Error> {
+        limits::check(&batch)?;
+        self.state.lock().commit(batch);
+        Ok(())
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let state = self.state.lock();
+        Ok(state.tables[table as usize].get(key).and_then(|row| row.value.clone()))
+    }
+
+    fn scan(&self, span: &Span, _: Patience, visit: Visit<'_>) -> Result<Scanned, Error> {
+        let reading = self.read();
+        let mut from = Bound::Included(span.from.clone());
+        loop {
+            let (rows, last) = self.state.lock().chunk(span, from, reading.at);
+            for (key, value) in rows {
+                if visit(&key, &value) == ControlFlow::Break(()) {
+                    return Ok(Scanned::Stopped);
+                }
+            }
+            let Some(last) = last else { return Ok(Scanned::End) };
+            from = Bound::Excluded(last);
+        }
+    }
+}
+
+// === impl Memory ===
+
+impl Memory {
+    /// A log that holds nothing but its format.
+    pub fn new() -> Self {
+        let state = State {
+            now: 0,
+            tables: Default::default(),
+            readers: BTreeMap::new(),
+            superseded: VecDeque::new(),
+        };
+        let log = Self { state: Arc::new(Mutex::new(state)) };
+        let mut first = Batch::default();
+        first.put(stamp::TABLE, stamp::KEY, stamp::value());
+        log.state.lock().commit(first);
+        log
+    }
+
+    fn read(&self) -> Reading<'_> {
+        let mut state = self.state.lock();
+        let at = state.now;
+        *state.readers.entry(at).or_default() += 1;
+        Reading { log: self, at }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        let mut state = self.log.state.lock();
+        let left = state.readers.get_mut(&self.at).map(|count| {
+            *count -= 1;
+            *count
+        });
+        if left == Some(0) {
+            state.readers.remove(&self.at);
+            state.forget();
+        }
+        debug_assert_eq!(state.check(), Ok(()));
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn commit(&mut self, batch: Batch) {
+        self.now += 1;
+        for edit in batch.into_edits() {
+            self.set(edit.table, edit.key, edit.value);
+        }
+        debug_assert_eq!(self.check(), Ok(()));
+    }
+
+    fn set(&mut self, table: Table, key: Bytes, value: Option<Bytes>) {
+        let rows = &mut self.tables[table as usize];
+        if self.readers.is_empty() {
+            match value {
+                None => drop(rows.remove(&key)),
+                value => drop(rows.insert(key, Row { since: self.now, value, before: None })),
+            }
+            return;
+        }
+        // Readers are older than this commit: of two edits in one batch none sees the first.
+        let before = match rows.remove(&key) {
+            Some(row) if row.since == self.now => row.before,
+            Some(row) => Some(Box::new(row)),
+            None => None,
+        };
+        if before.is_some() || value.is_none() {
+            self.superseded.push_back((self.now, table, key.clone()));
+        }
+        rows.insert(key, Row { since: self.now, value, before });
+    }
+
+    /// Some rows of a span, and the last key that was looked at if there may be more.
+    fn chunk(&self, span: &Span, from: Bound<Bytes>, at: u64) -> (Vec<(Bytes, Bytes)>, Option<Bytes>) {
+        let within = |key: &Bytes| span.to.is_empty() || *key < span.to;
+        let rows = self.tables[span.table as usize].range((from, Bound::Unbounded));
+        let mut seen = Vec::new();
+        for (looked, (key, row)) in rows.take_while(|(key, _)| within(key)).enumerate() {
+            if let Some(value) = row.at(at) {
+                seen.push((key.clone(), value.clone()));
+            }
+            if looked + 1 == CHUNK {
+                return (seen, Some(key.clone()));
+            }
+        }
+        (seen, None)
+    }
+
+    /// Drops what no reader can see any more.
+    fn forget(&mut self) {
+        let oldest = self.readers.first_key_value().map_or(self.now, |(at, _)| *at);
+        while self.superseded.front().is_some_and(|(since, ..)| *since <= oldest) {
+            let Some((_, table, key)) = self.superseded.pop_front() else { return };
+            let rows = &mut self.tables[table as usize];
+            let Some(row) = rows.get_mut(&key) else { continue };
+            row.cut(oldest);
+            if row.value.is_none() && row.since <= oldest {
+                rows.remove(&key);
+            }
+        }
+    }
+
+    /// The invariants of this structure, one line each; of a large one nothing, since it is looked at row by row.
+    fn check(&self) -> Result<(), &'static str> {
+        let rows = || self.tables.iter().flatten();
+        let sizes: usize = self.tables.iter().map(BTreeMap::len).sum();
+        if sizes + self.superseded.len() > 4 * CHUNK {
+            return Ok(());
+        }
+        let plain = |row: &Row| row.before.is_none() && row.value.is_some();
+        let told = |key: &Bytes| self.superseded.iter().any(|(.., told)| told == key);
+        ensure(!self.readers.is_empty() || rows().all(|(_, row)| plain(row)), "M1")?;
+        ensure(rows().all(|(_, row)| row.falls()), "M2")?;
+        ensure(rows().all(|(key, row)| plain(row) || told(key)), "M3")
+    }
+}
+
+// === impl Row ===
+
+impl Row {
+    /// What it was in a snapshot.
+    fn at(&self, snapshot: u64) -> Option<&Bytes> {
+        let mut row = self;
+        while row.since > snapshot {
+            row = row.before.as_deref()?;
+        }
+        row.value.as_ref()
+    }
+
+    /// Forgets what it was before `oldest`.
+    fn cut(&mut self, oldest: u64) {
+        let mut row = self;
+        while row.since > oldest {
+            let Some(before) = row.before.as_deref_mut() else { return };
+            row = before;
+        }
+        row.before = None;
+    }
+
+    fn falls(&self) -> bool {
+        self.before.as_deref().is_none_or(|before| before.since < self.since && before.falls())
+    }
+}
+
+fn ensure(holds: bool, name: &'static str) -> Result<(), &'static str> {
+    if holds { Ok(()) } else { Err(name) }
+}

@@ -1,0 +1,345 @@
+//! One decision: who goes next, and where. Nothing is written here and nothing is started.
+
+use smallvec::SmallVec;
+
+use super::lane::{At, member};
+use super::{LaneId, Run, Scheduler, SeatAt, TargetAt, Timer};
+use crate::entry::{Item, Lease, Order};
+use crate::limits::{Narrow, Room};
+use crate::name::{CLASSES, Class, EntryId, Millis};
+
+/// What is to be done next.
+#[derive(Debug)]
+pub enum Decision<P> {
+    /// Start this. A durable entry's start must be written and then confirmed.
+    Start(Start<P>),
+    /// This cannot start in time any more: finish it as expired. It has left the lane of a volatile queue; of a durable one
+    /// it leaves when that is told.
+    Expire {
+        /// Where it waits.
+        lane: LaneId,
+        /// The entry.
+        item: Item,
+    },
+    /// Nothing can start now.
+    Idle,
+}
+
+/// A start that was decided.
+#[derive(Debug)]
+pub struct Start<P> {
+    /// Its name.
+    pub entry: EntryId,
+    /// Where it waited.
+    pub lane: LaneId,
+    /// The entry.
+    pub item: Item,
+    /// The right to run it.
+    pub lease: Lease,
+    /// Where it runs.
+    pub place: P,
+    /// It lives in memory only: the decision needs no log.
+    pub volatile: bool,
+}
+
+/// The first entries of a lane, in their order, of which one may go.
+pub type Window<'a> = &'a [&'a Item];
+
+/// Where entries can run. Asked within a decision: it must not wait.
+pub trait Ground {
+    /// A place that was taken. Dropping it gives it back.
+    type Place;
+
+    /// Finds a place for one of these, preferably the one that is cheapest to run now.
+    fn place(&mut self, target: &str, lane: LaneId, window: Window<'_>) -> Placed<Self::Place>;
+}
+
+/// What the ground says.
+#[derive(Debug)]
+pub enum Placed<P> {
+    /// The entry at this place of the window goes here.
+    At(usize, P),
+    /// None of these can go now, but others for the same target may.
+    NotThese,
+    /// Nothing can go for this target until somebody says so by [`Scheduler::stir`].
+    Full,
+}
+
+impl Scheduler {
+    /// Decides once. Call it again until it says [`Decision::Idle`].
+    pub fn decide<G: Ground + ?Sized>(&mut self, now: Millis, ground: &mut G) -> Decision<G::Place> {
+        // One a decision, so that seats with old debts do not pile up.
+        if let Some(id) = self.indebted.pop_front()
+            && self.seats.contains(id as usize)
+        {
+            self.let_seat_go(id);
+        }
+        loop {
+            while !self.fleet_full
+                && let Some(id) = self.live.pop_front()
+            {
+                match self.decide_for(id, now, ground) {
+                    Decision::Idle => {}
+                    decision => {
+                        // Targets take turns.
+                        if self.targets.get(id as usize).is_some_and(|target| target.at == TargetAt::Live) {
+                            self.live.push_back(id);
+                        }
+                        return decision;
+                    }
+                }
+                let target = &mut self.targets[id as usize];
+                if target.at == TargetAt::Live {
+                    if self.fleet_full {
+                        self.live.push_front(id);
+                    } else {
+                        target.at = TargetAt::Idle;
+                    }
+                }
+            }
+            if self.fleet_full || !self.let_one_in() {
+                return Decision::Idle;
+            }
+        }
+    }
+
+    /// Lets one seat have turns again that was held back for the sake of places kept free for others, if one of the
+    /// others' is not needed any more.
+    fn let_one_in(&mut self) -> bool {
+        while let Some(id) = self.crowd.pop_front() {
+            let Some(seat) = self.seats.get(id as usize).filter(|seat| seat.at == SeatAt::Crowded) else {
+                continue;
+            };
+            if seat.fair.is_empty() {
+                self.seats[id as usize].at = SeatAt::Idle;
+                continue;
+            }
+            let kept = super::kept_free(&self.tenants[seat.tenant as usize]);
+            if self.fleet.is_full(kept) {
+                self.crowd.push_front(id);
+                return false;
+            }
+            self.seat_ready(id, false);
+            return true;
+        }
+        false
+    }
+
+    /// Goes through the seats of a target whose turn it is, until one has something that may start.
+    fn decide_for<G: Ground + ?Sized>(&mut self, id: u32, now: Millis, ground: &mut G) -> Decision<G::Place> {
+        while self.targets[id as usize].at == TargetAt::Live
+            && !self.fleet_full
+            && let Some((class, seat)) = self.turn(id)
+        {
+            let Some(queue) = self.seats[seat as usize].fair.first() else {
+                debug_assert!(false, "Q2: a seat with a turn has a lane");
+                return Decision::Idle;
+            };
+            let lane = LaneId { queue: super::QueueId(queue), class };
+            if let Some(decision) = self.decide_in(id, seat, lane, now, ground) {
+                return decision;
+            }
+        }
+        Decision::Idle
+    }
+
+    /// The class and the seat whose turn it is.
+    fn turn(&self, target: u32) -> Option<(Class, u32)> {
+        let turns = &self.targets[target as usize].turns;
+        let ready = |class: &Class| !turns[class.number()].fair.is_empty();
+        let due = self.options.patience.saturating_mul(1_000);
+        // Q5: whoever has been passed over for too long comes first.
+        let aged = Class::all().filter(ready).filter(|class| turns[class.number()].owed > due);
+        let aged = aged.max_by_key(|class| turns[class.number()].owed);
+        let class = aged.or_else(|| Class::all().find(ready))?;
+        Some((class, turns[class.number()].fair.first()?))
+    }
+
+    /// Tries the lane whose turn it is. `None`: it has been moved out of the way, and the next may try.
+    fn decide_in<G: Ground + ?Sized>(
+        &mut self,
+        target_id: u32,
+        seat_id: u32,
+        id: LaneId,
+        now: Millis,
+        ground: &mut G,
+    ) -> Option<Decision<G::Place>> {
+        let queue = &self.queues[id.queue.0 as usize];
+        let lane = queue.lanes[id.class.number()].as_deref()?;
+        let Some(head) = lane.inbox.items().front() else {
+            self.stand(id, At::Reading);
+            self.want(id);
+            return None;
+        };
+        if head.deadline.is_some_and(|deadline| deadline <= now) {
+            let item = head.clone();
+            self.expire(id, &item);
+            return Some(Decision::Expire { lane: id, item });
+        }
+        let tenant_id = queue.tenant;
+        let tenant = &self.tenants[tenant_id as usize];
+        let target = &self.targets[target_id as usize];
+        let kept = super::kept_free(tenant);
+        let room = |item: &Item| {
+            // The narrowest level first: there it waits.
+            let own = queue.pool.as_ref().map_or(Room::Free, |pool| pool.room(item.cost, 0, now));
+            let levels = [
+                (Level::Queue, own),
+                (Level::Tenant, tenant.pool.room(item.cost, 0, now)),
+                (Level::Target, target.pool.room(item.cost, 0, now)),
+                (Level::Fleet, self.fleet.room(item.cost, kept, now)),
+            ];
+            levels.into_iter().find(|(_, room)| *room != Room::Free)
+        };
+        if let Some((level, room)) = room(head) {
+            self.hold(level, room, id, seat_id, target_id, tenant_id);
+            return None;
+        }
+        let reach = match queue.order {
+            Order::Fifo => 1,
+            Order::Warm | Order::Slack => self.options.reach.max(1),
+        };
+        let mut window: SmallVec<[&Item; 8]> = SmallVec::new();
+        let mut places: SmallVec<[usize; 8]> = SmallVec::new();
+        for (at, item) in lane.inbox.items().iter().take(reach).enumerate() {
+            let late = item.deadline.is_some_and(|deadline| deadline <= now);
+            if at == 0 || !late && room(item).is_none() {
+                window.push(item);
+                places.push(at);
+            }
+            // Q4: nobody goes before one that has been overtaken often enough.
+            if item.overtaken >= self.options.overtake {
+                break;
+            }
+        }
+        if queue.order == Order::Slack {
+            let least = (0..window.len()).min_by_key(|at| window[*at].deadline.unwrap_or(Millis(u64::MAX)));
+            let least = least.unwrap_or_default();
+            (window, places) =
+                (SmallVec::from_slice(&[window[least]]), SmallVec::from_slice(&[places[least]]));
+        }
+        let placed = ground.place(&target.name, id, &window);
+        drop(window);
+        match placed {
+            Placed::At(at, place) => {
+                let at = places.get(at).copied().unwrap_or_default();
+                Some(Decision::Start(self.start(id, seat_id, at, place, now)?))
+            }
+            Placed::NotThese => {
+                self.stand(id, At::Picky);
+                self.targets[target_id as usize].picky.push(id);
+                self.spare(id);
+                None
+            }
+            Placed::Full => {
+                self.targets[target_id as usize].at = TargetAt::NoPlace;
+                None
+            }
+        }
+    }
+
+    fn start<P>(&mut self, id: LaneId, seat_id: u32, at: usize, place: P, now: Millis) -> Option<Start<P>> {
+        let item = self.change(id, |inbox| inbox.take(at))??;
+        let cost = item.cost;
+        let queue = &mut self.queues[id.queue.0 as usize];
+        let weight = queue.weight;
+        let lane = queue.lanes[id.class.number()].as_deref_mut()?;
+        let volatile = lane.rest.is_some();
+        let ready = lane.at == At::Ready;
+        let low = lane.inbox.is_low();
+        let seat = &mut self.seats[seat_id as usize];
+        seat.users += 1;
+        seat.fair.charge(member(id), &mut lane.tag, cost.tokens, weight, ready);
+        let weight = self.tenants[seat.tenant as usize].weight;
+        let turns = &mut self.targets[seat.target as usize].turns;
+        let ready = seat.at == SeatAt::Ready;
+        turns[id.class.number()].fair.charge(seat_id, &mut seat.tag, cost.tokens, weight, ready);
+        let tokens = u64::from(cost.tokens.max(1));
+        for class in Class::all() {
+            let turns = &mut turns[class.number()];
+            if class == id.class {
+                turns.owed = turns.owed.saturating_sub(tokens * 1_000);
+            } else if !turns.fair.is_empty() {
+                turns.owed =
+                    turns.owed.saturating_add(tokens * u64::from(self.options.share[class.number()]));
+            }
+        }
+        self.enter_pools(id.queue, cost, now);
+        self.leases += 1;
+        let lease = Lease(self.leases);
+        let run = Run { lane: id, seat: seat_id, item: item.clone(), lease, confirmed: false, gone: false };
+        let entry = self.id(id, item.key.seq)?;
+        self.running.insert(entry, run);
+        if volatile {
+            self.drop_volatile(id, item.key);
+            self.confirm(entry, lease);
+        } else if low {
+            self.want(id);
+        }
+        Some(Start { entry, lane: id, item, lease, place, volatile })
+    }
+
+    fn expire(&mut self, id: LaneId, item: &Item) {
+        if self.lane(id).is_some_and(|lane| lane.rest.is_some()) {
+            self.removed(id, item.key);
+        } else {
+            // Until the log says that it is gone it is out of the way.
+            self.change(id, |inbox| inbox.take(0));
+        }
+    }
+
+    /// Whoever cannot go waits where it is narrow, and nowhere else.
+    fn hold(&mut self, level: Level, room: Room, lane: LaneId, seat_id: u32, target: u32, tenant: u32) {
+        let (at, narrow) = match room {
+            Room::Free => return,
+            Room::AfterRelease(narrow) => (None, narrow),
+            Room::At(at, narrow) => (Some(at), narrow),
+        };
+        let timer = match level {
+            Level::Queue => {
+                self.stand(lane, At::Full(narrow));
+                self.spare(lane);
+                Timer::Queue(lane.queue)
+            }
+            Level::Tenant => {
+                let seat = &mut self.seats[seat_id as usize];
+                let fair = &mut self.targets[target as usize].turns[seat.class.number()].fair;
+                fair.leave(seat_id, seat.tag);
+                seat.at = SeatAt::Full(narrow);
+                self.tenants[tenant as usize].held.push(seat_id);
+                Timer::Tenant(tenant)
+            }
+            Level::Target => {
+                self.targets[target as usize].at = TargetAt::Full(narrow);
+                Timer::Target(target)
+            }
+            Level::Fleet if narrow == Narrow::Running && !self.fleet.is_full(self.fleet.reserved) => {
+                // What is left is kept free for others: only they may go on.
+                let seat = &mut self.seats[seat_id as usize];
+                let fair = &mut self.targets[target as usize].turns[seat.class.number()].fair;
+                fair.leave(seat_id, seat.tag);
+                seat.at = SeatAt::Crowded;
+                self.crowd.push_back(seat_id);
+                Timer::Fleet
+            }
+            Level::Fleet => {
+                self.fleet_full = true;
+                Timer::Fleet
+            }
+        };
+        if let Some(at) = at {
+            self.wake_at(at, timer);
+        }
+    }
+}
+
+/// Where it can be narrow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Level {
+    Queue,
+    Tenant,
+    Target,
+    Fleet,
+}
+
+const _: () = assert!(CLASSES <= u8::MAX as usize);

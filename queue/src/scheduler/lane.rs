@@ -1,0 +1,217 @@
+//! A queue in one class, where it stands, and the one function that moves it.
+
+use std::collections::BTreeMap;
+
+use super::{LaneId, Scheduler, SeatAt, TargetAt, Timer};
+use crate::entry::Item;
+use crate::inbox::{CAPACITY, Found, Inbox};
+use crate::limits::Narrow;
+use crate::name::{Key, Millis};
+
+/// A queue in one class.
+pub(crate) struct Lane {
+    pub(super) seat: u32,
+    pub(super) tag: u64,
+    pub(super) at: At,
+    /// It is among those that want to read.
+    pub(super) asked: bool,
+    /// A read has failed; until its time comes it is not tried again.
+    pub(super) resting: bool,
+    pub(super) inbox: Inbox,
+    /// The log of a lane that has none: everything that waits, in memory.
+    pub(super) rest: Option<Box<BTreeMap<Key, Item>>>,
+}
+
+/// Where a lane stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum At {
+    /// There is nothing that could have a turn.
+    Empty,
+    /// It has a turn when it comes.
+    Ready,
+    /// It wants to read before anything can be said.
+    Reading,
+    /// At its queue's limit.
+    Full(Narrow),
+    /// Nobody could take what is first, although others may be taken.
+    Picky,
+    /// Its queue is paused.
+    Paused,
+}
+
+impl Lane {
+    pub(super) fn is_bare(&self) -> bool {
+        self.inbox.is_bare()
+    }
+}
+
+impl Scheduler {
+    pub(super) fn lane(&self, id: LaneId) -> Option<&Lane> {
+        self.queues.get(id.queue.0 as usize)?.lanes[id.class.number()].as_deref()
+    }
+
+    pub(super) fn lane_mut(&mut self, id: LaneId) -> Option<&mut Lane> {
+        self.queues.get_mut(id.queue.0 as usize)?.lanes[id.class.number()].as_deref_mut()
+    }
+
+    /// The lane, made if it is not there.
+    pub(super) fn make_lane(&mut self, id: LaneId, known: bool, volatile: bool) {
+        let queue = &self.queues[id.queue.0 as usize];
+        if queue.lanes[id.class.number()].is_some() {
+            return;
+        }
+        let seat = self.seat(queue.target, id.class, queue.tenant);
+        self.seats[seat as usize].users += 1;
+        let lane = Lane {
+            seat,
+            tag: 0,
+            at: At::Empty,
+            asked: false,
+            resting: false,
+            inbox: if known { Inbox::empty() } else { Inbox::unknown() },
+            rest: volatile.then(Box::default),
+        };
+        self.queues[id.queue.0 as usize].lanes[id.class.number()] = Some(Box::new(lane));
+    }
+
+    pub(super) fn drop_lane(&mut self, id: LaneId) {
+        self.stand(id, At::Empty);
+        let Some(mut lane) = self.queues[id.queue.0 as usize].lanes[id.class.number()].take() else { return };
+        lane.inbox.cancel();
+        let seat = lane.seat;
+        self.seats[seat as usize].users -= 1;
+        self.let_seat_go(seat);
+    }
+
+    /// Changes what is known of a lane, and moves the lane to where it then belongs.
+    pub(super) fn change<R>(&mut self, id: LaneId, change: impl FnOnce(&mut Inbox) -> R) -> Option<R> {
+        let lane = self.lane_mut(id)?;
+        let before = lane.inbox.items().len();
+        let result = change(&mut lane.inbox);
+        lane.feed();
+        let after = lane.inbox.items().len();
+        self.cached = self.cached + after - before;
+        self.review(id);
+        Some(result)
+    }
+
+    /// Moves a lane to where it belongs. Paused, held back and empty are looked at here, and every change passes here.
+    pub(super) fn review(&mut self, id: LaneId) {
+        let Some(queue) = self.queues.get(id.queue.0 as usize) else { return };
+        let Some(lane) = queue.lanes[id.class.number()].as_deref() else { return };
+        let nothing = lane.inbox.items().is_empty();
+        let to = match lane.at {
+            _ if nothing && !lane.inbox.is_hungry() => At::Empty,
+            _ if queue.paused => At::Paused,
+            // Once read, it has a turn again.
+            At::Reading if nothing => At::Reading,
+            held @ (At::Full(_) | At::Picky) => held,
+            _ => At::Ready,
+        };
+        self.stand(id, to);
+    }
+
+    /// Lets a lane that was held back have turns again.
+    pub(super) fn loosen(&mut self, id: LaneId) {
+        if self
+            .lane(id)
+            .is_some_and(|lane| matches!(lane.at, At::Full(_) | At::Picky | At::Paused | At::Reading))
+        {
+            self.stand(id, At::Ready);
+            self.review(id);
+        }
+    }
+
+    /// The only writer of [`Lane::at`], and of who has a turn in a seat.
+    pub(super) fn stand(&mut self, id: LaneId, to: At) {
+        let Some(lane) = self.queues[id.queue.0 as usize].lanes[id.class.number()].as_deref_mut() else {
+            return;
+        };
+        let from = lane.at;
+        if from == to {
+            return;
+        }
+        lane.at = to;
+        let seat_id = lane.seat;
+        let seat = &mut self.seats[seat_id as usize];
+        let turns = &mut self.targets[seat.target as usize].turns[id.class.number()];
+        if from == At::Empty {
+            turns.waiting += 1;
+            self.waiting += 1;
+        } else if to == At::Empty {
+            turns.waiting -= 1;
+            self.waiting -= 1;
+            if turns.waiting == 0 {
+                turns.owed = 0;
+            }
+        }
+        let member = member(id);
+        if to == At::Ready {
+            let fresh = from == At::Empty;
+            if fresh {
+                seat.fair.join(member, &mut lane.tag)
+            } else {
+                seat.fair.rejoin(member, &mut lane.tag)
+            }
+            if seat.at == SeatAt::Idle {
+                self.seat_ready(seat_id, fresh);
+            }
+        } else if from == At::Ready {
+            seat.fair.leave(member, lane.tag);
+            if seat.fair.is_empty() && seat.at == SeatAt::Ready {
+                turns.fair.leave(seat_id, seat.tag);
+                seat.at = SeatAt::Idle;
+            }
+        }
+    }
+
+    /// A seat has turns from now on.
+    pub(super) fn seat_ready(&mut self, id: u32, fresh: bool) {
+        let seat = &mut self.seats[id as usize];
+        let target = &mut self.targets[seat.target as usize];
+        let fair = &mut target.turns[seat.class.number()].fair;
+        if fresh {
+            fair.join(id, &mut seat.tag)
+        } else {
+            fair.rejoin(id, &mut seat.tag)
+        }
+        seat.at = SeatAt::Ready;
+        if target.at == TargetAt::Idle {
+            target.at = TargetAt::Live;
+            self.live.push_back(seat.target);
+        }
+    }
+
+    /// A lane wants to read: when its turn comes, [`Scheduler::next_read`] says so.
+    pub(super) fn want(&mut self, id: LaneId) {
+        let Some(lane) = self.lane_mut(id) else { return };
+        if lane.rest.is_none() && !lane.asked && !lane.resting && !lane.inbox.is_filling() {
+            lane.asked = true;
+            self.hungry.push_back(id);
+        }
+    }
+
+    pub(super) fn wake_at(&mut self, at: Millis, timer: Timer) {
+        self.timers.insert((at, timer));
+    }
+}
+
+impl Lane {
+    /// A lane without a log is refilled from memory, at once.
+    fn feed(&mut self) {
+        let Some(rest) = &self.rest else { return };
+        while self.inbox.is_low() {
+            let Some(ticket) = self.inbox.begin() else { return };
+            let mut rows = rest.range(ticket.from..).map(|(_, item)| item.clone());
+            let items: Vec<Item> = rows.by_ref().take(CAPACITY).collect();
+            let full = rows.next().is_some();
+            self.inbox.finish(&ticket, Found { items, full });
+        }
+    }
+}
+
+/// What a lane is called among the turns of its seat.
+pub(super) fn member(id: LaneId) -> u32 {
+    // A seat has lanes of one class only.
+    id.queue.0
+}

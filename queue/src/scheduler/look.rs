@@ -1,0 +1,219 @@
+//! Questions: what waits, what is held back and by what, and whether the invariants hold.
+
+use super::lane::{At, member};
+use super::{LaneId, QueueId, Scheduler, SeatAt, TargetAt};
+use crate::inbox::Edge;
+use crate::limits::Narrow;
+use crate::name::{Class, EntryId, Key, Millis, QueueName};
+
+/// Why something does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It has its turn when it comes: so many of its lane are known to be before it.
+    Turn(usize),
+    /// It is too far behind to be in memory.
+    Far,
+    /// Its lane is being read.
+    Reading,
+    /// Its queue is paused.
+    Paused,
+    /// A limit.
+    Held(Held, Narrow),
+    /// No engine has room for anything of its target.
+    NoPlace,
+    /// No engine has room for the first of its lane.
+    Picky,
+    /// Its start is being written.
+    Starting,
+    /// It runs.
+    Running,
+}
+
+/// Whose limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// The queue's.
+    Queue,
+    /// The tenant's.
+    Tenant,
+    /// The target's.
+    Target,
+    /// That on everything, or what of it is kept free for others.
+    Fleet,
+}
+
+/// What the scheduler holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Queues that are not empty.
+    pub queues: usize,
+    /// Entries that run.
+    pub running: usize,
+    /// Entries that are in memory.
+    pub cached: usize,
+    /// Entries that wait in memory and nowhere else.
+    pub volatile: usize,
+    /// Reads under way.
+    pub reading: usize,
+}
+
+impl Scheduler {
+    /// What it holds.
+    pub fn depth(&self) -> Depth {
+        Depth {
+            queues: self.queues.len(),
+            running: self.running.len(),
+            cached: self.cached,
+            volatile: self.volatile,
+            reading: self.filling,
+        }
+    }
+
+    /// Lanes that have something, or may have.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// The queue of this place in the table: its name, its number in the log, and whether it is paused.
+    pub fn queue(&self, id: QueueId) -> Option<(&QueueName, u64, bool)> {
+        self.queues.get(id.0 as usize).map(|queue| (&queue.name, queue.number, queue.paused))
+    }
+
+    /// Why the first entry of a lane does not run.
+    pub fn why_lane(&self, id: LaneId) -> Option<Why> {
+        let lane = self.lane(id)?;
+        let seat = &self.seats[lane.seat as usize];
+        let target = &self.targets[seat.target as usize];
+        Some(match lane.at {
+            At::Empty => return None,
+            At::Paused => Why::Paused,
+            At::Reading => Why::Reading,
+            At::Picky => Why::Picky,
+            At::Full(narrow) => Why::Held(Held::Queue, narrow),
+            At::Ready => match (seat.at, target.at) {
+                (SeatAt::Full(narrow), _) => Why::Held(Held::Tenant, narrow),
+                (SeatAt::Crowded, _) => Why::Held(Held::Fleet, Narrow::Running),
+                (_, TargetAt::Full(narrow)) => Why::Held(Held::Target, narrow),
+                _ if self.fleet_full => Why::Held(Held::Fleet, Narrow::Running),
+                (_, TargetAt::NoPlace) => Why::NoPlace,
+                _ => Why::Turn(0),
+            },
+        })
+    }
+
+    /// Why an entry does not run.
+    pub fn why(&self, id: LaneId, key: Key) -> Option<Why> {
+        if let Some(run) = self.id(id, key.seq).and_then(|id| self.running.get(&id)) {
+            return Some(if run.confirmed { Why::Running } else { Why::Starting });
+        }
+        let of_lane = self.why_lane(id)?;
+        if of_lane != Why::Turn(0) {
+            return Some(of_lane);
+        }
+        let items = self.lane(id)?.inbox.items();
+        Some(match items.binary_search_by_key(&key, |item| item.key) {
+            Ok(before) => Why::Turn(before),
+            Err(_) => Why::Far,
+        })
+    }
+
+    /// The least key of a lane that the log may hold: where a scan may begin. `None`: nothing is there.
+    pub fn low_water(&self, id: LaneId) -> Option<Key> {
+        let lane = self.lane(id)?;
+        lane.inbox.low_water()
+    }
+
+    /// The first entry of a lane that is known, and since when it could run.
+    pub fn oldest(&self, id: LaneId) -> Option<Millis> {
+        self.lane(id)?.inbox.items().front().map(|item| item.key.at)
+    }
+
+    /// The log that a queue is in.
+    pub fn partition(&self, id: QueueId) -> Option<u32> {
+        self.queues.get(id.0 as usize).map(|queue| queue.partition)
+    }
+
+    /// What a queue runs on.
+    pub fn target_name(&self, id: QueueId) -> Option<&str> {
+        let queue = self.queues.get(id.0 as usize)?;
+        Some(&self.targets[queue.target as usize].name)
+    }
+
+    /// How many entries of a queue run.
+    pub fn runs(&self, id: QueueId) -> usize {
+        self.queues.get(id.0 as usize).map_or(0, |queue| queue.runs as usize)
+    }
+
+    /// Entries that run, of a queue.
+    pub fn runs_of(&self, id: QueueId) -> Vec<EntryId> {
+        self.running.iter().filter(|(_, run)| run.lane.queue == id).map(|(entry, _)| *entry).collect()
+    }
+
+    /// The invariants of the file header.
+    ///
+    /// # Errors
+    /// The name of the first that does not hold.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let pools = self.tenants.iter().map(|(_, tenant)| &tenant.pool);
+        let pools = pools.chain(self.targets.iter().map(|(_, target)| &target.pool)).chain([&self.fleet]);
+        let pools = pools.chain(self.queues.iter().filter_map(|(_, queue)| queue.pool.as_deref()));
+        ensure(pools.into_iter().all(|pool| !pool.is_over()), "Q1")?;
+        let kept: u32 = self.tenants.iter().map(|(_, tenant)| super::kept_free(tenant)).sum();
+        ensure(self.fleet.reserved == kept, "Q1")?;
+        ensure(self.fleet.running() as usize == self.running.len(), "Q1")?;
+        let mut waiting = 0;
+        let mut ready_lanes = 0;
+        for (at, queue) in &self.queues {
+            for class in Class::all() {
+                let id = LaneId { queue: QueueId(at as u32), class };
+                let Some(lane) = queue.lanes[class.number()].as_deref() else { continue };
+                lane.inbox.check()?;
+                let seat = &self.seats[lane.seat as usize];
+                ensure(seat.fair.has(member(id), lane.tag) == (lane.at == At::Ready), "Q2")?;
+                let nothing = lane.inbox.items().is_empty() && !lane.inbox.is_hungry();
+                ensure(nothing == (lane.at == At::Empty), "Q2")?;
+                ensure((lane.at == At::Paused) == (queue.paused && !nothing), "Q3")?;
+                let reads = lane.asked || lane.resting || lane.inbox.is_filling();
+                ensure(lane.at != At::Reading || reads, "Q3")?;
+                let target = &self.targets[seat.target as usize];
+                ensure(lane.at != At::Picky || target.picky.contains(&id), "Q3")?;
+                waiting += u32::from(lane.at != At::Empty);
+                ready_lanes += usize::from(lane.at == At::Ready);
+                let everything = lane.rest.as_ref().map(|rest| rest.len());
+                let known = lane.inbox.items().len();
+                ensure(everything.is_none_or(|all| known == all || known > 0 && known < all), "N1")?;
+            }
+        }
+        let all: usize = self.seats.iter().map(|(_, seat)| seat.fair.len()).sum();
+        ensure(all == ready_lanes, "Q2")?;
+        for (at, seat) in &self.seats {
+            let target = &self.targets[seat.target as usize];
+            let turns = &target.turns[seat.class.number()];
+            ensure(turns.fair.has(at as u32, seat.tag) == (seat.at == SeatAt::Ready), "Q2")?;
+            ensure(seat.at != SeatAt::Ready || !seat.fair.is_empty(), "Q2")?;
+            ensure(seat.at != SeatAt::Idle || seat.fair.is_empty(), "Q2")?;
+            let tenant = &self.tenants[seat.tenant as usize];
+            ensure(!matches!(seat.at, SeatAt::Full(_)) || tenant.held.contains(&(at as u32)), "Q3")?;
+            ensure(seat.at != SeatAt::Crowded || self.crowd.contains(&(at as u32)), "Q3")?;
+        }
+        let counted: u32 =
+            self.targets.iter().flat_map(|(_, target)| target.turns.iter().map(|turns| turns.waiting)).sum();
+        ensure(counted == waiting && self.waiting == waiting as usize, "Q2")?;
+        for (at, target) in &self.targets {
+            let live = self.live.iter().filter(|id| **id == at as u32).count();
+            ensure(live == usize::from(target.at == TargetAt::Live), "Q2")?;
+            let ready = target.turns.iter().any(|turns| !turns.fair.is_empty());
+            ensure(!ready || target.at != TargetAt::Idle, "Q3")?;
+        }
+        Ok(())
+    }
+
+    /// How far a lane is known, for tests and for people who look closely.
+    pub fn is_known(&self, id: LaneId) -> bool {
+        self.lane(id).is_some_and(|lane| lane.inbox.edge() == Edge::End)
+    }
+}
+
+fn ensure(holds: bool, name: &'static str) -> Result<(), &'static str> {
+    if holds { Ok(()) } else { Err(name) }
+}
