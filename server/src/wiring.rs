@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin::Admin;
 use crate::clock::Clock;
+use crate::files::Files;
 use crate::fleet::{Fleet, watch as look};
 use crate::gateway::{self, Gateway};
 use crate::lines::{self, Lines};
@@ -54,8 +55,9 @@ pub async fn start_with(settings: Settings, registry: &Registry) -> Result<Runni
     sink.tell_roots(move |worker, root| look::root(&roots, worker, root));
     let replicas = Replicas::join(&settings.coordination, registry, fleet.clone(), (address, admin)).await?;
     fleet.join(replicas.clone());
+    let files = Files::open(&settings, clock)?;
     let lines = Lines::new(fleet.clone(), Arc::new(lines::Nobody));
-    let gateway = Gateway::new(fleet.clone(), replicas.clone(), lines.clone())?;
+    let gateway = Gateway::new(fleet.clone(), replicas.clone(), files.clone(), lines.clone())?;
 
     let (stop, stopped) = watch::channel(false);
     let others = Arc::new(parking_lot::Mutex::new(tokio::task::JoinSet::new()));
@@ -67,6 +69,7 @@ pub async fn start_with(settings: Settings, registry: &Registry) -> Result<Runni
     others.lock().spawn(replicas.clone().run(watch_one));
     others.lock().spawn(look::expectations(fleet));
     others.lock().spawn(lines.look());
+    others.lock().spawn(files.keep_tidy());
     others.lock().spawn(crate::memory::give_back());
     others.lock().spawn(operator.run(back, stopped.clone()));
     let serving = tokio::spawn(gateway::run(gateway.clone(), front, stopped));

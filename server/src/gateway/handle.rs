@@ -13,7 +13,7 @@ use super::keys::Admitted;
 use super::relay::{Answer, Patience, Relay};
 use super::sse::Stream;
 use super::upstream::{self, Connection};
-use super::{Gateway, edit, usage};
+use super::{Gateway, edit, files, usage};
 use crate::error::ApiError;
 use crate::fleet::{Ask, Failure, Model, Outcome, Ticket};
 use crate::lines::Entered;
@@ -41,6 +41,7 @@ enum Endpoint {
     Health,
     Ready,
     OpenApi,
+    Files(files::Target),
     /// Goes to an engine; these the gateway understands.
     Inference(Kind, Form),
     /// Goes to an engine as it is.
@@ -107,6 +108,7 @@ impl Gateway {
         let method = request.method();
         let allowed: &[Method] = match endpoint {
             Endpoint::Inference(..) => &[Method::POST],
+            Endpoint::Files(target) => target.allowed(),
             Endpoint::Other => return self.pass(request, id).await,
             Endpoint::Nothing => return Err(ApiError::UnknownPath(request.uri().path().to_owned())),
             _ => &[Method::GET, Method::HEAD],
@@ -125,6 +127,8 @@ impl Gateway {
                 self.models(request.uri().path())
             }
             Endpoint::Inference(kind, _) => self.infer(kind, request, id).await,
+            // Boxed: it is larger than what every other request carries along.
+            Endpoint::Files(target) => Box::pin(self.files(target, request)).await,
             Endpoint::Other | Endpoint::Nothing => unreachable!("answered above"),
         }
     }
@@ -528,6 +532,9 @@ fn endpoint(path: &str) -> Endpoint {
         "/readyz" => Endpoint::Ready,
         "/openapi.json" => Endpoint::OpenApi,
         path if path.starts_with("/v1/models/") => Endpoint::Model,
+        path if path == "/v1/files" || path.starts_with("/v1/files/") => {
+            files::Target::at(path).map_or(Endpoint::Nothing, Endpoint::Files)
+        }
         path if path.starts_with("/v1/") || path == "/tokenize" || path == "/detokenize" => Endpoint::Other,
         _ => Endpoint::Nothing,
     }
@@ -639,7 +646,7 @@ fn blame(engine: &str, failure: Failure) -> ApiError {
     }
 }
 
-fn json(status: StatusCode, body: Bytes) -> Response<Answer> {
+pub(super) fn json(status: StatusCode, body: Bytes) -> Response<Answer> {
     let mut answer = Response::new(Answer::Whole(Some(body)));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -663,6 +670,9 @@ fn failure(error: &ApiError, form: Form) -> Response<Answer> {
     let mut answer = json(error.status(), body.into());
     if let Some(seconds) = error.retry_after() {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if let ApiError::BadRange { size } = error {
+        answer.headers_mut().insert(header::CONTENT_RANGE, files::content_range(None, *size));
     }
     answer
 }

@@ -131,6 +131,11 @@ impl Keys {
 }
 
 impl Admitted {
+    /// Whose request it is; with no tenants in the settings it is everybody's.
+    pub(super) fn tenant(&self) -> Option<&str> {
+        self.tenant.as_ref().map(|tenant| tenant.settings.name.as_str())
+    }
+
     /// Whether the tenant may use this model.
     pub(super) fn may_use(&self, model: &str) -> Result<(), ApiError> {
         match &self.tenant {

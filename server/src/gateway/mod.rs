@@ -1,9 +1,13 @@
 //! The front door: HTTP in, one engine chosen, its answer out byte for byte.
 //!
 //! [`handle`] is the way of one request, [`upstream`] the connections to engines, [`relay`] an answer on its way,
-//! [`serve`] the threads and connections. Nothing else in the house touches a client.
+//! [`serve`] the threads and connections,
+//! [`files`] OpenAI's Files. Nothing else in the house touches a client.
 
+mod arriving;
 mod edit;
+mod files;
+mod form;
 mod handle;
 mod keys;
 mod relay;
@@ -19,6 +23,7 @@ use bytes::Bytes;
 
 use crate::admin::api::DryRun;
 use crate::error::ApiError;
+use crate::files::Files;
 use crate::fleet::{Ask, Fleet};
 use crate::lines::Lines;
 use crate::prompt::{Kind, Request};
@@ -36,6 +41,9 @@ struct Inner {
     settings: Settings,
     keys: keys::Keys,
     lines: Lines,
+    files: Files,
+    /// Places for uploads: each holds buffers.
+    uploads: tokio::sync::Semaphore,
     counters: Arc<Counters>,
     /// Makes request ids unlike those of another process.
     seed: u64,
@@ -67,7 +75,7 @@ impl Gateway {
     ///
     /// # Errors
     /// Keys that cannot be read, in words.
-    pub fn new(fleet: Fleet, replicas: Replicas, lines: Lines) -> Result<Self, String> {
+    pub fn new(fleet: Fleet, replicas: Replicas, files: Files, lines: Lines) -> Result<Self, String> {
         let settings = fleet.settings().clone();
         let unix = fleet.clock().unix();
         let seed =
@@ -78,6 +86,10 @@ impl Gateway {
             settings,
             keys,
             lines,
+            uploads: tokio::sync::Semaphore::new(
+                files.settings().max_uploads.min(tokio::sync::Semaphore::MAX_PERMITS),
+            ),
+            files,
             counters: Arc::default(),
             seed,
             minted: AtomicU64::new(0),
@@ -92,6 +104,11 @@ impl Gateway {
     /// Those who wait.
     pub fn lines(&self) -> &Lines {
         &self.0.lines
+    }
+
+    /// The files of clients.
+    pub fn stored(&self) -> &Files {
+        &self.0.files
     }
 
     /// What has passed.

@@ -19,6 +19,10 @@ pub fn together(settings: &Settings) -> Result<(), String> {
     bounds(settings)?;
     queue(settings)?;
     coordination(settings)?;
+    settings.files.check()?;
+    if settings.data.dir.as_os_str().is_empty() {
+        return Err("data.dir: it is empty; allowed is a directory, such as warmline-data".to_owned());
+    }
     unique("engines", "name", settings.engines.iter().map(|engine| engine.name.as_str()))?;
     unique("models", "name", settings.models.iter().map(|model| model.name.as_str()))?;
     unique("tenants", "name", settings.tenants.iter().map(|tenant| tenant.name.as_str()))?;

@@ -1,6 +1,7 @@
 //! Everything a person can set, its default, and what it weighs.
 
 pub mod check;
+mod files;
 mod load;
 mod span;
 
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use files::{Data, Files};
 pub use load::{Error, Origin, load, variable};
 pub use span::Span;
 
@@ -31,6 +33,10 @@ pub struct Settings {
     pub coordination: Coordination,
     /// Who waits when there is no room, and how long.
     pub queue: Queue,
+    /// Where what must last lies on this machine.
+    pub data: Data,
+    /// Files that clients upload, and where they lie.
+    pub files: Files,
     /// Logs.
     pub log: Log,
     /// Models that need a word about their tokenizer; others are served too.
