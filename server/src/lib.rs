@@ -27,3 +27,4 @@ pub mod sink;
 pub mod telemetry;
 pub mod tokens;
 pub mod wiring;
+pub mod work;

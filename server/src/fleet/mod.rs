@@ -251,6 +251,14 @@ impl Fleet {
         self.0.models.iter().find(|model| model.answers_to(name))
     }
 
+    /// Tokens in a block of the first engine that serves this model and tells what it has, and the adapter that it knows it
+    /// by.
+    pub fn block_size(&self, model: &str) -> Option<(u32, Option<String>)> {
+        let members = self.0.members.load();
+        let member = members.iter().find(|member| member.tells() && self.takes(member, model))?;
+        Some((member.block_size.load(Ordering::Relaxed), self.adapter(member, model)))
+    }
+
     /// The model that a name, alias or adapter stands for: requests of all of them contend for the same engines.
     pub fn target<'a>(&'a self, name: &'a str) -> &'a str {
         self.model(name).map_or(name, |model| &model.settings.name)

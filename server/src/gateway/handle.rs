@@ -13,7 +13,7 @@ use super::keys::Admitted;
 use super::relay::{Answer, Patience, Relay};
 use super::sse::Stream;
 use super::upstream::{self, Connection};
-use super::{Gateway, edit, files, usage};
+use super::{Gateway, edit, files, jobs, usage};
 use crate::error::ApiError;
 use crate::fleet::{Ask, Failure, Model, Outcome, Ticket};
 use crate::lines::Entered;
@@ -42,6 +42,7 @@ enum Endpoint {
     Ready,
     OpenApi,
     Files(files::Target),
+    Jobs(jobs::Target),
     /// Goes to an engine; these the gateway understands.
     Inference(Kind, Form),
     /// Goes to an engine as it is.
@@ -57,17 +58,17 @@ enum Form {
 }
 
 /// A request whose body has been read, on its way to an engine.
-struct Order {
-    method: Method,
-    path: String,
-    headers: HeaderMap,
-    body: Bytes,
+pub(super) struct Order {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
     /// Whether another engine may be asked if this one breaks before it answers.
-    repeatable: bool,
-    streams: bool,
-    usage_is_ours: bool,
+    pub(super) repeatable: bool,
+    pub(super) streams: bool,
+    pub(super) usage_is_ours: bool,
     /// Whether the answer must be JSON or a stream of events.
-    strict: bool,
+    pub(super) strict: bool,
 }
 
 impl Gateway {
@@ -109,6 +110,7 @@ impl Gateway {
         let allowed: &[Method] = match endpoint {
             Endpoint::Inference(..) => &[Method::POST],
             Endpoint::Files(target) => target.allowed(),
+            Endpoint::Jobs(target) => target.allowed(),
             Endpoint::Other => return self.pass(request, id).await,
             Endpoint::Nothing => return Err(ApiError::UnknownPath(request.uri().path().to_owned())),
             _ => &[Method::GET, Method::HEAD],
@@ -129,6 +131,7 @@ impl Gateway {
             Endpoint::Inference(kind, _) => self.infer(kind, request, id).await,
             // Boxed: it is larger than what every other request carries along.
             Endpoint::Files(target) => Box::pin(self.files(target, request)).await,
+            Endpoint::Jobs(target) => Box::pin(self.jobs(target, request)).await,
             Endpoint::Other | Endpoint::Nothing => unreachable!("answered above"),
         }
     }
@@ -390,7 +393,7 @@ impl Gateway {
     }
 
     /// Reads a body, within the limits of size and time.
-    async fn read(&self, headers: &HeaderMap, mut incoming: Incoming) -> Result<Bytes, ApiError> {
+    pub(super) async fn read(&self, headers: &HeaderMap, mut incoming: Incoming) -> Result<Bytes, ApiError> {
         let settings = &self.0.settings.gateway;
         let limit = settings.max_body_bytes;
         let promised = headers
@@ -535,6 +538,9 @@ fn endpoint(path: &str) -> Endpoint {
         path if path == "/v1/files" || path.starts_with("/v1/files/") => {
             files::Target::at(path).map_or(Endpoint::Nothing, Endpoint::Files)
         }
+        path if path == "/v1/jobs" || path.starts_with("/v1/jobs/") => {
+            jobs::Target::at(path).map_or(Endpoint::Nothing, Endpoint::Jobs)
+        }
         path if path.starts_with("/v1/") || path == "/tokenize" || path == "/detokenize" => Endpoint::Other,
         _ => Endpoint::Nothing,
     }
@@ -594,7 +600,7 @@ fn hop_by_hop(name: &HeaderName) -> bool {
 }
 
 /// The request as the engine gets it: its own host and key, the client's everything else.
-fn outgoing(order: &Order, ticket: &Ticket, id: &str) -> Request<Full<Bytes>> {
+pub(super) fn outgoing(order: &Order, ticket: &Ticket, id: &str) -> Request<Full<Bytes>> {
     let engine = ticket.engine();
     let mut request = Request::new(Full::new(order.body.clone()));
     *request.method_mut() = order.method.clone();

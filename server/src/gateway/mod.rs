@@ -6,9 +6,11 @@
 
 mod arriving;
 mod edit;
+pub(crate) mod errand;
 mod files;
 mod form;
 mod handle;
+mod jobs;
 mod keys;
 mod relay;
 mod serve;
@@ -29,6 +31,7 @@ use crate::lines::Lines;
 use crate::prompt::{Kind, Request};
 use crate::replicas::Replicas;
 use crate::settings::Settings;
+use crate::work::Work;
 
 pub use serve::run;
 
@@ -41,6 +44,7 @@ struct Inner {
     settings: Settings,
     keys: keys::Keys,
     lines: Lines,
+    work: Work,
     files: Files,
     /// Places for uploads: each holds buffers.
     uploads: tokio::sync::Semaphore,
@@ -75,7 +79,13 @@ impl Gateway {
     ///
     /// # Errors
     /// Keys that cannot be read, in words.
-    pub fn new(fleet: Fleet, replicas: Replicas, files: Files, lines: Lines) -> Result<Self, String> {
+    pub fn new(
+        fleet: Fleet,
+        replicas: Replicas,
+        files: Files,
+        lines: Lines,
+        work: Work,
+    ) -> Result<Self, String> {
         let settings = fleet.settings().clone();
         let unix = fleet.clock().unix();
         let seed =
@@ -86,6 +96,7 @@ impl Gateway {
             settings,
             keys,
             lines,
+            work,
             uploads: tokio::sync::Semaphore::new(
                 files.settings().max_uploads.min(tokio::sync::Semaphore::MAX_PERMITS),
             ),
@@ -99,6 +110,11 @@ impl Gateway {
     /// The engines behind it.
     pub fn fleet(&self) -> &Fleet {
         &self.0.fleet
+    }
+
+    /// What is durable.
+    pub fn work(&self) -> &Work {
+        &self.0.work
     }
 
     /// Those who wait.

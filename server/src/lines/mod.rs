@@ -12,17 +12,19 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use queue::entry::{Cost, Order, Terms};
 use queue::limits::Limits;
+use queue::log::Sync;
 use queue::name::{Class, Millis, QueueName, Seq};
-use queue::room::{Gone, Options, Room, Runner, Standing, Started, Turn, Waiting};
+use queue::room::{Gone, Options, Room, Runner, Standing, Turn, Waiting};
 use queue::scheduler::{self, Tenancy};
 
 use crate::clock::Clock;
 use crate::error::ApiError;
 use crate::fleet::{Ask, EngineId, Fleet, Ticket};
-use crate::settings::{self, Priority};
+use crate::settings::{self, Durability, Priority};
 use crate::tokens::Way;
 
 use ground::Engines;
+pub use ground::Hint;
 pub use told::Told;
 
 /// The lines of this replica; cheap to clone.
@@ -107,7 +109,12 @@ impl Lines {
                 reach: settings.reach,
                 share: settings.shares,
                 patience: settings.patience_tokens,
+                class_running: [None, None, Some(settings.jobs_in_flight), Some(settings.jobs_in_flight)],
                 ..scheduler::Options::default()
+            },
+            durability: match settings.durability {
+                Durability::Fsync => Sync::Disk,
+                Durability::Write => Sync::Write,
             },
             ..Options::default()
         };
@@ -118,13 +125,18 @@ impl Lines {
             room.tenancy(&tenant.name, Tenancy { weight: tenant.weight, limits: Limits::default() });
         }
         let lines = Self(Arc::new(Inner {
-            room: room.clone(),
+            room,
             fleet: fleet.clone(),
             settings,
             standing,
             told: told::Counts::default(),
         }));
-        fleet.tell_freed(move || room.stir(None));
+        let told = Arc::downgrade(&lines.0);
+        fleet.tell_freed(move || {
+            if let Some(lines) = told.upgrade() {
+                lines.room.stir(None);
+            }
+        });
         lines
     }
 
@@ -341,14 +353,5 @@ impl Priority {
             Some(class) => class,
             None => Class::LAST,
         }
-    }
-}
-
-/// Nothing durable runs here.
-pub struct Nobody;
-
-impl Runner<Ticket> for Nobody {
-    fn run(&self, started: Started<Ticket>) {
-        tracing::error!(id = %started.id, "something durable was started, and nobody runs it");
     }
 }

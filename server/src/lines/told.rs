@@ -6,7 +6,7 @@ use std::time::Duration;
 use queue::scheduler::Depth;
 
 /// Upper bounds of waiting times, in seconds.
-pub const BOUNDS: [f64; 10] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0];
+pub(crate) const BOUNDS: [f64; 10] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0];
 
 #[derive(Debug, Default)]
 pub(super) struct Counts {

@@ -218,6 +218,25 @@ pub struct Queue {
     pub shares: [u32; 4],
     /// Tokens of that share that must have passed a class before its share begins to count.
     pub patience_tokens: u64,
+    /// Jobs, and lines of batches, that run at a time on this replica, each.
+    pub jobs_in_flight: u32,
+    /// What an acknowledgement of a job means: `fsync` survives a crash of the machine, `write` one of the process.
+    pub durability: Durability,
+    /// How often a job is tried that an engine fails.
+    pub attempts: u16,
+    /// How long the outcome of a job can be read.
+    pub keep: Span,
+}
+
+/// What an acknowledgement means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// It is on the disk.
+    #[default]
+    Fsync,
+    /// It is with the operating system.
+    Write,
 }
 
 /// How urgent what a tenant sends is.
@@ -466,6 +485,10 @@ impl Default for Queue {
             reach: 4,
             shares: [0, 100, 50, 20],
             patience_tokens: 65_536,
+            jobs_in_flight: 64,
+            durability: Durability::default(),
+            attempts: 3,
+            keep: Span::seconds(24 * 3_600),
         }
     }
 }
