@@ -399,9 +399,9 @@ mod tests {
         let run = |seed| {
             let log = log();
             log.chances(seed, Chances { commit: 100, block: 200, scan: 200 });
-            let mut told = String::new();
+            let mut told = Vec::new();
             for _ in 0..100 {
-                told += &format!("{:?} {:?};", scan(&log), commit(&log, "d").is_ok());
+                told.push((scan(&log), commit(&log, "d").is_ok()));
                 log.reopen();
             }
             (told, log.counts())

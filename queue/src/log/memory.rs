@@ -255,7 +255,8 @@ mod tests {
     fn seen(log: &Memory, at: u64) -> String {
         let span = Span { table: Table::Inbox, from: Bytes::new(), to: Bytes::new() };
         let (rows, _) = log.state.lock().chunk(&span, Bound::Unbounded, at);
-        rows.iter().map(|(key, value)| format!("{}{} ", key.escape_ascii(), value.escape_ascii())).collect()
+        let words = |(key, value): &(Bytes, Bytes)| format!("{}{}", key.escape_ascii(), value.escape_ascii());
+        rows.iter().map(words).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
@@ -270,13 +271,13 @@ mod tests {
         put(&log, "a", "3");
         put(&log, "b", "3");
         delete(&log, "c");
-        assert_eq!(seen(&log, first.at), "a1 b1 ");
-        assert_eq!(seen(&log, second.at), "a2 ");
+        assert_eq!(seen(&log, first.at), "a1 b1");
+        assert_eq!(seen(&log, second.at), "a2");
         let now = log.state.lock().now;
-        assert_eq!(seen(&log, now), "a3 b3 ");
+        assert_eq!(seen(&log, now), "a3 b3");
         let second_at = second.at;
         drop(first);
-        assert_eq!(seen(&log, second_at), "a2 ", "whoever came later still sees what he saw");
+        assert_eq!(seen(&log, second_at), "a2", "whoever came later still sees what he saw");
         drop(second);
         let state = log.state.lock();
         assert_eq!(state.check(), Ok(()));
