@@ -25,22 +25,22 @@ const GRAVES: u64 = 100_000;
 const ROWS: usize = 24;
 
 fn main() {
-    println!("one producer, a sync each, commits a second, medians of {ROUNDS} rounds");
-    producer();
-    println!("\nenqueue, start, finish of an entry of {PAYLOAD} bytes, in batches of {MOVES} moves");
-    for (sync, items) in [(Sync::Disk, 9_600), (Sync::Write, 64_000)] {
-        moves(sync, items);
+    let parts: [(&str, fn()); 4] =
+        [("producer", producer), ("moves", moves), ("scans", scans), ("opening", opening)];
+    // Cargo says `--bench` to every bench.
+    let asked: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    for (name, part) in parts {
+        if asked.is_empty() || asked.iter().any(|word| word == name) {
+            part();
+        }
     }
-    println!("\na scan of {ROWS} rows, behind {GRAVES} entries that are gone");
-    scans();
-    println!("\nopening again");
-    opening();
 }
 
 // === One producer ===
 
 fn producer() {
     const COMMITS: u64 = 400;
+    println!("one producer, a sync each, commits a second, medians of {ROUNDS} rounds");
     let disk = place();
     let append = File::create(disk.path().join("append")).expect("a file");
     // As a journal is: its size was set aside and synced before.
@@ -86,7 +86,14 @@ struct Cost {
     cpu: f64,
 }
 
-fn moves(sync: Sync, items: u64) {
+fn moves() {
+    println!("\nenqueue, start, finish of an entry of {PAYLOAD} bytes, in batches of {MOVES} moves");
+    for (sync, items) in [(Sync::Disk, 9_600), (Sync::Write, 64_000)] {
+        moves_with(sync, items);
+    }
+}
+
+fn moves_with(sync: Sync, items: u64) {
     let disk = place();
     let bare = Bare::open(&disk.path().join("bare"));
     let mut log = open(&disk, "log");
@@ -209,6 +216,7 @@ impl Bare {
 // === Scans ===
 
 fn scans() {
+    println!("\na scan of {ROWS} rows, behind {GRAVES} entries that are gone");
     let disk = place();
     let large = open(&disk, "buffer");
     let small = Options { write_buffer_bytes: 1024 * 1024, ..Options::default() };
@@ -221,12 +229,16 @@ fn scans() {
     for (name, log) in logs {
         for numbers in (0..GRAVES + 10_000).collect::<Vec<_>>().chunks(1_000) {
             let mut batch = Batch::default();
-            numbers.iter().for_each(|number| batch.put(Table::Inbox, key(*number), Bytes::new()));
+            for number in numbers {
+                batch.put(Table::Inbox, key(*number), Bytes::new());
+            }
             log.commit(batch, Sync::Write).expect("a commit");
         }
         for numbers in (0..GRAVES).collect::<Vec<_>>().chunks(1_000) {
             let mut batch = Batch::default();
-            numbers.iter().for_each(|number| batch.delete(Table::Inbox, key(*number)));
+            for number in numbers {
+                batch.delete(Table::Inbox, key(*number));
+            }
             log.commit(batch, Sync::Write).expect("a commit");
         }
         let start = median((0..21).map(|_| scan(log, 0)).collect());
@@ -254,6 +266,7 @@ fn scan(log: &dyn Log, from: u64) -> f64 {
 
 fn opening() {
     const WAITING: u64 = 1_000_000;
+    println!("\nopening again");
     let disk = place();
     let made = now();
     let mut log = open(&disk, "log");
@@ -271,6 +284,9 @@ fn opening() {
         opened.as_secs_f64() * 1e3,
         log.disk_bytes() >> 20
     );
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    println!("  memory of this process, at most: {}", peak.trim());
 }
 
 // === Small words ===
@@ -313,7 +329,7 @@ fn cost(items: u64, work: impl FnOnce()) -> Cost {
     let (began, before) = (now(), processor());
     work();
     let took = began.elapsed().as_secs_f64();
-    let cpu = (processor() - before).as_secs_f64() * 1e6 / items as f64;
+    let cpu = processor().saturating_sub(before).as_secs_f64() * 1e6 / items as f64;
     Cost { rate: items as f64 / took, cpu }
 }
 
