@@ -348,4 +348,3 @@ enum Level {
     Target,
     Fleet,
 }
-

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{LaneId, Scheduler, SeatAt, TargetAt, Timer};
-use crate::fair::Member;
 use crate::entry::Item;
+use crate::fair::Member;
 use crate::inbox::{CAPACITY, Found, Inbox};
 use crate::limits::Narrow;
 use crate::name::{Key, Millis};
