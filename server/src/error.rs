@@ -28,6 +28,12 @@ pub enum ApiError {
     /// There is nothing at this path.
     #[error("Unknown request URL: {0}. See /openapi.json for what is served.")]
     UnknownPath(String),
+    /// What is named is not there, or no longer.
+    #[error("{0}")]
+    NotFound(String),
+    /// It is not as the request takes it to be.
+    #[error("{0}")]
+    Conflict(String),
     /// The path exists, the method does not.
     #[error("Method not allowed: {0}.")]
     Method(String),
@@ -157,12 +163,16 @@ impl ApiError {
     /// The body in Anthropic's form.
     pub fn anthropic(&self) -> String {
         let kind = match self {
-            Self::Invalid { .. } | Self::TooSlow(_) | Self::Method(_) | Self::BadRange { .. } => {
-                "invalid_request_error"
-            }
+            Self::Invalid { .. }
+            | Self::TooSlow(_)
+            | Self::Method(_)
+            | Self::BadRange { .. }
+            | Self::Conflict(_) => "invalid_request_error",
             Self::Unauthorized(_) => "authentication_error",
             Self::Forbidden(_) => "permission_error",
-            Self::UnknownModel(_) | Self::UnknownPath(_) | Self::UnknownFile(_) => "not_found_error",
+            Self::UnknownModel(_) | Self::UnknownPath(_) | Self::UnknownFile(_) | Self::NotFound(_) => {
+                "not_found_error"
+            }
             Self::TooLarge { .. } | Self::FileTooLarge { .. } | Self::FileQuota { .. } => "request_too_large",
             Self::Busy { .. } => "rate_limit_error",
             Self::Unavailable { .. } | Self::StorageAway => "overloaded_error",
@@ -180,6 +190,8 @@ impl ApiError {
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, INVALID, "forbidden"),
             Self::UnknownModel(_) => (StatusCode::NOT_FOUND, INVALID, "model_not_found"),
             Self::UnknownPath(_) => (StatusCode::NOT_FOUND, INVALID, "unknown_url"),
+            Self::NotFound(_) => (StatusCode::NOT_FOUND, INVALID, "not_found"),
+            Self::Conflict(_) => (StatusCode::CONFLICT, INVALID, "conflict"),
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, INVALID, "method_not_allowed"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, "request_too_large"),
             Self::FileTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, "file_too_large"),

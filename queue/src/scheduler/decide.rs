@@ -143,10 +143,15 @@ impl Scheduler {
         Decision::Idle
     }
 
+    /// Whether as many entries of a class run as may.
+    pub(super) fn is_full(&self, class: Class) -> bool {
+        self.options.class_running[class.number()].is_some_and(|most| self.of_class[class.number()] >= most)
+    }
+
     /// The class and the seat whose turn it is.
     fn turn(&self, target: u32) -> Option<(Class, u32)> {
         let turns = &self.targets[target as usize].turns;
-        let ready = |class: &Class| !turns[class.number()].fair.is_empty();
+        let ready = |class: &Class| !turns[class.number()].fair.is_empty() && !self.is_full(*class);
         let due = self.options.patience.saturating_mul(1_000);
         // Q5: whoever has been passed over for too long comes first.
         let aged = Class::all().filter(ready).filter(|class| turns[class.number()].owed > due);
@@ -268,6 +273,7 @@ impl Scheduler {
         self.leases += 1;
         let lease = Lease(self.leases);
         let run = Run { lane: id, seat: seat_id, item: item.clone(), lease, confirmed: false, gone: false };
+        self.of_class[id.class.number()] += 1;
         let entry = self.id(id, item.key.seq)?;
         self.running.insert(entry, run);
         if volatile {

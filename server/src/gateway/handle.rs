@@ -1,6 +1,7 @@
 //! One request from its head to its answer: who is it, what is asked, where does it go, how did it end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName};
@@ -12,9 +13,10 @@ use super::keys::Admitted;
 use super::relay::{Answer, Patience, Relay};
 use super::sse::Stream;
 use super::upstream::{self, Connection};
-use super::{Gateway, edit, files, usage};
+use super::{Gateway, edit, files, jobs, usage};
 use crate::error::ApiError;
 use crate::fleet::{Ask, Failure, Model, Outcome, Ticket};
+use crate::lines::Entered;
 use crate::prompt::{Kind, Prompt, Request as Asked};
 use crate::tokens::{QUICK_BYTES, Way};
 
@@ -26,6 +28,8 @@ const RANK: HeaderName = HeaderName::from_static("x-data-parallel-rank");
 /// A plain answer up to this size is read to its end before the client gets its first byte: if the engine
 /// breaks off, the client gets an honest error instead of a stump. Larger ones pass through.
 const MAX_WHOLE: usize = 8 << 20;
+/// Tokens that an answer is taken to have if the client does not say how many it wants at most.
+const ANSWER: u32 = 256;
 /// The longest request id that is taken from a client.
 const MAX_ID: usize = 128;
 
@@ -38,6 +42,7 @@ enum Endpoint {
     Ready,
     OpenApi,
     Files(files::Target),
+    Jobs(jobs::Target),
     /// Goes to an engine; these the gateway understands.
     Inference(Kind, Form),
     /// Goes to an engine as it is.
@@ -53,17 +58,17 @@ enum Form {
 }
 
 /// A request whose body has been read, on its way to an engine.
-struct Order {
-    method: Method,
-    path: String,
-    headers: HeaderMap,
-    body: Bytes,
+pub(super) struct Order {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
     /// Whether another engine may be asked if this one breaks before it answers.
-    repeatable: bool,
-    streams: bool,
-    usage_is_ours: bool,
+    pub(super) repeatable: bool,
+    pub(super) streams: bool,
+    pub(super) usage_is_ours: bool,
     /// Whether the answer must be JSON or a stream of events.
-    strict: bool,
+    pub(super) strict: bool,
 }
 
 impl Gateway {
@@ -105,6 +110,7 @@ impl Gateway {
         let allowed: &[Method] = match endpoint {
             Endpoint::Inference(..) => &[Method::POST],
             Endpoint::Files(target) => target.allowed(),
+            Endpoint::Jobs(target) => target.allowed(),
             Endpoint::Other => return self.pass(request, id).await,
             Endpoint::Nothing => return Err(ApiError::UnknownPath(request.uri().path().to_owned())),
             _ => &[Method::GET, Method::HEAD],
@@ -125,6 +131,7 @@ impl Gateway {
             Endpoint::Inference(kind, _) => self.infer(kind, request, id).await,
             // Boxed: it is larger than what every other request carries along.
             Endpoint::Files(target) => Box::pin(self.files(target, request)).await,
+            Endpoint::Jobs(target) => Box::pin(self.jobs(target, request)).await,
             Endpoint::Other | Endpoint::Nothing => unreachable!("answered above"),
         }
     }
@@ -165,6 +172,8 @@ impl Gateway {
             cache_salt: asked.cache_salt.as_deref(),
             streams: asked.stream,
             pinned: pinned.as_deref(),
+            answer: asked.max_tokens.unwrap_or(ANSWER),
+            hashes: None,
             tried: Vec::new(),
         };
         let order = Order {
@@ -206,6 +215,8 @@ impl Gateway {
             cache_salt: None,
             streams: false,
             pinned: None,
+            answer: 0,
+            hashes: None,
             tried: Vec::new(),
         };
         let repeatable = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
@@ -231,11 +242,20 @@ impl Gateway {
     ) -> Result<Response<Answer>, ApiError> {
         let settings = &self.0.settings.gateway;
         let (connect, first_byte) = (settings.connect_timeout.get(), settings.first_byte_timeout.get());
+        let who = admitted.who();
+        let mut waited = Duration::ZERO;
         let mut admitted = Some(admitted);
         let mut last = None;
         for attempt in 1..=settings.max_attempts {
-            let ticket = match self.fleet().place(&ask) {
-                Ok(ticket) => ticket,
+            let entered = self.0.lines.enter(&ask, &order.body, &who).await;
+            let ticket = match entered {
+                Ok(Entered { ticket, turn, waited: more }) => {
+                    waited += more;
+                    if let Some(admitted) = &mut admitted {
+                        admitted.has_turn(turn);
+                    }
+                    ticket
+                }
                 // What went wrong before says more than that nobody is left.
                 Err(error) => return Err(last.unwrap_or(error)),
             };
@@ -245,7 +265,9 @@ impl Gateway {
             let received = match upstream::send(&engine, request, connect, first_byte).await {
                 Ok((answer, connection)) => {
                     let final_try = attempt == settings.max_attempts;
-                    self.receive(answer, &order, ticket, connection, &mut admitted, final_try).await
+                    let received =
+                        self.receive(answer, &order, ticket, connection, &mut admitted, final_try).await;
+                    received.map(|answer| with_wait(answer, waited))
                 }
                 Err(failure) => {
                     ticket.finish(Outcome::Failed(failure));
@@ -348,6 +370,17 @@ impl Gateway {
     }
 }
 
+/// Adds to `x-warmline-route` how long the request stood in line, if it did.
+fn with_wait(mut answer: Response<Answer>, waited: Duration) -> Response<Answer> {
+    if !waited.is_zero()
+        && let Some(route) = answer.headers().get(&ROUTE).and_then(|route| route.to_str().ok())
+        && let Ok(route) = HeaderValue::from_str(&format!("{route}; waited={}ms", waited.as_millis()))
+    {
+        answer.headers_mut().insert(ROUTE, route);
+    }
+    answer
+}
+
 // === Small steps ===
 
 impl Gateway {
@@ -360,7 +393,7 @@ impl Gateway {
     }
 
     /// Reads a body, within the limits of size and time.
-    async fn read(&self, headers: &HeaderMap, mut incoming: Incoming) -> Result<Bytes, ApiError> {
+    pub(super) async fn read(&self, headers: &HeaderMap, mut incoming: Incoming) -> Result<Bytes, ApiError> {
         let settings = &self.0.settings.gateway;
         let limit = settings.max_body_bytes;
         let promised = headers
@@ -505,6 +538,9 @@ fn endpoint(path: &str) -> Endpoint {
         path if path == "/v1/files" || path.starts_with("/v1/files/") => {
             files::Target::at(path).map_or(Endpoint::Nothing, Endpoint::Files)
         }
+        path if path == "/v1/jobs" || path.starts_with("/v1/jobs/") => {
+            jobs::Target::at(path).map_or(Endpoint::Nothing, Endpoint::Jobs)
+        }
         path if path.starts_with("/v1/") || path == "/tokenize" || path == "/detokenize" => Endpoint::Other,
         _ => Endpoint::Nothing,
     }
@@ -564,7 +600,7 @@ fn hop_by_hop(name: &HeaderName) -> bool {
 }
 
 /// The request as the engine gets it: its own host and key, the client's everything else.
-fn outgoing(order: &Order, ticket: &Ticket, id: &str) -> Request<Full<Bytes>> {
+pub(super) fn outgoing(order: &Order, ticket: &Ticket, id: &str) -> Request<Full<Bytes>> {
     let engine = ticket.engine();
     let mut request = Request::new(Full::new(order.body.clone()));
     *request.method_mut() = order.method.clone();

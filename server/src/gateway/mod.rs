@@ -6,9 +6,11 @@
 
 mod arriving;
 mod edit;
+pub(crate) mod errand;
 mod files;
 mod form;
 mod handle;
+mod jobs;
 mod keys;
 mod relay;
 mod serve;
@@ -25,9 +27,11 @@ use crate::admin::api::DryRun;
 use crate::error::ApiError;
 use crate::files::Files;
 use crate::fleet::{Ask, Fleet};
+use crate::lines::Lines;
 use crate::prompt::{Kind, Request};
 use crate::replicas::Replicas;
 use crate::settings::Settings;
+use crate::work::Work;
 
 pub use serve::run;
 
@@ -39,6 +43,8 @@ struct Inner {
     fleet: Fleet,
     settings: Settings,
     keys: keys::Keys,
+    lines: Lines,
+    work: Work,
     files: Files,
     /// Places for uploads: each holds buffers.
     uploads: tokio::sync::Semaphore,
@@ -73,7 +79,13 @@ impl Gateway {
     ///
     /// # Errors
     /// Keys that cannot be read, in words.
-    pub fn new(fleet: Fleet, replicas: Replicas, files: Files) -> Result<Self, String> {
+    pub fn new(
+        fleet: Fleet,
+        replicas: Replicas,
+        files: Files,
+        lines: Lines,
+        work: Work,
+    ) -> Result<Self, String> {
         let settings = fleet.settings().clone();
         let unix = fleet.clock().unix();
         let seed =
@@ -83,6 +95,8 @@ impl Gateway {
             fleet,
             settings,
             keys,
+            lines,
+            work,
             uploads: tokio::sync::Semaphore::new(
                 files.settings().max_uploads.min(tokio::sync::Semaphore::MAX_PERMITS),
             ),
@@ -96,6 +110,16 @@ impl Gateway {
     /// The engines behind it.
     pub fn fleet(&self) -> &Fleet {
         &self.0.fleet
+    }
+
+    /// What is durable.
+    pub fn work(&self) -> &Work {
+        &self.0.work
+    }
+
+    /// Those who wait.
+    pub fn lines(&self) -> &Lines {
+        &self.0.lines
     }
 
     /// The files of clients.
@@ -125,6 +149,8 @@ impl Gateway {
             cache_salt: asked.cache_salt.as_deref(),
             streams: asked.stream,
             pinned: None,
+            answer: 0,
+            hashes: None,
             tried: Vec::new(),
         })
     }
