@@ -132,7 +132,10 @@ fn while_counting(
         let written = (1..=to).try_for_each(|number| {
             let mut batch = Batch::default();
             for (table, key) in rows {
-                batch.put(*table, key.clone(), number.to_be_bytes().to_vec());
+                // Large enough that tables are written meanwhile.
+                let mut value = number.to_be_bytes().to_vec();
+                value.resize(250, 7);
+                batch.put(*table, key.clone(), value);
             }
             commit(log, batch)
         });
@@ -556,7 +559,8 @@ fn get(log: &dyn Log, table: Table, key: &[u8]) -> Result<Option<Bytes>, String>
 }
 
 fn number(value: Option<Bytes>) -> u64 {
-    value.map_or(0, |value| value.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    let first = |value: Bytes| value.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
+    value.map_or(0, first)
 }
 
 fn visit(log: &dyn Log, table: Table, visit: super::Visit<'_>) -> Result<Scanned, String> {

@@ -17,7 +17,6 @@
 mod mark;
 mod tail;
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::ops::Bound;
@@ -310,10 +309,9 @@ impl Fjall {
             self.mark.set(Flag::Loose, true)?;
             self.mark.sync()?;
         }
-        let edits = last_of_each(batch);
         let mut touched = [false; TABLES.len()];
         let mut writes = self.db.batch().durability(Some(mode(sync)));
-        for edit in edits {
+        for edit in batch.into_edits() {
             touched[edit.table as usize] = true;
             let table = self.table(edit.table);
             match edit.value {
@@ -402,17 +400,6 @@ fn bounds(span: &Span) -> (Bound<&[u8]>, Bound<&[u8]>) {
         _ => Bound::Excluded(&span.to[..]),
     };
     (from, to)
-}
-
-/// The last edit of each row: the engine knows no order within a batch.
-fn last_of_each(batch: Batch) -> Vec<super::Edit> {
-    let mut edits = batch.into_edits();
-    let mut seen = HashSet::with_capacity(edits.len());
-    let keep: Vec<bool> =
-        edits.iter().rev().map(|edit| seen.insert((edit.table, edit.key.clone()))).collect();
-    let mut keep = keep.into_iter().rev();
-    edits.retain(|_| keep.next().unwrap_or(true));
-    edits
 }
 
 // === Errors and sizes ===
