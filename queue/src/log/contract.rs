@@ -134,7 +134,7 @@ fn while_counting(
             for (table, key) in rows {
                 // Large enough that tables are written meanwhile.
                 let mut value = number.to_be_bytes().to_vec();
-                value.resize(250, 7);
+                value.resize(100, 7);
                 batch.put(*table, key.clone(), value);
             }
             commit(log, batch)
@@ -147,9 +147,9 @@ fn while_counting(
 
 fn reads_go_forward(open: Open<'_>) -> Kept {
     let log = open();
-    let rows: Vec<_> = (0..40).map(|i| (TABLES[1 + i % 8], format!("row {i}"))).collect();
-    let (first, last) = (rows[0].clone(), rows[39].clone());
-    while_counting(&*log, 1_000, &rows, &|| {
+    let rows: Vec<_> = (0..400).map(|i| (TABLES[1 + i % 8], format!("row {i}"))).collect();
+    let (first, last) = (rows[0].clone(), rows[399].clone());
+    while_counting(&*log, 400, &rows, &|| {
         let early = number(get(&*log, first.0, first.1.as_bytes())?);
         let late = number(get(&*log, last.0, last.1.as_bytes())?);
         if late >= early { Ok(()) } else { Err(format!("batch {early}, and then only batch {late}")) }

@@ -45,6 +45,10 @@ pub const MIN_WRITE_BUFFER_BYTES: u64 = 1024 * 1024;
 /// Sealed buffers of one table at which a commit waits. The engine waits at four, without looking whether it will ever end.
 const SEALED: usize = 3;
 
+/// How often its share of the write buffer one table may take before a commit waits. The engine seals a buffer when a worker
+/// has time for it; while all of them merge it grows, and nothing in the engine stops it.
+const SHARES: u64 = 2;
+
 /// Sorted runs of one table at which a commit waits. The engine waits at thirty, in the same way.
 const RUNS: usize = 28;
 
@@ -56,8 +60,9 @@ const APART: u32 = 1024;
 pub struct Options {
     /// Memory for blocks that were read.
     pub cache_bytes: u64,
-    /// Memory for what is not in tables yet. It is divided among the tables when the log is made, and stays so. While tables
-    /// cannot be written as fast as commits come, it may be used four times before commits wait.
+    /// Memory for what is not in tables yet, as the engine counts it. It is divided among the tables when the log is made, and
+    /// stays so. While tables cannot be written as fast as commits come, a table may take eight times its share before
+    /// commits wait: twice for what is being filled, and as much in each of the three that wait to be written.
     pub write_buffer_bytes: u64,
     /// Disk for journals that are still needed by some table; there is one more that is being written.
     pub journal_bytes: u64,
@@ -75,6 +80,7 @@ pub struct Fjall {
     db: Database,
     mark: Mark,
     folder: PathBuf,
+    options: Options,
     /// Whether the mark already says that something was not synced.
     loose: AtomicBool,
     /// Why nothing is written any more.
@@ -155,7 +161,7 @@ impl Fjall {
         mark.sync()?;
         let (loose, poison) = (AtomicBool::new(false), Mutex::new(None));
         let seen = RwLock::new(db.snapshot());
-        let log = Self { seen, tables, db, mark, folder, loose, poison };
+        let log = Self { seen, tables, db, mark, folder, options, loose, poison };
         log.stamp()?;
         Ok(log)
     }
@@ -203,21 +209,26 @@ fn open_tables(db: &Database, options: Options) -> ::fjall::Result<[Keyspace; TA
 
 /// What a table is made for.
 fn tuned(table: Table, buffer: u64) -> KeyspaceCreateOptions {
-    let options = KeyspaceCreateOptions::default();
+    let options = KeyspaceCreateOptions::default().max_memtable_size(share(table, buffer));
     match table {
         // Read one by one and always there; what is large lies apart.
         Table::Entries => options
-            .max_memtable_size(buffer / 4)
             .expect_point_read_hits(true)
             .with_kv_separation(Some(KvSeparationOptions::default().separation_threshold(APART))),
         // Only ever scanned: a filter for single keys would be built for nobody.
-        Table::Inbox | Table::Running => {
-            options.max_memtable_size(buffer / 4).filter_policy(FilterPolicy::disabled())
+        Table::Inbox | Table::Running | Table::Timers | Table::Aside => {
+            options.filter_policy(FilterPolicy::disabled())
         }
-        Table::Timers | Table::Aside => {
-            options.max_memtable_size(buffer / 24).filter_policy(FilterPolicy::disabled())
-        }
-        Table::Meta | Table::Queues | Table::Once | Table::Debts => options.max_memtable_size(buffer / 24),
+        Table::Meta | Table::Queues | Table::Once | Table::Debts => options,
+    }
+}
+
+/// How much of the write buffer is a table's: a quarter for each of those that every entry passes through, since most of
+/// what passes is deleted before it is ever written to a table.
+const fn share(table: Table, buffer: u64) -> u64 {
+    match table {
+        Table::Entries | Table::Inbox | Table::Running => buffer / 4,
+        _ => buffer / 24,
     }
 }
 
@@ -332,10 +343,14 @@ impl Fjall {
 
     /// Waits while tables are written slower than commits come, as long as there is somebody who writes them.
     fn wait_for_room(&self, touched: [bool; TABLES.len()]) -> Result<(), Error> {
-        let full =
-            |table: &Keyspace| table.sealed_memtable_count() >= SEALED || table.tree.l0_run_count() >= RUNS;
-        for (table, _) in self.tables.iter().zip(touched).filter(|(_, touched)| *touched) {
-            while full(table) {
+        let full = |table: &Keyspace, share: u64| {
+            table.tree.active_memtable().size() >= SHARES * share
+                || table.sealed_memtable_count() >= SEALED
+                || table.tree.l0_run_count() >= RUNS
+        };
+        for table in TABLES.into_iter().filter(|table| touched[*table as usize]) {
+            let share = share(table, self.options.write_buffer_bytes);
+            while full(self.table(table), share) {
                 // Says whether the engine has given up.
                 self.db.persist(PersistMode::Buffer).map_err(|e| self.failed("writing", e))?;
                 #[expect(
@@ -427,8 +442,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             cache_bytes: 64 * 1024 * 1024,
-            // A quarter for each table that every entry passes through: most of what passes is deleted before it is
-            // ever written to a table. A third of this costs three times the processor.
+            // Half of this costs twice the processor (`benches/log.rs`).
             write_buffer_bytes: 192 * 1024 * 1024,
             journal_bytes: MIN_JOURNAL_BYTES,
             workers: 1,
