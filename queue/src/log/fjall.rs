@@ -343,16 +343,23 @@ impl Fjall {
 
     /// Waits while tables are written slower than commits come, as long as there is somebody who writes them.
     fn wait_for_room(&self, touched: [bool; TABLES.len()]) -> Result<(), Error> {
-        let full = |table: &Keyspace, share: u64| {
-            table.tree.active_memtable().size() >= SHARES * share
-                || table.sealed_memtable_count() >= SEALED
-                || table.tree.l0_run_count() >= RUNS
-        };
+        let failed = |e| self.failed("writing", e);
         for table in TABLES.into_iter().filter(|table| touched[*table as usize]) {
-            let share = share(table, self.options.write_buffer_bytes);
-            while full(self.table(table), share) {
+            let most = SHARES * share(table, self.options.write_buffer_bytes);
+            let tree = self.table(table);
+            loop {
+                let queued = tree.sealed_memtable_count() >= SEALED || tree.tree.l0_run_count() >= RUNS;
+                let large = tree.tree.active_memtable().size() >= most;
+                if !queued && !large {
+                    break;
+                }
                 // Says whether the engine has given up.
-                self.db.persist(PersistMode::Buffer).map_err(|e| self.failed("writing", e))?;
+                self.db.persist(PersistMode::Buffer).map_err(failed)?;
+                if large && !queued {
+                    // The engine seals after a commit only; what was replayed from a journal may be too large before.
+                    tree.rotate_memtable().map_err(failed)?;
+                    continue;
+                }
                 #[expect(
                     clippy::disallowed_methods,
                     reason = "the engine tells nobody when it has made room"
