@@ -257,7 +257,7 @@ fn a_log_is_opened_with_a_smaller_buffer_than_it_was_written_with() {
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
         rows(&log, 2);
-        tell.send(log)
+        tell.send(log).map_err(drop)
     });
     let log = told.recv_timeout(Duration::from_mins(1)).expect("commits do not wait for ever");
     let all = Span { table: Table::Inbox, from: Bytes::new(), to: Bytes::new() };
