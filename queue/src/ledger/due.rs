@@ -61,16 +61,18 @@ impl Ledger {
         let Some(last) = seen.due.last().map(|row| row.at) else {
             return Ok((Effect::Nothing(Done::Moved), 0));
         };
-        let mut ready = HashSet::new();
+        // One entry may be due twice in one look; what was seen of it is true only the first time.
+        let (mut ready, mut expired) = (HashSet::new(), HashSet::new());
         let mut again = None;
         for row in seen.due {
             if row.due == Due::Expire && ready.contains(&row.seq) {
-                // It became ready in this very batch, and is not where it was seen: the next one finds it.
+                // It is not where it was seen: the next look finds it.
                 again = earlier(again, Some(row.at));
                 continue;
             }
             plan.batch.delete(Table::Timers, format::timer(row.at, row.due, row.seq));
             let (effect, queue) = match (row.due, row.placed) {
+                (Due::Ready, Some(_)) if expired.contains(&row.seq) => continue,
                 (Due::Ready, Some(placed)) => {
                     let Placed { queue, class, item, .. } = placed;
                     ready.insert(row.seq);
@@ -79,6 +81,7 @@ impl Ledger {
                 }
                 // Also what would be ready only after its deadline.
                 (Due::Expire, _) if matches!(row.seen.stage(), Some(Stage::Inbox | Stage::Scheduled)) => {
+                    expired.insert(row.seq);
                     match self.expire(row.seq, row.seen, plan, now) {
                         Ok(moved) => moved,
                         Err(_) => continue,

@@ -154,9 +154,7 @@ impl<P> Core<P> {
             let partition = book.ledger.partition();
             for (number, id, row, _) in book.ledger.queues() {
                 let known = self.sched.queue(id);
-                let same = known.is_some_and(|(name, of, paused)| {
-                    *name == row.name && of == number && paused == row.paused
-                });
+                let same = known.is_some_and(|(name, of, _)| *name == row.name && of == number);
                 ensure(same && self.sched.partition(id) == Some(partition), "R4")?;
             }
         }

@@ -157,7 +157,8 @@ impl Storm {
                 format!("{} of {} {:?}: {:?}", seen.entry.id, seen.entry.queue, seen.entry.stage, seen.why)
             })
             .collect();
-        format!("{:?}\n{:?}\n{}", self.world.room.totals(), self.world.room.check(), left.join("\n"))
+        let room = &self.world.room;
+        format!("{:?}\n{:?}\n{:?}\n{}", room.totals(), room.queues(), room.check(), left.join("\n"))
     }
 
     fn run(&self, dice: &mut Dice, started: Started<Place>) {
