@@ -10,7 +10,7 @@ use crate::entry::Stage;
 use crate::format::{self, Placed, QueueRow, meta};
 use crate::log::{Batch, Error, Log, Patience, Span, Sync, Table};
 use crate::name::{Class, Millis};
-use crate::scheduler::{LaneId, Scheduler};
+use crate::scheduler::{Debt, DebtOf, LaneId, Scheduler};
 
 /// What was found when a log was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct OnDisk {
     next_due: Option<Millis>,
     /// In the order in which they came, also so that a simulation goes the same way twice.
     queues: BTreeMap<u64, QueueRow>,
-    debts: Vec<(Box<str>, Class, Box<str>, u64)>,
+    debts: Vec<(DebtOf, Debt)>,
     resumed: usize,
 }
 
@@ -76,8 +76,7 @@ impl OnDisk {
         })?;
         log.commit(batch, Sync::Disk)?;
         each(log, &format::all(Table::Debts), |key, value| {
-            let (target, class, tenant) = format::debt_key(key)?;
-            found.debts.push((target, class, tenant, format::one_number(Table::Debts, value)?));
+            found.debts.push(format::debt_row(key, value)?);
             Ok(())
         })?;
         let timers = Span {
@@ -121,8 +120,9 @@ impl OnDisk {
         Ok(())
     }
 
-    /// Tells the scheduler, and opens the books. Touches no disk, and cannot fail.
-    pub fn open(self, sched: &mut Scheduler) -> (Ledger, Opened) {
+    /// Tells the scheduler, and opens the books. Touches no disk, and cannot fail. The batch is what is still to be written,
+    /// before anything else is: debts as they are in the virtual time of this scheduler.
+    pub fn open(self, sched: &mut Scheduler) -> (Ledger, Opened, Batch) {
         let mut ledger = Ledger {
             partition: self.partition,
             next: self.next,
@@ -134,20 +134,22 @@ impl OnDisk {
             next_due: self.next_due,
             due_mark: self.due_mark,
         };
+        let mut lanes = Vec::new();
         for (number, row) in self.queues {
             let QueueRow { name, terms, paused, low, .. } = &row;
             let id = sched.add_queue(name.clone(), (self.partition, number), terms, *paused);
-            for class in Class::all().filter(|class| low[class.number()].is_some()) {
-                sched.open(LaneId { queue: id, class });
-            }
+            let classes = Class::all().filter(|class| low[class.number()].is_some());
+            lanes.extend(classes.map(|class| LaneId { queue: id, class }));
             ledger.numbers.insert(name.clone(), number);
             ledger.desks.insert(number, Desk { id, live: 0, row: Box::new(row), starts: 0 });
         }
-        for (target, class, tenant, owed) in self.debts {
-            sched.set_debt(&target, class, &tenant, owed);
+        // Before anybody comes to them: they are owed to whoever comes.
+        let batch = open_debts(&self.debts, sched);
+        for lane in lanes {
+            sched.open(lane);
         }
         let opened = Opened { queues: ledger.desks.len(), resumed: self.resumed };
-        (ledger, opened)
+        (ledger, opened, batch)
     }
 }
 
@@ -162,8 +164,24 @@ impl Ledger {
         fence: u64,
         sched: &mut Scheduler,
     ) -> Result<(Self, Opened), Error> {
-        Ok(OnDisk::read(log, partition, fence)?.open(sched))
+        let (ledger, opened, batch) = OnDisk::read(log, partition, fence)?.open(sched);
+        log.commit(batch, Sync::Write)?;
+        Ok((ledger, opened))
     }
+}
+
+/// What tenants owed. A debt that the others have been served since is forgotten, so that rows do not pile up.
+fn open_debts(debts: &[(DebtOf, Debt)], sched: &mut Scheduler) -> Batch {
+    let mut batch = Batch::default();
+    for ((of, _), left) in debts.iter().zip(sched.set_debts(debts)) {
+        let key = format::debt(&of.target, of.class, &of.tenant);
+        if left.tokens == 0 {
+            batch.delete(Table::Debts, key);
+        } else {
+            batch.put(Table::Debts, key, format::debt_value(left));
+        }
+    }
+    batch
 }
 
 /// Counts entries queue by queue, in whatever stage they are, without touching a payload. `begun` is called once all of

@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use super::Shared;
 use super::core::AFTER_FAILURE;
 use crate::ledger::{Ask, Ledger, Plan, Refused, What};
-use crate::log::{Log, Sync};
+use crate::log::{Batch, Log, Sync};
 use crate::name::Millis;
 
 /// Moves that wait for the committer. Bounded by who posts: each caller waits for its answer, and the scheduler has at most
@@ -79,13 +79,20 @@ impl Mailbox {
     }
 }
 
-/// Commits until the partition is given up, or the room ends.
+/// Commits, first what is to be written before all else, until the partition is given up, or the room ends.
 pub(super) fn serve<P: Send + 'static>(
     shared: &Weak<Shared<P>>,
     partition: u32,
     log: &Arc<dyn Log>,
     mailbox: &Arc<Mailbox>,
+    first: Batch,
 ) {
+    if !first.is_empty()
+        && let Some(shared) = shared.upgrade()
+        && let Err(error) = log.commit(first, Sync::Write)
+    {
+        shared.poison(partition, Plan::default(), &error.to_string());
+    }
     let mut carried: Vec<Ask> = Vec::new();
     let most = match shared.upgrade() {
         Some(shared) => shared.options.batch.max(1),

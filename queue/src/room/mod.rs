@@ -178,11 +178,17 @@ impl<P: Send + 'static> Room<P> {
                 return Err(shared.cannot_open(partition, "the queues are closing"));
             }
             let (of, its_log, its_mailbox) = (shared.me.clone(), log.clone(), mailbox.clone());
+            let (first, comes) = std::sync::mpsc::channel();
             let committer = shared
-                .thread("queue-commit", move || commit::serve(&of, partition, &its_log, &its_mailbox))
+                .thread("queue-commit", move || {
+                    if let Ok(first) = comes.recv() {
+                        commit::serve(&of, partition, &its_log, &its_mailbox, first);
+                    }
+                })
                 .map_err(|error| shared.cannot_open(partition, &format!("no thread for it: {error}")))?;
             let core = &mut *core;
-            let (ledger, opened) = found.open(&mut core.sched);
+            let (ledger, opened, settled) = found.open(&mut core.sched);
+            let _waits = first.send(settled);
             core.books.insert(partition, Book::new(ledger, log, mailbox, committer));
             opened
         };
