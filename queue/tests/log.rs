@@ -160,7 +160,7 @@ fn a_folder_is_one_logs_at_a_time() {
     let log = open(folder.path());
     let (e, words) = refused(folder.path());
     assert!(matches!(e, Error::Locked(_)), "{e:?}");
-    assert_eq!(words, format!("{} is open in another process", folder.path().display()));
+    assert_eq!(words, format!("{} is open already, here or in another process", folder.path().display()));
     drop(log);
     open(folder.path());
 }

@@ -2,6 +2,7 @@
 
 use super::lane::{At, member};
 use super::{LaneId, QueueId, Scheduler, SeatAt, TargetAt};
+use crate::entry::Lease;
 use crate::inbox::Edge;
 use crate::limits::Narrow;
 use crate::name::{Class, EntryId, Key, Millis, QueueName};
@@ -142,6 +143,17 @@ impl Scheduler {
     /// How many entries of a queue run.
     pub fn runs(&self, id: QueueId) -> usize {
         self.queues.get(id.0 as usize).map_or(0, |queue| queue.runs as usize)
+    }
+
+    /// Whether nothing of a queue is in memory: nothing waits or leaves, and nothing runs.
+    pub fn is_bare(&self, id: QueueId) -> bool {
+        let Some(queue) = self.queues.get(id.0 as usize) else { return true };
+        queue.runs == 0 && queue.lanes.iter().flatten().all(|lane| lane.is_bare())
+    }
+
+    /// Whether a start with this lease is on its way to the log.
+    pub fn is_starting(&self, id: EntryId, lease: Lease) -> bool {
+        self.running.get(&id).is_some_and(|run| run.lease == lease && !run.confirmed)
     }
 
     /// Entries that run, of a queue.
