@@ -198,7 +198,9 @@ impl World {
                 }
             }
             77..80 => {
-                let Some(seq) = self.any(Stage::Suspended).or_else(|| self.any(Stage::Paused)) else { return };
+                let Some(seq) = self.any(Stage::Suspended).or_else(|| self.any(Stage::Paused)) else {
+                    return;
+                };
                 self.send(What::Resume { seq }, Then::Resumed(seq));
             }
             80..82 => {
@@ -411,7 +413,10 @@ impl World {
             Then::Ended(seq, outcome) => {
                 if answer.is_ok_and(|answer| answer.is_ok()) {
                     let stage = self.entries.get(&seq).map(|entry| entry.stage);
-                    assert!(stage.is_some_and(|stage| stage != Stage::Finished), "ended twice: {seq:?} {stage:?}");
+                    assert!(
+                        stage.is_some_and(|stage| stage != Stage::Finished),
+                        "ended twice: {seq:?} {stage:?}"
+                    );
                     self.over(seq, outcome);
                 }
             }
@@ -541,7 +546,8 @@ impl World {
     /// A start is right by everything that the model knows.
     fn may_start(&mut self, item: &Item, lane: LaneId) {
         let seq = item.key.seq;
-        let entry = self.entries.get(&seq).unwrap_or_else(|| panic!("a ghost starts: {}", self.story())).clone();
+        let entry =
+            self.entries.get(&seq).unwrap_or_else(|| panic!("a ghost starts: {}", self.story())).clone();
         assert_eq!(entry.stage, Stage::Inbox, "{entry:?}\n{}", self.story());
         assert_eq!(entry.key, item.key, "{}", self.story());
         assert_eq!(entry.class, lane.class);
@@ -556,7 +562,11 @@ impl World {
             if same && before.key < entry.key && !leaving.contains_key(other) {
                 before.overtaken += 1;
                 if before.overtaken > 2 {
-                    panic!("overtaken too often: {before:?} by {entry:?} at {:?}: {}", self.now, self.events.join("\n"));
+                    panic!(
+                        "overtaken too often: {before:?} by {entry:?} at {:?}: {}",
+                        self.now,
+                        self.events.join("\n")
+                    );
                 }
             }
         }
@@ -674,7 +684,8 @@ impl World {
             if round >= 20_000 {
                 let left = self.ledger.queues().map(|(number, id, row, live)| {
                     let lanes = Class::all().map(|class| LaneId { queue: id, class });
-                    let known: Vec<_> = lanes.map(|lane| (self.sched.why_lane(lane), self.sched.low_water(lane))).collect();
+                    let known: Vec<_> =
+                        lanes.map(|lane| (self.sched.why_lane(lane), self.sched.low_water(lane))).collect();
                     (number, row.name.to_string(), live, self.sched.runs(id), row.paused, known)
                 });
                 let left: Vec<_> = left.collect();

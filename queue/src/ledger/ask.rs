@@ -175,9 +175,7 @@ impl Ask {
             What::Due { .. } => self.seen.due.iter().map(|row| row.seq).collect(),
             // Whether it is known is known as long as nobody ends it.
             What::Enqueue(_) => self.seen.once.iter().map(|(seq, _)| *seq).collect(),
-            What::PauseQueue { .. } | What::SetTerms { .. } | What::Close { .. } => {
-                Vec::new()
-            }
+            What::PauseQueue { .. } | What::SetTerms { .. } | What::Close { .. } => Vec::new(),
         }
     }
 }

@@ -10,8 +10,8 @@ mod read;
 mod stand;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -248,7 +248,8 @@ impl<P: Send + 'static> Room<P> {
         not_before: Option<Millis>,
         used: Cost,
     ) -> Result<Done, Refused> {
-        self.ask(held.id.partition, What::Yield { seq: held.id.seq, lease: held.lease, not_before, used }).await
+        self.ask(held.id.partition, What::Yield { seq: held.id.seq, lease: held.lease, not_before, used })
+            .await
     }
 
     /// Running -> Suspended
@@ -268,11 +269,7 @@ impl<P: Send + 'static> Room<P> {
     }
 
     /// Asks for a move now; the answer comes when it is made.
-    pub fn send(
-        &self,
-        partition: u32,
-        what: What,
-    ) -> tokio::sync::oneshot::Receiver<Result<Done, Refused>> {
+    pub fn send(&self, partition: u32, what: What) -> tokio::sync::oneshot::Receiver<Result<Done, Refused>> {
         let (ask, answer) = Ask::answered(what);
         self.0.shared.post(partition, ask);
         answer
