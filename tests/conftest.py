@@ -40,9 +40,11 @@ def until(condition, what, seconds=20.0):
 
 
 class Process:
-    def __init__(self, *args, log):
+    def __init__(self, *args, log, limits=None):
+        """`limits` is called in the new process before the program begins; the signals that it ignores stay ignored."""
         self.log = open(log, "ab")
-        self.process = subprocess.Popen([BINARY, *map(str, args)], stdout=self.log, stderr=self.log, env=ENVIRONMENT)
+        self.process = subprocess.Popen([BINARY, *map(str, args)], stdout=self.log, stderr=self.log, env=ENVIRONMENT,
+                                        preexec_fn=limits, restore_signals=not limits)
 
     def kill(self, with_signal=signal.SIGKILL):
         if self.process.poll() is None:
@@ -109,16 +111,18 @@ class Relay(Place):
 
 
 class Gateway:
-    def __init__(self, folder, engines, extra="", tokenizer=True, relays=None, tells=None):
+    def __init__(self, folder, engines, extra="", tokenizer=True, relays=None, tells=None, data=None, limits=None):
         self.folder, self.engines = folder, engines
         self.port, self.admin_port = free_port(), free_port()
         self.url, self.admin = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.admin_port}"
+        self.data, self.limits = data or folder / f"data-{self.port}", limits
         model = folder / "model"
         subprocess.run([BINARY, "sim", "model", str(model)], check=True, capture_output=True)
         text = f'[gateway]\nlisten = "127.0.0.1:{self.port}"\n'
         text += "first_byte_timeout = \"2s\"\nengine_stall_timeout = \"2s\"\nhead_timeout = \"1s\"\nbody_timeout = \"1s\"\n"
         text += "max_body_bytes = 1048576\n"
         text += f'[admin]\nlisten = "127.0.0.1:{self.admin_port}"\n'
+        text += f'[data]\ndir = "{self.data}"\n'
         text += "[health]\nprobe_every = \"200ms\"\nretry_after = \"500ms\"\n" + extra
         if tokenizer:
             text += f'\n[[models]]\nname = "sim"\ntokenizer = "{model}/tokenizer.json"\nchat_template = "{model}/chat_template.jinja"\n'
@@ -133,7 +137,8 @@ class Gateway:
         self.start()
 
     def start(self):
-        self.run = Process("serve", "--config", self.config, log=self.folder / f"gateway-{self.port}.log")
+        self.log = self.folder / f"gateway-{self.port}.log"
+        self.run = Process("serve", "--config", self.config, log=self.log, limits=self.limits)
         if self.engines:
             until(lambda: httpx.get(f"{self.url}/readyz").status_code == 200, "the gateway to be ready")
         else:

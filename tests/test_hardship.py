@@ -148,3 +148,14 @@ def test_bad_settings_stop_the_start_and_are_named(tmp_path, text, words):
 def test_a_taken_port_stops_the_start(fleet):
     ran = command("serve", "--config", fleet.door.config)
     assert ran.returncode == 2 and "gateway.listen" in ran.stderr, ran.stderr
+
+
+def test_who_is_refused_before_its_body_is_read_hears_why(fleet):
+    # Bytes of the body that were there and unread once took the answer with them.
+    for chunks in [1, 2, 3, 10]:
+        for size in [10, 1000, 60_000]:
+            with socket.create_connection(("127.0.0.1", fleet.door.port)) as client:
+                head = b"POST /nothing-here HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+                client.sendall(head + (b"%x\r\n" % size + b"x" * size + b"\r\n") * chunks + b"0\r\n\r\n")
+                client.settimeout(20)
+                assert client.recv(100).startswith(b"HTTP/1.1 4"), (chunks, size)

@@ -67,6 +67,14 @@ impl Coord {
         answer!(self, Op::Release { key: key.clone(), token: token.clone() }, Reply::Found)
     }
 
+    /// Who holds a claim, with which fence, and for how long unless renewed.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn holder(&self, key: &Key) -> Result<Option<(Name, u64, Duration)>, Error> {
+        answer!(self, Op::Holder { key: key.clone() }, Reply::Holder)
+    }
+
     /// Puts members into a set; its size.
     ///
     /// # Errors

@@ -323,6 +323,14 @@ fn a_cut_of_power_loses_nothing_that_was_synced() {
 }
 
 #[test]
+fn a_cut_of_power_while_the_log_is_made_leaves_nothing_that_is_in_the_way() {
+    let (folder, traces) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let trace = traces.path().join("trace");
+    traced(folder.path(), &trace, "disk", 100, 3, &[]);
+    cut(&power::trace(&trace), 0, rounds(40), 100, &mut Dice(37));
+}
+
+#[test]
 fn a_cut_of_power_leaves_the_first_batches_even_without_syncs() {
     cut_while("mixed", 2_000, 600, rounds(20), 19);
     cut_while("write", 2_000, 600, rounds(10), 23);

@@ -251,3 +251,87 @@ fn what_is_on_disk_is_counted() {
     let grown = log.disk_bytes() - before;
     assert!(grown >= 4 << 20, "{grown} more bytes after four megabytes");
 }
+
+/// The engine's files of a log with three synced batches of 30,000 bytes.
+fn three_batches(folder: &Path) -> std::path::PathBuf {
+    let log = open(folder);
+    for i in 0..3 {
+        let mut batch = Batch::default();
+        batch.put(Table::Entries, format!("entry {i}"), vec![7; 30_000]);
+        log.commit(batch, Sync::Disk).unwrap();
+    }
+    folder.join("engine/0.jnl")
+}
+
+#[test]
+fn damage_that_no_crash_explains_is_refused_with_what_can_be_done() {
+    let folder = TempDir::new().unwrap();
+    let journal = three_batches(folder.path());
+    let mut bytes = std::fs::read(&journal).unwrap();
+    bytes[20_000] ^= 1;
+    std::fs::write(&journal, &bytes).unwrap();
+    let (_, words) = refused(folder.path());
+    let advice = words.rsplit_once('`').unwrap().0.rsplit_once('`').unwrap().1;
+    let Some(("truncate -s", rest)) = advice.match_indices(' ').nth(1).map(|(at, _)| advice.split_at(at))
+    else {
+        panic!("{words}");
+    };
+    let (length, path) = rest.trim().split_once(' ').unwrap();
+    assert_eq!(Path::new(path), journal);
+    // What it advises does what it says.
+    std::fs::OpenOptions::new().write(true).open(&journal).unwrap().set_len(length.parse().unwrap()).unwrap();
+    assert_eq!(open(folder.path()).get(Table::Entries, b"entry 0").unwrap(), None);
+}
+
+#[test]
+fn a_batch_that_was_not_finished_is_cut_off_and_the_others_are_there() {
+    let folder = TempDir::new().unwrap();
+    let journal = three_batches(folder.path());
+    let mut bytes = std::fs::read(&journal).unwrap();
+    let last = bytes.iter().rposition(|byte| *byte == 7).unwrap();
+    // A page of the last batch never reached the disk, the ones behind it did.
+    bytes[last - 10_000..last - 6_000].fill(0);
+    std::fs::write(&journal, &bytes).unwrap();
+    let log = open(folder.path());
+    assert!(log.get(Table::Entries, b"entry 1").unwrap().is_some());
+    assert_eq!(log.get(Table::Entries, b"entry 2").unwrap(), None);
+    let mut batch = Batch::default();
+    batch.put(Table::Entries, "entry 3", "value");
+    log.commit(batch, Sync::Disk).unwrap();
+    drop(log);
+    assert!(open(folder.path()).get(Table::Entries, b"entry 3").unwrap().is_some());
+}
+
+#[test]
+fn a_log_whose_making_was_not_finished_is_made_again() {
+    let folder = TempDir::new().unwrap();
+    drop(open(folder.path()));
+    let engine = folder.path().join("engine");
+    let half = |version: Option<&str>| {
+        std::fs::remove_dir_all(&engine).unwrap();
+        std::fs::create_dir_all(engine.join("keyspaces")).unwrap();
+        std::fs::write(engine.join("lock"), "").unwrap();
+        std::fs::write(engine.join("0.jnl"), vec![0; 1_000_000]).unwrap();
+        if let Some(version) = version {
+            std::fs::write(engine.join("version"), version).unwrap();
+        }
+    };
+    for version in [None, Some("")] {
+        half(version);
+        let log = open(folder.path());
+        assert_eq!(log.get(stamp::TABLE, stamp::KEY).unwrap(), Some(stamp::value()));
+    }
+}
+
+#[test]
+fn a_log_that_lost_the_file_that_names_its_version_is_not_made_again() {
+    let folder = TempDir::new().unwrap();
+    three_batches(folder.path());
+    let version = folder.path().join("engine/version");
+    let kept = std::fs::read(&version).unwrap();
+    std::fs::remove_file(&version).unwrap();
+    let (_, words) = refused(folder.path());
+    assert!(words.contains("`version` is lost"), "{words}");
+    std::fs::write(&version, kept).unwrap();
+    assert!(open(folder.path()).get(Table::Entries, b"entry 2").unwrap().is_some());
+}

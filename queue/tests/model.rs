@@ -122,6 +122,7 @@ fn options() -> Options {
         overtake: 2,
         reach: 4,
         patience: 40,
+        class_running: [None, None, Some(3), Some(2)],
         cached: 60,
         refills: 2,
         ..Options::default()

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
 use crate::admin::api::{EngineStatus, ShareStatus, Status};
+use crate::files::Files;
 use crate::fleet::Fleet;
 use crate::gateway::Counters;
 use crate::route::Standing;
@@ -61,7 +62,7 @@ const ENGINE: [OfEngine; 14] = [
 ];
 
 /// Everything, in Prometheus's text form.
-pub fn text(fleet: &Fleet, gateway: &Counters) -> String {
+pub fn text(fleet: &Fleet, gateway: &Counters, files: &Files) -> String {
     let status = fleet.status();
     let mut out = String::with_capacity(8 << 10);
     for (name, kind, help, value) in ENGINE {
@@ -113,7 +114,7 @@ pub fn text(fleet: &Fleet, gateway: &Counters) -> String {
         single(&mut out, name, kind, help, value);
     }
     coordination(&mut out, &status);
-    for (name, kind, help, value) in gateway.rows() {
+    for (name, kind, help, value) in gateway.rows().into_iter().chain(files.counters().rows()) {
         single(&mut out, name, kind, help, value);
     }
     out

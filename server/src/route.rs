@@ -26,6 +26,8 @@ pub struct Candidate {
     pub in_flight: u32,
     /// See `in_flight`; 0 is no limit.
     pub limit: u32,
+    /// Whether its budget of tokens in flight leaves no room for this request.
+    pub crowded: bool,
     /// Whether it may be chosen at all.
     pub standing: Standing,
 }
@@ -161,9 +163,9 @@ impl Candidate {
         self.standing == Standing::Ready && !self.full()
     }
 
-    /// Whether it has as many requests as it may have.
+    /// Whether it has as much in hand as it may have.
     pub fn full(&self) -> bool {
-        self.limit > 0 && self.in_flight >= self.limit
+        self.crowded || self.limit > 0 && self.in_flight >= self.limit
     }
 
     /// The work before a request's first token here.
@@ -221,6 +223,7 @@ mod tests {
             decoding: 0,
             in_flight: 0,
             limit: 0,
+            crowded: false,
             standing: Standing::Ready,
         }
     }
@@ -302,6 +305,7 @@ mod tests {
                 decoding,
                 in_flight,
                 limit,
+                crowded: false,
                 standing,
             },
         )

@@ -12,16 +12,20 @@ use tokio::task::JoinHandle;
 
 use crate::admin::Admin;
 use crate::clock::Clock;
+use crate::files::Files;
 use crate::fleet::{Fleet, watch as look};
 use crate::gateway::{self, Gateway};
+use crate::lines::Lines;
 use crate::replicas::{Replicas, Watch};
 use crate::settings::Settings;
 use crate::sink::IndexSink;
+use crate::work::Work;
 
 /// Everything that runs. Dropping it ends it at once; [`Running::stop`] lets requests come to their end.
 pub struct Running {
     gateway: Gateway,
     replicas: Replicas,
+    work: Work,
     address: SocketAddr,
     admin: SocketAddr,
     stop: watch::Sender<bool>,
@@ -53,7 +57,11 @@ pub async fn start_with(settings: Settings, registry: &Registry) -> Result<Runni
     sink.tell_roots(move |worker, root| look::root(&roots, worker, root));
     let replicas = Replicas::join(&settings.coordination, registry, fleet.clone(), (address, admin)).await?;
     fleet.join(replicas.clone());
-    let gateway = Gateway::new(fleet.clone(), replicas.clone())?;
+    let files = Files::open(&settings, clock)?;
+    let work = Work::new(fleet.clone(), replicas.clone())?;
+    let lines = Lines::new(fleet.clone(), work.runner());
+    work.join(&lines);
+    let gateway = Gateway::new(fleet.clone(), replicas.clone(), files.clone(), lines.clone(), work.clone())?;
 
     let (stop, stopped) = watch::channel(false);
     let others = Arc::new(parking_lot::Mutex::new(tokio::task::JoinSet::new()));
@@ -64,10 +72,13 @@ pub async fn start_with(settings: Settings, registry: &Registry) -> Result<Runni
     let operator = Admin::new(gateway.clone(), watch_one.clone(), replicas.clone())?;
     others.lock().spawn(replicas.clone().run(watch_one));
     others.lock().spawn(look::expectations(fleet));
+    others.lock().spawn(lines.look());
+    others.lock().spawn(work.clone().run());
+    others.lock().spawn(files.keep_tidy());
     others.lock().spawn(crate::memory::give_back());
     others.lock().spawn(operator.run(back, stopped.clone()));
     let serving = tokio::spawn(gateway::run(gateway.clone(), front, stopped));
-    Ok(Running { gateway, replicas, address, admin, stop, serving, others })
+    Ok(Running { gateway, replicas, work, address, admin, stop, serving, others })
 }
 
 /// Watches engines: those of the settings, and those that are registered later.
@@ -116,6 +127,8 @@ impl Running {
     pub async fn stop(mut self) -> Result<(), String> {
         self.stop.send_replace(true);
         let served = (&mut self.serving).await;
+        // What runs from a queue runs again elsewhere, or here after the next start.
+        self.work.leave().await;
         self.replicas.leave().await;
         match served {
             Ok(served) => served.map_err(|error| error.to_string()),

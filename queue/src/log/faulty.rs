@@ -308,3 +308,107 @@ impl Gate {
 fn asked_for(what: &str) -> Error {
     Error::Io { what: what.to_owned(), source: std::io::Error::other("a fault that a test asked for") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Memory;
+    use super::*;
+
+    fn log() -> Faulty<Memory> {
+        let log = Faulty::new(Memory::new());
+        for key in ["a", "b", "c"] {
+            commit(&log, key).unwrap();
+        }
+        log
+    }
+
+    fn commit(log: &Faulty<Memory>, key: &'static str) -> Result<(), Error> {
+        let mut batch = Batch::default();
+        batch.put(Table::Inbox, key, "value");
+        log.commit(batch, Sync::Disk)
+    }
+
+    fn scan(log: &Faulty<Memory>) -> (String, Result<Scanned, String>) {
+        let span = Span { table: Table::Inbox, from: Bytes::new(), to: Bytes::new() };
+        let mut seen = String::new();
+        let scanned = log.scan(&span, Patience::Wait, &mut |key, _| {
+            seen.push_str(std::str::from_utf8(key).unwrap());
+            ControlFlow::Continue(())
+        });
+        (seen, scanned.map_err(|e| e.to_string()))
+    }
+
+    #[test]
+    fn a_failed_commit_is_there_or_not_as_the_script_says_and_poisons_either_way() {
+        for (fault, there) in [(CommitFault::Before, "abc"), (CommitFault::After, "abcd")] {
+            let log = log();
+            log.commits([Some(fault)]);
+            assert!(matches!(commit(&log, "d"), Err(Error::Io { .. })));
+            assert!(matches!(commit(&log, "e"), Err(Error::Poisoned(_))));
+            log.reopen();
+            assert_eq!(scan(&log), (there.to_owned(), Ok(Scanned::End)), "{fault:?}");
+            commit(&log, "f").unwrap();
+            let counts = log.counts();
+            assert_eq!((counts.failed, counts.refused), (1, 1));
+            assert_eq!(counts.committed, 4 + u64::from(fault == CommitFault::After));
+        }
+    }
+
+    #[test]
+    fn scans_block_and_fail_where_the_script_says() {
+        let log = log();
+        let failed = || Err("reading: a fault that a test asked for".to_owned());
+        log.scans([
+            ScanFault::BlockAfter(0),
+            ScanFault::BlockAfter(2),
+            ScanFault::BlockAfter(3),
+            ScanFault::FailAfter(1),
+            ScanFault::Pass,
+        ]);
+        let wanted = [
+            ("", Ok(Scanned::WouldBlock)),
+            ("ab", Ok(Scanned::WouldBlock)),
+            ("abc", Ok(Scanned::End)),
+            ("a", failed()),
+            ("abc", Ok(Scanned::End)),
+            ("abc", Ok(Scanned::End)),
+        ];
+        for (seen, scanned) in wanted {
+            assert_eq!(scan(&log), (seen.to_owned(), scanned));
+        }
+        let counts = log.counts();
+        assert_eq!((counts.scans, counts.rows, counts.blocked, counts.failed_scans), (6, 12, 2, 1));
+    }
+
+    #[test]
+    fn a_held_scan_shows_what_there_was_when_it_froze() {
+        let log = log();
+        let gate = log.hold();
+        std::thread::scope(|scope| {
+            let held = scope.spawn(|| scan(&log));
+            gate.wait_until_frozen();
+            commit(&log, "d").unwrap();
+            assert_eq!(scan(&log).0, "abcd", "other scans are not held");
+            gate.open();
+            assert_eq!(held.join().unwrap(), ("abc".to_owned(), Ok(Scanned::End)));
+        });
+    }
+
+    #[test]
+    fn the_same_seed_brings_the_same_faults() {
+        let run = |seed| {
+            let log = log();
+            log.chances(seed, Chances { commit: 100, block: 200, scan: 200 });
+            let mut told = Vec::new();
+            for _ in 0..100 {
+                told.push((scan(&log), commit(&log, "d").is_ok()));
+                log.reopen();
+            }
+            (told, log.counts())
+        };
+        assert_eq!(run(1), run(1));
+        assert_ne!(run(1).0, run(2).0);
+        let counts = run(1).1;
+        assert!(counts.failed > 0 && counts.blocked > 0 && counts.failed_scans > 0, "{counts:?}");
+    }
+}

@@ -62,7 +62,8 @@ pub struct Options {
     pub write_buffer_bytes: u64,
     /// Disk for journals that are still needed by some table; there is one more that is being written.
     pub journal_bytes: u64,
-    /// Threads that write and merge tables.
+    /// Threads that write and merge tables. A second one keeps a processor busy with nothing while the first merges, since
+    /// the engine hands work round in a circle; it is worth that where commits wait for tables to be written.
     pub workers: usize,
 }
 
@@ -207,12 +208,12 @@ fn tuned(table: Table, buffer: u64) -> KeyspaceCreateOptions {
     match table {
         // Read one by one and always there; what is large lies apart.
         Table::Entries => options
-            .max_memtable_size(buffer / 2)
+            .max_memtable_size(buffer / 4)
             .expect_point_read_hits(true)
             .with_kv_separation(Some(KvSeparationOptions::default().separation_threshold(APART))),
         // Only ever scanned: a filter for single keys would be built for nobody.
         Table::Inbox | Table::Running => {
-            options.max_memtable_size(buffer / 8).filter_policy(FilterPolicy::disabled())
+            options.max_memtable_size(buffer / 4).filter_policy(FilterPolicy::disabled())
         }
         Table::Timers | Table::Aside => {
             options.max_memtable_size(buffer / 24).filter_policy(FilterPolicy::disabled())
@@ -439,9 +440,11 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             cache_bytes: 64 * 1024 * 1024,
-            write_buffer_bytes: 96 * 1024 * 1024,
+            // A quarter for each table that every entry passes through: most of what passes is deleted before it is
+            // ever written to a table. A third of this costs three times the processor.
+            write_buffer_bytes: 192 * 1024 * 1024,
             journal_bytes: MIN_JOURNAL_BYTES,
-            workers: 2,
+            workers: 1,
         }
     }
 }

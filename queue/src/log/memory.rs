@@ -235,3 +235,64 @@ impl Row {
 fn ensure(holds: bool, name: &'static str) -> Result<(), &'static str> {
     if holds { Ok(()) } else { Err(name) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(log: &Memory, key: &str, value: &str) {
+        let mut batch = Batch::default();
+        batch.put(Table::Inbox, key.to_owned(), value.to_owned());
+        log.commit(batch, Sync::Write).unwrap();
+    }
+
+    fn delete(log: &Memory, key: &str) {
+        let mut batch = Batch::default();
+        batch.delete(Table::Inbox, key.to_owned());
+        log.commit(batch, Sync::Write).unwrap();
+    }
+
+    fn seen(log: &Memory, at: u64) -> String {
+        let span = Span { table: Table::Inbox, from: Bytes::new(), to: Bytes::new() };
+        let (rows, _) = log.state.lock().chunk(&span, Bound::Unbounded, at);
+        let words = |(key, value): &(Bytes, Bytes)| format!("{}{}", key.escape_ascii(), value.escape_ascii());
+        rows.iter().map(words).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn old_rows_live_as_long_as_somebody_reads_them_and_no_longer() {
+        let log = Memory::new();
+        put(&log, "a", "1");
+        put(&log, "b", "1");
+        let first = log.read();
+        put(&log, "a", "2");
+        delete(&log, "b");
+        let second = log.read();
+        put(&log, "a", "3");
+        put(&log, "b", "3");
+        delete(&log, "c");
+        assert_eq!(seen(&log, first.at), "a1 b1");
+        assert_eq!(seen(&log, second.at), "a2");
+        let now = log.state.lock().now;
+        assert_eq!(seen(&log, now), "a3 b3");
+        let second_at = second.at;
+        drop(first);
+        assert_eq!(seen(&log, second_at), "a2", "whoever came later still sees what he saw");
+        drop(second);
+        let state = log.state.lock();
+        assert_eq!(state.check(), Ok(()));
+        assert!(state.superseded.is_empty() && state.readers.is_empty(), "{state:?}");
+    }
+
+    #[test]
+    fn a_visitor_that_panics_holds_nothing() {
+        let log = Memory::new();
+        put(&log, "a", "1");
+        let span = Span { table: Table::Inbox, from: Bytes::new(), to: Bytes::new() };
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            log.scan(&span, Patience::Wait, &mut |_, _| panic!("as the test wants"))
+        }));
+        assert!(panicked.is_err());
+        assert!(log.state.lock().readers.is_empty());
+    }
+}

@@ -89,11 +89,15 @@ impl Scheduler {
                         return decision;
                     }
                 }
+                let could = Class::all().filter(|class| !self.is_full(*class));
+                let could = could.fold(false, |could, class| {
+                    could || !self.targets[id as usize].turns[class.number()].fair.is_empty()
+                });
                 let target = &mut self.targets[id as usize];
                 if target.at == TargetAt::Live {
                     if self.fleet_full {
                         self.live.push_front(id);
-                    } else if target.turns.iter().any(|turns| !turns.fair.is_empty()) {
+                    } else if could {
                         target.at = TargetAt::Crowded;
                         self.crowd.push_back(id);
                     } else {
@@ -128,6 +132,11 @@ impl Scheduler {
         Decision::Idle
     }
 
+    /// Whether as many entries of a class run as may.
+    pub(super) fn is_full(&self, class: Class) -> bool {
+        self.options.class_running[class.number()].is_some_and(|most| self.of_class[class.number()] >= most)
+    }
+
     /// The class and the seat whose turn it is.
     fn turn(&self, target: u32) -> Option<(Class, u32)> {
         let turns = &self.targets[target as usize].turns;
@@ -136,7 +145,7 @@ impl Scheduler {
         let due = i64::try_from(self.options.patience.saturating_mul(1_000)).unwrap_or(i64::MAX);
         let mut aged: Option<(i64, Class, u32)> = None;
         let mut urgent = None;
-        for class in Class::all() {
+        for class in Class::all().filter(|class| !self.is_full(*class)) {
             let Turns { fair, owed, .. } = &turns[class.number()];
             let Some(seat) = (if kept { fair.first_kept() } else { fair.first() }) else { continue };
             // Q5: whoever has been passed over for too long comes first.
@@ -254,6 +263,7 @@ impl Scheduler {
         self.leases += 1;
         let lease = Lease(self.leases);
         let run = Run { lane: id, seat: seat_id, item: item.clone(), lease, confirmed: false, gone: false };
+        self.of_class[id.class.number()] += 1;
         let entry = self.id(id, item.key.seq)?;
         self.running.insert(entry, run);
         if volatile {

@@ -167,6 +167,7 @@ impl Scheduler {
         ensure(pools.into_iter().all(|pool| !pool.is_over()), "Q1")?;
         let kept: u32 = self.tenants.iter().map(|(_, tenant)| super::kept_free(tenant)).sum();
         ensure(self.fleet.reserved == kept, "Q1")?;
+        ensure(self.of_class.iter().sum::<u32>() as usize == self.running.len(), "Q1")?;
         ensure(self.fleet.running() as usize == self.running.len(), "Q1")?;
         let picky: HashSet<LaneId> =
             self.targets.iter().flat_map(|(_, target)| target.picky.iter().copied()).collect();
@@ -213,8 +214,8 @@ impl Scheduler {
             ensure(crowded == usize::from(target.at == TargetAt::Crowded), "Q3")?;
             let live = self.live.iter().filter(|id| **id == at as u32).count();
             ensure(live == usize::from(target.at == TargetAt::Live), "Q2")?;
-            let ready = target.turns.iter().any(|turns| !turns.fair.is_empty());
-            ensure(!ready || target.at != TargetAt::Idle, "Q3")?;
+            let ready = |class: Class| !target.turns[class.number()].fair.is_empty() && !self.is_full(class);
+            ensure(!Class::all().any(ready) || target.at != TargetAt::Idle, "Q3")?;
         }
         Ok(())
     }

@@ -48,6 +48,8 @@ pub struct Options {
     pub reach: usize,
     /// The part of the work that a class gets when more urgent ones want everything, in thousandths.
     pub share: [u32; CLASSES],
+    /// Entries of a class that run at a time, over all targets.
+    pub class_running: [Option<u32>; CLASSES],
     /// Tokens of that part that must have passed a class before its share begins to count.
     pub patience: u64,
     /// Entries of durable lanes that are kept in memory, over all lanes.
@@ -88,6 +90,8 @@ pub struct Scheduler {
     filling: usize,
     cached: usize,
     running: HashMap<EntryId, Run>,
+    /// How many of each class run.
+    of_class: [u32; CLASSES],
     /// Lanes that have something.
     waiting: usize,
     leases: u64,
@@ -260,6 +264,7 @@ impl Default for Options {
             overtake: 4,
             reach: 8,
             share: [0, 100, 50, 20],
+            class_running: [None; CLASSES],
             patience: 65_536,
             cached: 1 << 20,
             refills: 64,
@@ -290,6 +295,7 @@ impl Scheduler {
             filling: 0,
             cached: 0,
             running: HashMap::new(),
+            of_class: [0; CLASSES],
             waiting: 0,
             leases: 0,
             looks: 0,

@@ -214,6 +214,12 @@ impl Scheduler {
             return None;
         }
         let run = self.running.remove(&id)?;
+        let class = run.lane.class;
+        let was_full = self.is_full(class);
+        self.of_class[class.number()] -= 1;
+        if was_full {
+            self.free_class(class);
+        }
         let cost = run.item.cost;
         let more = i64::from(used.tokens.max(1)) - i64::from(cost.tokens.max(1));
         let queue = &mut self.queues[run.lane.queue.0 as usize];
@@ -451,6 +457,17 @@ impl Scheduler {
             if !seat.fair.is_empty() {
                 self.seat_ready(seat_id);
             }
+        }
+    }
+
+    /// Targets at which only this class had something to start.
+    fn free_class(&mut self, class: Class) {
+        let idle = self.targets.iter().filter(|(_, target)| {
+            target.at == TargetAt::Idle && !target.turns[class.number()].fair.is_empty()
+        });
+        let idle: Vec<u32> = idle.map(|(id, _)| id as u32).collect();
+        for id in idle {
+            self.liven(id);
         }
     }
 

@@ -95,7 +95,7 @@ impl Admin {
             (&Method::GET, ["explain", id]) => self.explain(id).await,
             (&Method::POST, ["route"]) => self.dry_run(incoming).await,
             (&Method::GET, ["metrics"]) => {
-                let text = crate::metrics::text(self.fleet(), self.gateway.counters());
+                let text = crate::metrics::text(self.fleet(), self.gateway.counters(), self.gateway.stored());
                 answer(StatusCode::OK, "text/plain; version=0.0.4", text)
             }
             (&Method::GET, ["config"]) => respond(StatusCode::OK, self.fleet().settings()),

@@ -192,6 +192,7 @@ impl Router for Gateway {
                     decoding: if truth { (running + waiting) as u32 } else { load.decoding },
                     in_flight: load.in_flight,
                     limit: 0,
+                    crowded: false,
                     standing: Standing::Ready,
                 }
             })

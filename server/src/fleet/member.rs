@@ -51,13 +51,16 @@ pub(crate) struct Load {
     pub(crate) backlog: Mutex<Backlog>,
     pub(crate) decoding: AtomicI64,
     pub(crate) in_flight: AtomicI64,
+    /// Tokens of the requests in flight: of their prompts, and those that are expected of their answers.
+    pub(crate) tokens: AtomicI64,
     pub(crate) served: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) predicted: AtomicU64,
     pub(crate) cached: AtomicU64,
     pub(crate) prompt: AtomicU64,
-    /// What it has in hand for other replicas: requests in flight, prompt tokens to compute, sequences that decode.
-    pub(crate) others: [AtomicU32; 3],
+    /// What it has in hand for other replicas: requests in flight, prompt tokens to compute, sequences that decode, tokens
+    /// in flight.
+    pub(crate) others: [AtomicU32; 4],
     /// What its metrics say, of all who use it.
     pub(crate) running: AtomicU32,
     pub(crate) waiting: AtomicU32,

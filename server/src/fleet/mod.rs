@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use blocks::TokensHash;
 use http::HeaderValue;
 use index::Index;
 use parking_lot::Mutex;
@@ -78,8 +79,23 @@ pub struct Ask<'a> {
     pub streams: bool,
     /// The engine that the client insists on, by name.
     pub pinned: Option<&'a str>,
+    /// Tokens that are expected of the answer.
+    pub answer: u32,
+    /// The hashes of the prompt's first blocks, where its tokens are not at hand; they stand for `prompt` tokens.
+    pub hashes: Option<Hashes<'a>>,
     /// Engines that have failed this request.
     pub tried: Vec<EngineId>,
+}
+
+/// A prompt of which only the hashes of its first blocks are known.
+#[derive(Clone, Copy, Debug)]
+pub struct Hashes<'a> {
+    /// Of each block alone.
+    pub blocks: &'a [TokensHash],
+    /// How many tokens a block has.
+    pub block_size: u32,
+    /// How many tokens the whole prompt has.
+    pub prompt: u32,
 }
 
 /// What the engine said about the tokens of a request.
@@ -138,6 +154,8 @@ pub(crate) struct Inner {
     turn: AtomicU64,
     decided: Decided,
     replicas: std::sync::OnceLock<crate::replicas::Replicas>,
+    /// Whoever waits for a place hears that one is free.
+    freed: std::sync::OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// Decisions so far, and what they cost in cache.
@@ -172,11 +190,17 @@ impl Fleet {
             turn: AtomicU64::new(0),
             decided: Decided::default(),
             replicas: std::sync::OnceLock::new(),
+            freed: std::sync::OnceLock::new(),
         }));
         for (i, engine) in settings.engines.iter().enumerate() {
             fleet.add(engine.clone()).map_err(|why| format!("engines[{i}].{why}"))?;
         }
         Ok(fleet)
+    }
+
+    /// Who is told whenever a place is given back; said once.
+    pub(crate) fn tell_freed(&self, freed: impl Fn() + Send + Sync + 'static) {
+        let _twice = self.0.freed.set(Box::new(freed));
     }
 
     /// Takes in one more engine.
@@ -227,6 +251,19 @@ impl Fleet {
         self.0.models.iter().find(|model| model.answers_to(name))
     }
 
+    /// Tokens in a block of the first engine that serves this model and tells what it has, and the adapter that it knows it
+    /// by.
+    pub fn block_size(&self, model: &str) -> Option<(u32, Option<String>)> {
+        let members = self.0.members.load();
+        let member = members.iter().find(|member| member.tells() && self.takes(member, model))?;
+        Some((member.block_size.load(Ordering::Relaxed), self.adapter(member, model)))
+    }
+
+    /// The model that a name, alias or adapter stands for: requests of all of them contend for the same engines.
+    pub fn target<'a>(&'a self, name: &'a str) -> &'a str {
+        self.model(name).map_or(name, |model| &model.settings.name)
+    }
+
     /// Whether anybody serves this model.
     pub fn serves(&self, model: &str) -> bool {
         self.0.members.load().iter().any(|member| self.takes(member, model))
@@ -272,8 +309,9 @@ impl Fleet {
         self.0.members.load().iter().map(|member| member.load.served.load(Ordering::Relaxed)).sum()
     }
 
-    /// What each engine has in hand for us: requests in flight, prompt tokens to compute, sequences that decode.
-    pub(crate) fn hands(&self) -> Vec<(Arc<str>, [u32; 3])> {
+    /// What each engine has in hand for us: requests in flight, prompt tokens to compute, sequences that decode, tokens in
+    /// flight.
+    pub(crate) fn hands(&self) -> Vec<(Arc<str>, [u32; 4])> {
         let now = self.now();
         let hand = |member: &Arc<Member>| {
             let load = &member.load;
@@ -281,6 +319,7 @@ impl Fleet {
                 member::Load::count(&load.in_flight),
                 load.backlog.lock().left(now),
                 member::Load::count(&load.decoding),
+                member::Load::count(&load.tokens),
             ];
             (member.engine.name.clone(), hand)
         };
@@ -288,7 +327,7 @@ impl Fleet {
     }
 
     /// What each engine has in hand for other replicas, in the same order.
-    pub(crate) fn others_have(&self, hand: impl Fn(&str) -> [u32; 3]) {
+    pub(crate) fn others_have(&self, hand: impl Fn(&str) -> [u32; 4]) {
         for member in self.0.members.load().iter() {
             for (known, now) in member.load.others.iter().zip(hand(&member.engine.name)) {
                 known.store(now, Ordering::Relaxed);

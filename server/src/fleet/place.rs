@@ -27,6 +27,8 @@ pub struct Ticket {
     rank: Option<u32>,
     route: HeaderValue,
     id: String,
+    /// Tokens that it counts for.
+    tokens: i64,
     /// Its place in the engine's backlog.
     order: Order,
     decoding: bool,
@@ -108,6 +110,21 @@ impl Fleet {
         Ok(ticket)
     }
 
+    /// How much of the prompt lies where this request would go now, in thousandths; nothing changes.
+    ///
+    /// # Errors
+    /// As [`Fleet::place`].
+    pub fn warmth(&self, ask: &Ask<'_>) -> Result<u32, ApiError> {
+        let (chains, found) = self.consider(ask, self.now())?;
+        recycle(chains);
+        let wish = self.wish(ask, false);
+        let candidates: Vec<Candidate> = found.iter().map(|found| found.candidate).collect();
+        let choice = route::choose(&wish, &candidates, &self.0.settings.routing);
+        let choice = choice.map_err(|nobody| refusal(ask, nobody))?;
+        let cached = u64::from(candidates[choice.at].cached[2]);
+        Ok((cached * 1_000 / u64::from(wish.prompt)) as u32)
+    }
+
     /// Where a request would go now; nothing changes.
     ///
     /// # Errors
@@ -156,8 +173,11 @@ impl Fleet {
         let block_size =
             BlockSize::new(size).unwrap_or_else(|| unreachable!("checked when the engine was taken in"));
         let mut chain = Chain::new(Hasher::new(block_size, Seed::of(adapter.as_deref(), ask.cache_salt)));
-        if !self.0.settings.routing.policy.looks_at_caches() {
-            // Nobody will ask.
+        let looks = self.0.settings.routing.policy.looks_at_caches();
+        let mut hashes =
+            ask.hashes.filter(|hashes| looks && hashes.block_size == size).map(|hashes| hashes.blocks);
+        if !looks || ask.hashes.is_some() {
+            // Nobody will ask, or there is nothing else than the hashes.
         } else if ask.way == Way::Bytes {
             chain.extend(&ask.bytes.iter().map(|byte| u32::from(*byte)).collect::<Vec<_>>());
         } else {
@@ -166,7 +186,7 @@ impl Fleet {
         let mut matches = MATCHES.with_borrow_mut(Vec::pop).unwrap_or_default();
         matches.clear();
         if ask.way != Way::Bytes && self.0.settings.routing.policy == Policy::Warm {
-            self.0.index.lookup(chain.tokens_hashes(), &mut matches);
+            self.0.index.lookup(hashes.take().unwrap_or(chain.tokens_hashes()), &mut matches);
         }
         Blocks { size, adapter, chain, matches }
     }
@@ -196,6 +216,7 @@ impl Fleet {
                 decoding: Load::count(&member.load.decoding).saturating_add(others(2)),
                 in_flight: Load::count(&member.load.in_flight).saturating_add(others(0)),
                 limit: member.settings.max_in_flight.unwrap_or(routing.max_in_flight) as u32,
+                crowded: self.is_crowded(member, ask),
                 standing: member.standing(now),
             },
             member: member.clone(),
@@ -225,7 +246,7 @@ impl Fleet {
             None => self.0.index.view(member.workers[0]).unwrap_or(View::Stale),
         };
         // An engine computes at least the last token of a prompt itself, and counts whole blocks.
-        let most = (ask.tokens.len().saturating_sub(1) / blocks.size.max(1) as usize) as u32;
+        let most = (prompt_of(ask).saturating_sub(1) / blocks.size.max(1)) as usize as u32;
         if let Some(best) = best {
             let on = |tier| (best.on(tier) as u32).min(most) * blocks.size;
             found.candidate.cached = [on(Tier::Device), on(Tier::Host), on(Tier::Store)];
@@ -245,6 +266,18 @@ impl Fleet {
         found
     }
 
+    /// Whether a request would be more than the engine's budget of tokens in flight. An engine that has nothing takes
+    /// whatever comes: a request that is larger than the budget runs alone.
+    fn is_crowded(&self, member: &Member, ask: &Ask<'_>) -> bool {
+        let most = member.settings.max_tokens.unwrap_or(self.0.settings.routing.max_tokens);
+        if most == 0 {
+            return false;
+        }
+        let others = u64::from(member.load.others[3].load(Ordering::Relaxed));
+        let now = u64::from(Load::count(&member.load.tokens)) + others;
+        now > 0 && now + u64::from(prompt_of(ask)) + u64::from(ask.answer) > most
+    }
+
     fn wish(&self, ask: &Ask<'_>, counts: bool) -> Wish {
         let turn = if counts {
             self.0.turn.fetch_add(1, Ordering::Relaxed)
@@ -259,11 +292,7 @@ impl Fleet {
                 .find(|member| member.settings.name == name)
                 .map(|member| member.engine.id)
         });
-        let prompt = if ask.way == Way::Bytes {
-            ask.bytes.len() as u32 / BYTES_A_TOKEN
-        } else {
-            ask.tokens.len() as u32
-        };
+        let prompt = prompt_of(ask);
         let chance = xxhash_rust::xxh3::xxh3_64(&turn.to_le_bytes());
         Wish { prompt: prompt.max(1), policy: self.0.settings.routing.policy, pinned, chance, turn }
     }
@@ -286,6 +315,8 @@ impl Fleet {
         let to_compute = wish.prompt.saturating_sub(cached).max(1);
         let order = member.load.backlog.lock().send(to_compute, ask.streams, now);
         member.load.in_flight.fetch_add(1, Ordering::Relaxed);
+        let tokens = i64::from(wish.prompt) + i64::from(ask.answer);
+        member.load.tokens.fetch_add(tokens, Ordering::Relaxed);
         if choice.why == Why::Trial {
             member.breaker.lock().try_one(now, self.rule());
         }
@@ -309,6 +340,7 @@ impl Fleet {
             rank: several.then_some(found.worker.rank),
             route: header(found, choice.why, ask.way, wish.prompt),
             id: ask.id.to_owned(),
+            tokens,
             order,
             decoding: false,
             placed: now,
@@ -412,6 +444,14 @@ fn predict(
         block: found.block,
         awaited,
     })
+}
+
+fn prompt_of(ask: &Ask<'_>) -> u32 {
+    match (ask.hashes, ask.way) {
+        (Some(hashes), _) => hashes.prompt,
+        (None, Way::Bytes) => ask.bytes.len() as u32 / BYTES_A_TOKEN,
+        (None, _) => ask.tokens.len() as u32,
+    }
 }
 
 fn recycle(chains: Vec<Blocks>) {
@@ -565,8 +605,12 @@ impl Drop for Ticket {
         load.backlog.lock().withdraw(self.order);
         load.decoding.fetch_sub(i64::from(self.decoding), Ordering::Relaxed);
         load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        load.tokens.fetch_sub(self.tokens, Ordering::Relaxed);
         if !self.ended {
             self.close(Outcome::ClientLeft, self.fleet.now());
+        }
+        if let Some(freed) = self.fleet.0.freed.get() {
+            freed();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One request from its head to its answer: who is it, what is asked, where does it go, how did it end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName};
@@ -12,9 +13,10 @@ use super::keys::Admitted;
 use super::relay::{Answer, Patience, Relay};
 use super::sse::Stream;
 use super::upstream::{self, Connection};
-use super::{Gateway, edit, usage};
+use super::{Gateway, edit, files, jobs, usage};
 use crate::error::ApiError;
 use crate::fleet::{Ask, Failure, Model, Outcome, Ticket};
+use crate::lines::Entered;
 use crate::prompt::{Kind, Prompt, Request as Asked};
 use crate::tokens::{QUICK_BYTES, Way};
 
@@ -26,6 +28,8 @@ const RANK: HeaderName = HeaderName::from_static("x-data-parallel-rank");
 /// A plain answer up to this size is read to its end before the client gets its first byte: if the engine
 /// breaks off, the client gets an honest error instead of a stump. Larger ones pass through.
 const MAX_WHOLE: usize = 8 << 20;
+/// Tokens that an answer is taken to have if the client does not say how many it wants at most.
+const ANSWER: u32 = 256;
 /// The longest request id that is taken from a client.
 const MAX_ID: usize = 128;
 
@@ -37,6 +41,8 @@ enum Endpoint {
     Health,
     Ready,
     OpenApi,
+    Files(files::Target),
+    Jobs(jobs::Target),
     /// Goes to an engine; these the gateway understands.
     Inference(Kind, Form),
     /// Goes to an engine as it is.
@@ -52,17 +58,17 @@ enum Form {
 }
 
 /// A request whose body has been read, on its way to an engine.
-struct Order {
-    method: Method,
-    path: String,
-    headers: HeaderMap,
-    body: Bytes,
+pub(super) struct Order {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
     /// Whether another engine may be asked if this one breaks before it answers.
-    repeatable: bool,
-    streams: bool,
-    usage_is_ours: bool,
+    pub(super) repeatable: bool,
+    pub(super) streams: bool,
+    pub(super) usage_is_ours: bool,
     /// Whether the answer must be JSON or a stream of events.
-    strict: bool,
+    pub(super) strict: bool,
 }
 
 impl Gateway {
@@ -103,6 +109,8 @@ impl Gateway {
         let method = request.method();
         let allowed: &[Method] = match endpoint {
             Endpoint::Inference(..) => &[Method::POST],
+            Endpoint::Files(target) => target.allowed(),
+            Endpoint::Jobs(target) => target.allowed(),
             Endpoint::Other => return self.pass(request, id).await,
             Endpoint::Nothing => return Err(ApiError::UnknownPath(request.uri().path().to_owned())),
             _ => &[Method::GET, Method::HEAD],
@@ -121,6 +129,9 @@ impl Gateway {
                 self.models(request.uri().path())
             }
             Endpoint::Inference(kind, _) => self.infer(kind, request, id).await,
+            // Boxed: it is larger than what every other request carries along.
+            Endpoint::Files(target) => Box::pin(self.files(target, request)).await,
+            Endpoint::Jobs(target) => Box::pin(self.jobs(target, request)).await,
             Endpoint::Other | Endpoint::Nothing => unreachable!("answered above"),
         }
     }
@@ -161,6 +172,8 @@ impl Gateway {
             cache_salt: asked.cache_salt.as_deref(),
             streams: asked.stream,
             pinned: pinned.as_deref(),
+            answer: asked.max_tokens.unwrap_or(ANSWER),
+            hashes: None,
             tried: Vec::new(),
         };
         let order = Order {
@@ -202,6 +215,8 @@ impl Gateway {
             cache_salt: None,
             streams: false,
             pinned: None,
+            answer: 0,
+            hashes: None,
             tried: Vec::new(),
         };
         let repeatable = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
@@ -227,11 +242,20 @@ impl Gateway {
     ) -> Result<Response<Answer>, ApiError> {
         let settings = &self.0.settings.gateway;
         let (connect, first_byte) = (settings.connect_timeout.get(), settings.first_byte_timeout.get());
+        let who = admitted.who();
+        let mut waited = Duration::ZERO;
         let mut admitted = Some(admitted);
         let mut last = None;
         for attempt in 1..=settings.max_attempts {
-            let ticket = match self.fleet().place(&ask) {
-                Ok(ticket) => ticket,
+            let entered = self.0.lines.enter(&ask, &order.body, &who).await;
+            let ticket = match entered {
+                Ok(Entered { ticket, turn, waited: more }) => {
+                    waited += more;
+                    if let Some(admitted) = &mut admitted {
+                        admitted.has_turn(turn);
+                    }
+                    ticket
+                }
                 // What went wrong before says more than that nobody is left.
                 Err(error) => return Err(last.unwrap_or(error)),
             };
@@ -241,7 +265,9 @@ impl Gateway {
             let received = match upstream::send(&engine, request, connect, first_byte).await {
                 Ok((answer, connection)) => {
                     let final_try = attempt == settings.max_attempts;
-                    self.receive(answer, &order, ticket, connection, &mut admitted, final_try).await
+                    let received =
+                        self.receive(answer, &order, ticket, connection, &mut admitted, final_try).await;
+                    received.map(|answer| with_wait(answer, waited))
                 }
                 Err(failure) => {
                     ticket.finish(Outcome::Failed(failure));
@@ -344,6 +370,17 @@ impl Gateway {
     }
 }
 
+/// Adds to `x-warmline-route` how long the request stood in line, if it did.
+fn with_wait(mut answer: Response<Answer>, waited: Duration) -> Response<Answer> {
+    if !waited.is_zero()
+        && let Some(route) = answer.headers().get(&ROUTE).and_then(|route| route.to_str().ok())
+        && let Ok(route) = HeaderValue::from_str(&format!("{route}; waited={}ms", waited.as_millis()))
+    {
+        answer.headers_mut().insert(ROUTE, route);
+    }
+    answer
+}
+
 // === Small steps ===
 
 impl Gateway {
@@ -356,7 +393,7 @@ impl Gateway {
     }
 
     /// Reads a body, within the limits of size and time.
-    async fn read(&self, headers: &HeaderMap, mut incoming: Incoming) -> Result<Bytes, ApiError> {
+    pub(super) async fn read(&self, headers: &HeaderMap, mut incoming: Incoming) -> Result<Bytes, ApiError> {
         let settings = &self.0.settings.gateway;
         let limit = settings.max_body_bytes;
         let promised = headers
@@ -498,6 +535,12 @@ fn endpoint(path: &str) -> Endpoint {
         "/readyz" => Endpoint::Ready,
         "/openapi.json" => Endpoint::OpenApi,
         path if path.starts_with("/v1/models/") => Endpoint::Model,
+        path if path == "/v1/files" || path.starts_with("/v1/files/") => {
+            files::Target::at(path).map_or(Endpoint::Nothing, Endpoint::Files)
+        }
+        path if path == "/v1/jobs" || path.starts_with("/v1/jobs/") => {
+            jobs::Target::at(path).map_or(Endpoint::Nothing, Endpoint::Jobs)
+        }
         path if path.starts_with("/v1/") || path == "/tokenize" || path == "/detokenize" => Endpoint::Other,
         _ => Endpoint::Nothing,
     }
@@ -557,7 +600,7 @@ fn hop_by_hop(name: &HeaderName) -> bool {
 }
 
 /// The request as the engine gets it: its own host and key, the client's everything else.
-fn outgoing(order: &Order, ticket: &Ticket, id: &str) -> Request<Full<Bytes>> {
+pub(super) fn outgoing(order: &Order, ticket: &Ticket, id: &str) -> Request<Full<Bytes>> {
     let engine = ticket.engine();
     let mut request = Request::new(Full::new(order.body.clone()));
     *request.method_mut() = order.method.clone();
@@ -609,7 +652,7 @@ fn blame(engine: &str, failure: Failure) -> ApiError {
     }
 }
 
-fn json(status: StatusCode, body: Bytes) -> Response<Answer> {
+pub(super) fn json(status: StatusCode, body: Bytes) -> Response<Answer> {
     let mut answer = Response::new(Answer::Whole(Some(body)));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -633,6 +676,9 @@ fn failure(error: &ApiError, form: Form) -> Response<Answer> {
     let mut answer = json(error.status(), body.into());
     if let Some(seconds) = error.retry_after() {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if let ApiError::BadRange { size } = error {
+        answer.headers_mut().insert(header::CONTENT_RANGE, files::content_range(None, *size));
     }
     answer
 }

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use coord::replicas::{Place, Pool};
 use http::HeaderMap;
+use queue::entry::Cost;
+use queue::room::Turn;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::error::ApiError;
-use crate::fleet::Usage;
+use crate::fleet::{Ticket, Usage};
+use crate::lines::{EVERYBODY, Who};
 use crate::replicas::{Budget, Replicas};
-use crate::settings;
+use crate::settings::{self, Priority};
 
 /// All tenants by the hashes of their keys.
 pub(super) struct Keys {
@@ -23,6 +26,8 @@ pub(super) struct Keys {
 
 pub(super) struct Tenant {
     settings: settings::Tenant,
+    /// What its line is called.
+    line: Arc<str>,
     /// Its limits, which all replicas hold together.
     in_flight: Option<Arc<Pool>>,
     requests: Option<Arc<Budget>>,
@@ -37,6 +42,8 @@ pub(super) struct Admitted {
     _place: Option<Place>,
     /// Tokens that were charged.
     charged: f64,
+    /// Its turn, if it had to wait for one: it ends with the request.
+    turn: Option<Turn<Ticket>>,
 }
 
 impl Keys {
@@ -61,6 +68,7 @@ impl Keys {
             };
             let tenant = Arc::new(Tenant {
                 settings: settings.clone(),
+                line: settings.name.as_str().into(),
                 in_flight: settings.max_in_flight.map(|most| replicas.limit(name, most)).transpose()?,
                 requests: budget("requests", settings.requests_per_minute)?,
                 tokens: budget("tokens", settings.tokens_per_minute)?,
@@ -82,7 +90,7 @@ impl Keys {
     /// Lets a request in, or says why not. `model` is checked where it is known.
     pub(super) async fn admit(&self, headers: &HeaderMap) -> Result<Admitted, ApiError> {
         if self.tenants.is_empty() {
-            return Ok(Admitted { tenant: None, _place: None, charged: 0.0 });
+            return Ok(Admitted { tenant: None, _place: None, charged: 0.0, turn: None });
         }
         let tenant = self.tenant(headers)?;
         let mut place = None;
@@ -96,7 +104,7 @@ impl Keys {
                 });
             }
         }
-        Ok(Admitted { tenant: Some(tenant), _place: place, charged: 0.0 })
+        Ok(Admitted { tenant: Some(tenant), _place: place, charged: 0.0, turn: None })
     }
 
     /// OpenAI's clients send a bearer token, Anthropic's an `x-api-key`.
@@ -123,6 +131,11 @@ impl Keys {
 }
 
 impl Admitted {
+    /// Whose request it is; with no tenants in the settings it is everybody's.
+    pub(super) fn tenant(&self) -> Option<&str> {
+        self.tenant.as_ref().map(|tenant| tenant.settings.name.as_str())
+    }
+
     /// Whether the tenant may use this model.
     pub(super) fn may_use(&self, model: &str) -> Result<(), ApiError> {
         match &self.tenant {
@@ -134,6 +147,19 @@ impl Admitted {
             }
             _ => Ok(()),
         }
+    }
+
+    /// In whose line it stands.
+    pub(super) fn who(&self) -> Who {
+        match &self.tenant {
+            Some(tenant) => Who { tenant: tenant.line.clone(), class: tenant.settings.priority.class() },
+            None => Who { tenant: EVERYBODY.into(), class: Priority::Normal.class() },
+        }
+    }
+
+    /// It had to wait for its turn, which lasts as long as it.
+    pub(super) fn has_turn(&mut self, turn: Option<Turn<Ticket>>) {
+        self.turn = turn;
     }
 
     /// Charges a request of so many tokens to the tenant's budgets, or says when there will be enough.
@@ -159,6 +185,10 @@ impl Admitted {
 
     /// What the request turned out to cost; what was charged for it before is taken into account.
     pub(super) fn used(&mut self, usage: Usage) {
+        if let Some(turn) = &mut self.turn {
+            let computed = usage.prompt.saturating_sub(usage.cached.unwrap_or(0));
+            turn.used(Cost { tokens: computed.saturating_add(usage.completion), blocks: 0 });
+        }
         if let Some(budget) = self.tenant.as_ref().and_then(|tenant| tenant.tokens.as_ref()) {
             let cost = f64::from(usage.prompt) + f64::from(usage.completion);
             budget.settle(cost - self.charged);

@@ -1,10 +1,16 @@
 //! The front door: HTTP in, one engine chosen, its answer out byte for byte.
 //!
 //! [`handle`] is the way of one request, [`upstream`] the connections to engines, [`relay`] an answer on its way,
-//! [`serve`] the threads and connections. Nothing else in the house touches a client.
+//! [`serve`] the threads and connections,
+//! [`files`] OpenAI's Files. Nothing else in the house touches a client.
 
+mod arriving;
 mod edit;
+pub(crate) mod errand;
+mod files;
+mod form;
 mod handle;
+mod jobs;
 mod keys;
 mod relay;
 mod serve;
@@ -19,10 +25,13 @@ use bytes::Bytes;
 
 use crate::admin::api::DryRun;
 use crate::error::ApiError;
+use crate::files::Files;
 use crate::fleet::{Ask, Fleet};
+use crate::lines::Lines;
 use crate::prompt::{Kind, Request};
 use crate::replicas::Replicas;
 use crate::settings::Settings;
+use crate::work::Work;
 
 pub use serve::run;
 
@@ -34,6 +43,11 @@ struct Inner {
     fleet: Fleet,
     settings: Settings,
     keys: keys::Keys,
+    lines: Lines,
+    work: Work,
+    files: Files,
+    /// Places for uploads: each holds buffers.
+    uploads: tokio::sync::Semaphore,
     counters: Arc<Counters>,
     /// Makes request ids unlike those of another process.
     seed: u64,
@@ -65,7 +79,13 @@ impl Gateway {
     ///
     /// # Errors
     /// Keys that cannot be read, in words.
-    pub fn new(fleet: Fleet, replicas: Replicas) -> Result<Self, String> {
+    pub fn new(
+        fleet: Fleet,
+        replicas: Replicas,
+        files: Files,
+        lines: Lines,
+        work: Work,
+    ) -> Result<Self, String> {
         let settings = fleet.settings().clone();
         let unix = fleet.clock().unix();
         let seed =
@@ -75,6 +95,12 @@ impl Gateway {
             fleet,
             settings,
             keys,
+            lines,
+            work,
+            uploads: tokio::sync::Semaphore::new(
+                files.settings().max_uploads.min(tokio::sync::Semaphore::MAX_PERMITS),
+            ),
+            files,
             counters: Arc::default(),
             seed,
             minted: AtomicU64::new(0),
@@ -84,6 +110,21 @@ impl Gateway {
     /// The engines behind it.
     pub fn fleet(&self) -> &Fleet {
         &self.0.fleet
+    }
+
+    /// What is durable.
+    pub fn work(&self) -> &Work {
+        &self.0.work
+    }
+
+    /// Those who wait.
+    pub fn lines(&self) -> &Lines {
+        &self.0.lines
+    }
+
+    /// The files of clients.
+    pub fn stored(&self) -> &Files {
+        &self.0.files
     }
 
     /// What has passed.
@@ -108,6 +149,8 @@ impl Gateway {
             cache_salt: asked.cache_salt.as_deref(),
             streams: asked.stream,
             pinned: None,
+            answer: 0,
+            hashes: None,
             tried: Vec::new(),
         })
     }

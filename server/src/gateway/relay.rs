@@ -10,6 +10,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use super::Counters;
+use super::files::Download;
 use super::keys::Admitted;
 use super::sse::Stream;
 use super::upstream::Connection;
@@ -22,6 +23,8 @@ pub(super) enum Answer {
     Whole(Option<Bytes>),
     /// The engine's, as it comes.
     Relay(Box<Relay>),
+    /// A file of ours.
+    Stored(Box<Download>),
 }
 
 /// An answer that is under way. Dropping it ends the request at the engine at once.
@@ -181,6 +184,7 @@ impl Body for Answer {
         let relay = match self.get_mut() {
             Self::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Relay(relay) => relay,
+            Self::Stored(download) => return Pin::new(download.as_mut()).poll_frame(context),
         };
         if let Some(first) = relay.first.take()
             && let Some(bytes) = relay.data(first)
@@ -207,6 +211,7 @@ impl Body for Answer {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
             Self::Relay(relay) => relay.ended,
+            Self::Stored(download) => download.is_end_stream(),
         }
     }
 
@@ -217,6 +222,7 @@ impl Body for Answer {
                 relay.incoming.size_hint()
             }
             Self::Relay(_) => SizeHint::default(),
+            Self::Stored(download) => download.size_hint(),
         }
     }
 }

@@ -114,8 +114,9 @@ async fn connection(gateway: Gateway, stream: TcpStream, mut stop: watch::Receiv
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(settings.head_timeout.get())
-        .max_buf_size(settings.max_head_bytes.max(8192))
-        .pipeline_flush(true);
+        // Not `pipeline_flush`: it holds an answer back while bytes are unread, and a connection that is closed because of
+        // them takes the answer with it: whoever was refused before its body was read would never hear why.
+        .max_buf_size(settings.max_head_bytes.max(8192));
     let counters = gateway.0.counters.clone();
     let _ended = Ended(&counters);
     let serving = gateway.clone();

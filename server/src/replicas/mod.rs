@@ -89,6 +89,19 @@ impl Replicas {
         );
     }
 
+    /// What all replicas ask.
+    pub fn coord(&self) -> &Coord {
+        &self.0.coord
+    }
+
+    /// Where clients reach another replica, if it lives.
+    pub fn door_of(&self, instance: &str) -> Option<String> {
+        let view = self.0.among.view();
+        let view = view.borrow();
+        let member = view.members.iter().find(|member| member.instance.as_str() == instance)?;
+        voice::door(&member.info)
+    }
+
     /// A limit on what is done at a time, over all replicas.
     ///
     /// # Errors

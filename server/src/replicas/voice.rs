@@ -31,8 +31,14 @@ pub(super) struct Speaker {
     doors: (SocketAddr, SocketAddr),
 }
 
+/// Where clients reach the replica that says this of itself.
+pub(super) fn door(info: &[u8]) -> Option<String> {
+    let info: Info = serde_json::from_slice(info).ok()?;
+    Some(info.gateway).filter(|door| !door.is_empty())
+}
+
 /// What an engine has in hand for one replica, in the order of `Fleet::hands`.
-const HANDS: [&str; 3] = ["in_flight", "backlog", "decoding"];
+const HANDS: [&str; 4] = ["in_flight", "backlog", "decoding", "tokens"];
 
 impl Speaker {
     pub(super) fn new(fleet: Fleet, doors: (SocketAddr, SocketAddr)) -> Self {

@@ -17,7 +17,12 @@ const MAX_NAME: usize = 128;
 /// The key, what was found and what is allowed.
 pub fn together(settings: &Settings) -> Result<(), String> {
     bounds(settings)?;
+    queue(settings)?;
     coordination(settings)?;
+    settings.files.check()?;
+    if settings.data.dir.as_os_str().is_empty() {
+        return Err("data.dir: it is empty; allowed is a directory, such as warmline-data".to_owned());
+    }
     unique("engines", "name", settings.engines.iter().map(|engine| engine.name.as_str()))?;
     unique("models", "name", settings.models.iter().map(|model| model.name.as_str()))?;
     unique("tenants", "name", settings.tenants.iter().map(|tenant| tenant.name.as_str()))?;
@@ -57,6 +62,23 @@ pub fn engine(engine: &Engine) -> Result<(), String> {
         endpoint::check(relay).map_err(|why| format!("relay: {why}"))?;
         if events.is_none() {
             return Err("relay: there is nothing to tell again; set events as well".to_owned());
+        }
+    }
+    Ok(())
+}
+
+fn queue(settings: &Settings) -> Result<(), String> {
+    let super::Queue { reach, shares, .. } = &settings.queue;
+    if !(1..=8).contains(reach) {
+        return Err(format!("queue.reach: found {reach}; allowed is 1 to 8"));
+    }
+    let sum: u32 = shares.iter().sum();
+    if sum > 500 {
+        return Err(format!("queue.shares: found {shares:?}, which is {sum} together; allowed is up to 500"));
+    }
+    for (i, tenant) in settings.tenants.iter().enumerate() {
+        if !(1..=1_000).contains(&tenant.weight) {
+            return Err(format!("tenants[{i}].weight: found {}; allowed is 1 to 1000", tenant.weight));
         }
     }
     Ok(())

@@ -161,6 +161,16 @@ fn set(table: &mut Table, key: &str, value: Value) {
 fn keys() -> Vec<(String, Value)> {
     let mut example = Settings::default();
     example.admin.key_file = Some("/run/secrets/warmline-admin".into());
+    example.files = super::Files {
+        url: Some("s3://bucket/prefix".to_owned()),
+        endpoint: Some("http://minio:9000".to_owned()),
+        region: Some("eu-central-1".to_owned()),
+        access_key_file: Some("/run/secrets/files-access-key".into()),
+        secret_key_file: Some("/run/secrets/files-secret-key".into()),
+        max_total_bytes: Some(100 << 30),
+        keep: Some(super::Span::seconds(30 * 24 * 3_600)),
+        ..super::Files::default()
+    };
     let table = Table::try_from(&example).expect("settings are a table");
     let mut keys = Vec::new();
     for (name, value) in table {

@@ -1,6 +1,7 @@
 //! Everything a person can set, its default, and what it weighs.
 
 pub mod check;
+mod files;
 mod load;
 mod span;
 
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use files::{Data, Files};
 pub use load::{Error, Origin, load, variable};
 pub use span::Span;
 
@@ -29,6 +31,12 @@ pub struct Settings {
     pub closed_loop: ClosedLoop,
     /// What replicas agree on, and where.
     pub coordination: Coordination,
+    /// Who waits when there is no room, and how long.
+    pub queue: Queue,
+    /// Where what must last lies on this machine.
+    pub data: Data,
+    /// Files that clients upload, and where they lie.
+    pub files: Files,
     /// Logs.
     pub log: Log,
     /// Models that need a word about their tokenizer; others are served too.
@@ -99,6 +107,8 @@ pub struct Routing {
     pub store_discount: f64,
     /// Requests at a time on one engine, unless the engine says otherwise; 0 is no limit.
     pub max_in_flight: usize,
+    /// Tokens of prompts and expected answers in flight on one engine, unless the engine says otherwise; 0 is no limit.
+    pub max_tokens: u64,
     /// How long a routed prompt counts as cached before the engine's events confirm it.
     pub expect_for: Span,
     /// Decisions kept for `explain`.
@@ -190,6 +200,60 @@ pub struct Coordination {
     pub share_patience: Span,
 }
 
+/// Who waits when there is no room, and how long.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Queue {
+    /// How long a request may stand in line; then it is told that it could not be served.
+    pub max_wait: Span,
+    /// Requests of one tenant that may stand in line; more are told at once to come back later.
+    pub max_line: usize,
+    /// Requests that may stand in line in all. Each holds its body in memory.
+    pub max_standing: usize,
+    /// How often a request may be overtaken by later ones of the same line that are warmer.
+    pub overtake: u8,
+    /// Among how many of the first of a line the warmest is looked for. Each costs a lookup.
+    pub reach: usize,
+    /// What of the work a class gets when more urgent ones want everything, in thousandths: urgent, normal, job, batch.
+    pub shares: [u32; 4],
+    /// Tokens of that share that must have passed a class before its share begins to count.
+    pub patience_tokens: u64,
+    /// Jobs, and lines of batches, that run at a time on this replica, each.
+    pub jobs_in_flight: u32,
+    /// What an acknowledgement of a job means: `fsync` survives a crash of the machine, `write` one of the process.
+    pub durability: Durability,
+    /// How often a job is tried that an engine fails.
+    pub attempts: u16,
+    /// How long the outcome of a job can be read.
+    pub keep: Span,
+}
+
+/// What an acknowledgement means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// It is on the disk.
+    #[default]
+    Fsync,
+    /// It is with the operating system.
+    Write,
+}
+
+/// How urgent what a tenant sends is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Priority {
+    /// Before everything else.
+    Urgent,
+    /// As people expect who wait for an answer.
+    #[default]
+    Normal,
+    /// When there is room beside those who wait for an answer.
+    Job,
+    /// When nothing else wants to run.
+    Batch,
+}
+
 /// Logs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -252,12 +316,14 @@ pub struct Engine {
     pub ranks: u32,
     /// Requests at a time; none: `routing.max_in_flight`.
     pub max_in_flight: Option<usize>,
+    /// Tokens in flight; none: `routing.max_tokens`.
+    pub max_tokens: Option<u64>,
     /// A file with the key that the engine wants.
     pub key_file: Option<PathBuf>,
 }
 
 /// Someone who may come in.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tenant {
     /// A short name for people; metrics and logs use it.
@@ -266,6 +332,10 @@ pub struct Tenant {
     pub keys_file: PathBuf,
     /// Requests at a time; none: no limit.
     pub max_in_flight: Option<usize>,
+    /// Its part beside other tenants when there is not enough for all.
+    pub weight: u32,
+    /// How urgent what it sends is.
+    pub priority: Priority,
     /// Requests a minute, over all replicas; none: no limit.
     pub requests_per_minute: Option<u64>,
     /// Tokens of prompts and answers a minute, over all replicas; none: no limit.
@@ -312,6 +382,7 @@ impl Default for Routing {
             host_discount: 0.2,
             store_discount: 0.5,
             max_in_flight: 0,
+            max_tokens: 0,
             expect_for: Span::seconds(5),
             journal: 4_096,
         }
@@ -404,6 +475,39 @@ fn only_keys<S: serde::Serializer>(
     serializer.collect_map(params.keys().map(|key| (key, "(hidden)")))
 }
 
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            max_wait: Span::seconds(30),
+            max_line: 1_000,
+            max_standing: 10_000,
+            overtake: 4,
+            reach: 4,
+            shares: [0, 100, 50, 20],
+            patience_tokens: 65_536,
+            jobs_in_flight: 64,
+            durability: Durability::default(),
+            attempts: 3,
+            keep: Span::seconds(24 * 3_600),
+        }
+    }
+}
+
+impl Default for Tenant {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            keys_file: PathBuf::new(),
+            max_in_flight: None,
+            weight: 1,
+            priority: Priority::default(),
+            requests_per_minute: None,
+            tokens_per_minute: None,
+            models: Vec::new(),
+        }
+    }
+}
+
 impl Default for Log {
     fn default() -> Self {
         Self { filter: "info".to_owned(), format: LogFormat::Text }
@@ -423,6 +527,7 @@ impl Default for Engine {
             block_size: 16,
             ranks: 1,
             max_in_flight: None,
+            max_tokens: None,
             key_file: None,
         }
     }

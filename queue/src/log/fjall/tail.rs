@@ -211,3 +211,99 @@ fn take<const N: usize>(reader: &mut impl Read) -> io::Result<Option<[u8; N]>> {
         Err(e) => Err(e),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ::fjall::{Database, PersistMode};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A journal as the engine writes it: so many batches of three rows.
+    fn journal(batches: u64, value: usize) -> (TempDir, PathBuf) {
+        let folder = TempDir::new().unwrap();
+        let db = Database::builder(folder.path()).open().unwrap();
+        let table = db.keyspace("table", Default::default).unwrap();
+        for number in 0..batches {
+            let mut batch = db.batch().durability(Some(PersistMode::Buffer));
+            batch.insert(&table, number.to_be_bytes(), vec![7; value]);
+            batch.insert(&table, [0; 9], b"");
+            batch.remove(&table, [9; 3]);
+            batch.commit().unwrap();
+        }
+        drop((table, db));
+        let path = newest(folder.path()).unwrap().unwrap();
+        (folder, path)
+    }
+
+    fn look(path: &Path) -> (u64, Rest) {
+        let found = inspect(path).unwrap();
+        (found.batches, found.rest)
+    }
+
+    fn write(path: &Path, at: u64, bytes: &[u8]) {
+        OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, at).unwrap();
+    }
+
+    #[test]
+    fn what_the_engine_wrote_is_whole_to_the_last_batch() {
+        for (batches, value) in [(0, 0), (1, 0), (1, 100_000), (300, 500)] {
+            let (_folder, path) = journal(batches, value);
+            assert_eq!(look(&path), (batches, Rest::Clean), "{batches} batches of {value} bytes");
+            let found = inspect(&path).unwrap();
+            cut(&path, found.whole).unwrap();
+            assert_eq!(look(&path), (batches, Rest::Clean), "after the room behind it was given back");
+        }
+    }
+
+    #[test]
+    fn wherever_a_journal_ends_the_batches_before_are_whole() {
+        let (_folder, path) = journal(4, 30);
+        let whole = inspect(&path).unwrap().whole;
+        let one = whole / 4;
+        for end in (0..whole).rev() {
+            cut(&path, end).unwrap();
+            let rest = if end % one == 0 { Rest::Clean } else { Rest::Torn };
+            assert_eq!(look(&path), (end / one, rest), "of {whole} bytes {end} are left");
+        }
+    }
+
+    #[test]
+    fn a_hole_in_the_last_batch_is_torn_and_a_hole_before_a_whole_batch_is_not() {
+        for (batch, rest) in [(3, Rest::Torn), (2, Rest::Hole), (0, Rest::Hole)] {
+            let (_folder, path) = journal(4, 30_000);
+            let one = inspect(&path).unwrap().whole / 4;
+            write(&path, one * batch + 8_000, &[0; 4_096]);
+            assert_eq!(look(&path), (batch, rest));
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_judged() {
+        let (_folder, path) = journal(4, 30);
+        let one = inspect(&path).unwrap().whole / 4;
+        write(&path, one * 2, &[200]);
+        assert_eq!(look(&path), (2, Rest::Unknown));
+    }
+
+    #[test]
+    fn a_journal_that_is_written_again_is_what_it_was_and_no_larger() {
+        use std::os::unix::fs::MetadataExt;
+        let (_folder, path) = journal(50, 500);
+        let (before, room) = (std::fs::read(&path).unwrap(), path.metadata().unwrap().blocks());
+        rewrite(&path).unwrap();
+        assert!(std::fs::read(&path).unwrap() == before);
+        // One chunk is written as a whole, zeros and all.
+        assert!(path.metadata().unwrap().blocks() <= room + CHUNK as u64 / 512);
+    }
+
+    #[test]
+    fn the_newest_journal_is_the_one_with_the_largest_number() {
+        let folder = TempDir::new().unwrap();
+        assert_eq!(newest(folder.path()).unwrap(), None);
+        for name in ["9.jnl", "10.jnl", "8.jnl", "version", "x.jnl"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(newest(folder.path()).unwrap(), Some(folder.path().join("10.jnl")));
+    }
+}

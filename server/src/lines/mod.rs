@@ -1,0 +1,357 @@
+//! Who waits when no engine has room: a request goes straight through while nobody waits, and else stands in line, in the
+//! same lines as everything that is durable.
+
+mod ground;
+mod told;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use queue::entry::{Cost, Order, Terms};
+use queue::limits::Limits;
+use queue::log::Sync;
+use queue::name::{Class, Millis, QueueName, Seq};
+use queue::room::{Gone, Options, Room, Runner, Standing, Turn, Waiting};
+use queue::scheduler::{self, Tenancy};
+
+use crate::clock::Clock;
+use crate::error::ApiError;
+use crate::fleet::{Ask, EngineId, Fleet, Ticket};
+use crate::settings::{self, Durability, Priority};
+use crate::tokens::Way;
+
+use ground::Engines;
+pub use ground::Hint;
+pub use told::Told;
+
+/// The lines of this replica; cheap to clone.
+#[derive(Clone)]
+pub struct Lines(Arc<Inner>);
+
+struct Inner {
+    room: Room<Ticket>,
+    fleet: Fleet,
+    settings: settings::Queue,
+    standing: Arc<Mutex<Crowd>>,
+    told: told::Counts,
+}
+
+/// Those who stand in line with their connection.
+#[derive(Default)]
+struct Crowd {
+    /// What each wants, for whoever places it.
+    asks: HashMap<Seq, Arc<Pending>>,
+    /// How many of each tenant.
+    of: HashMap<Arc<str>, usize>,
+}
+
+/// What a request in line wants.
+struct Pending {
+    id: String,
+    model: String,
+    tokens: Vec<u32>,
+    bytes: Bytes,
+    way: Way,
+    cache_salt: Option<String>,
+    streams: bool,
+    pinned: Option<String>,
+    answer: u32,
+    tried: Vec<EngineId>,
+}
+
+/// Who asks for a place, and how urgent it is.
+#[derive(Clone, Debug)]
+pub struct Who {
+    /// The tenant; one name for all where there are none.
+    pub tenant: Arc<str>,
+    /// Its line.
+    pub class: Class,
+}
+
+/// A place on an engine, and the turn that led to it.
+pub struct Entered {
+    /// The place.
+    pub ticket: Ticket,
+    /// Ends with the request: then the next may come.
+    pub turn: Option<Turn<Ticket>>,
+    /// How long it stood in line.
+    pub waited: Duration,
+}
+
+/// The tenant of those who have none.
+pub const EVERYBODY: &str = "everybody";
+/// Places that became free without a word (an engine that is well again) are looked for so often.
+const LOOK: Duration = Duration::from_millis(100);
+/// Blocks of KV cache are counted in this many tokens, whatever the engine's are.
+const TOKENS_A_BLOCK: u32 = 16;
+
+/// The clock of the queues is that of the world: what waits may wait longer than a process lives.
+struct WallClock(Clock);
+
+impl queue::room::Clock for WallClock {
+    fn now(&self) -> Millis {
+        Millis(self.0.unix().as_millis() as u64)
+    }
+}
+
+impl Lines {
+    /// The lines to this fleet. `runner` runs what is durable.
+    pub fn new(fleet: Fleet, runner: Arc<dyn Runner<Ticket>>) -> Self {
+        let all = fleet.settings();
+        let settings = all.queue.clone();
+        let standing: Arc<Mutex<Crowd>> = Arc::default();
+        let options = Options {
+            scheduler: scheduler::Options {
+                overtake: settings.overtake,
+                reach: settings.reach,
+                share: settings.shares,
+                patience: settings.patience_tokens,
+                class_running: [None, None, Some(settings.jobs_in_flight), Some(settings.jobs_in_flight)],
+                ..scheduler::Options::default()
+            },
+            durability: match settings.durability {
+                Durability::Fsync => Sync::Disk,
+                Durability::Write => Sync::Write,
+            },
+            ..Options::default()
+        };
+        let clock = Arc::new(WallClock(fleet.clock()));
+        let engines = Engines::new(fleet.clone(), standing.clone());
+        let room = Room::new(options, clock, Box::new(engines), runner);
+        for tenant in &all.tenants {
+            room.tenancy(&tenant.name, Tenancy { weight: tenant.weight, limits: Limits::default() });
+        }
+        let lines = Self(Arc::new(Inner {
+            room,
+            fleet: fleet.clone(),
+            settings,
+            standing,
+            told: told::Counts::default(),
+        }));
+        let told = Arc::downgrade(&lines.0);
+        fleet.tell_freed(move || {
+            if let Some(lines) = told.upgrade() {
+                lines.room.stir(None);
+            }
+        });
+        lines
+    }
+
+    /// Everything that waits.
+    pub fn room(&self) -> &Room<Ticket> {
+        &self.0.room
+    }
+
+    /// Looks again now and then, for as long as the process lives.
+    pub async fn look(self) {
+        let mut last = 0;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            self.0.room.stir(None);
+            last = self.0.told.pace(last, LOOK);
+        }
+    }
+
+    /// A place for this request: at once if nobody waits, else in its turn.
+    ///
+    /// # Errors
+    /// [`ApiError::Busy`] or [`ApiError::Unavailable`] when the line is too long or too slow, and what [`Fleet::place`] says.
+    pub async fn enter(&self, ask: &Ask<'_>, body: &Bytes, who: &Who) -> Result<Entered, ApiError> {
+        let inner = &*self.0;
+        if !inner.room.has_line() {
+            match inner.fleet.place(ask) {
+                Ok(ticket) => return Ok(Entered { ticket, turn: None, waited: Duration::ZERO }),
+                Err(ApiError::Busy { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        } else if let Err(error) = inner.fleet.warmth(ask)
+            && !matches!(error, ApiError::Busy { .. })
+        {
+            return Err(error);
+        }
+        let since = inner.fleet.clock().now();
+        let _counted = self.join(who)?;
+        let mut standing = self.stand(ask, body, who);
+        let turn = standing.await_turn().await;
+        let waited = inner.fleet.clock().now().saturating_sub(since);
+        inner.told.waited(waited, turn.is_ok());
+        match turn {
+            Ok(mut turn) => match turn.place.take() {
+                Some(ticket) => Ok(Entered { ticket, turn: Some(turn), waited }),
+                None => Err(ApiError::Internal("a turn came without a place".to_owned())),
+            },
+            Err(Gone::Expired) => Err(ApiError::Unavailable {
+                message: format!(
+                    "No engine had room for this request within {}; the line is too slow.",
+                    seconds(inner.settings.max_wait.get())
+                ),
+                retry_after: self.retry_after(),
+            }),
+            Err(Gone::Closing) => Err(ApiError::Unavailable {
+                message: "This replica is going away.".to_owned(),
+                retry_after: 1,
+            }),
+        }
+    }
+
+    /// Counts one more of a tenant who stands in line, or says that there are too many.
+    fn join(&self, who: &Who) -> Result<Counted, ApiError> {
+        let settings = &self.0.settings;
+        let mut crowd = self.0.standing.lock();
+        if crowd.of.values().sum::<usize>() >= settings.max_standing {
+            self.0.told.refused();
+            return Err(ApiError::Unavailable {
+                message: format!("{} requests stand in line already.", settings.max_standing),
+                retry_after: self.retry_after(),
+            });
+        }
+        let of = crowd.of.entry(who.tenant.clone()).or_default();
+        if *of >= settings.max_line {
+            self.0.told.refused();
+            return Err(ApiError::Busy {
+                message: format!(
+                    "{} requests of this tenant stand in line already; it may have no more there.",
+                    settings.max_line
+                ),
+                retry_after: self.retry_after(),
+            });
+        }
+        *of += 1;
+        Ok(Counted { standing: self.0.standing.clone(), tenant: who.tenant.clone() })
+    }
+
+    fn stand(&self, ask: &Ask<'_>, body: &Bytes, who: &Who) -> InLine {
+        let inner = &*self.0;
+        let target = inner.fleet.target(ask.model);
+        let prompt = if ask.way == Way::Bytes { ask.bytes.len() / 4 } else { ask.tokens.len() };
+        let tokens = (prompt as u32).saturating_add(ask.answer);
+        let pending = Arc::new(Pending::of(ask, body));
+        let deadline = inner.fleet.clock().unix() + inner.settings.max_wait.get();
+        let waiting = Waiting {
+            queue: QueueName { tenant: (&*who.tenant).into(), key: "requests".into() },
+            terms: Terms { target: target.into(), weight: 1, order: Order::Warm, limits: Limits::default() },
+            class: who.class,
+            cost: Cost { tokens, blocks: tokens.div_ceil(TOKENS_A_BLOCK) },
+            deadline: Some(Millis(deadline.as_millis() as u64)),
+            hint: None,
+        };
+        let mut id = None;
+        let standing = inner.room.stand(waiting, |given| {
+            inner.standing.lock().asks.insert(given.seq, pending);
+            id = Some(given.seq);
+        });
+        InLine { standing: Some(standing), crowd: inner.standing.clone(), id }
+    }
+
+    /// After how many seconds it makes sense to come again: what stands in line at the pace of late.
+    fn retry_after(&self) -> u32 {
+        self.0.told.seconds_for(self.0.room.totals().depth.volatile)
+    }
+
+    /// Counts, for metrics.
+    pub fn told(&self) -> Told {
+        let depth = self.0.room.totals().depth;
+        self.0.told.told(depth)
+    }
+}
+
+/// One who is counted in its tenant's line.
+struct Counted {
+    standing: Arc<Mutex<Crowd>>,
+    tenant: Arc<str>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut crowd = self.standing.lock();
+        if let Some(of) = crowd.of.get_mut(&self.tenant) {
+            *of -= 1;
+            if *of == 0 {
+                crowd.of.remove(&self.tenant);
+            }
+        }
+    }
+}
+
+/// One who stands in line; whoever is dropped leaves it.
+struct InLine {
+    standing: Option<Standing<Ticket>>,
+    crowd: Arc<Mutex<Crowd>>,
+    id: Option<Seq>,
+}
+
+impl InLine {
+    async fn await_turn(&mut self) -> Result<Turn<Ticket>, Gone> {
+        match &mut self.standing {
+            Some(standing) => standing.await,
+            None => Err(Gone::Closing),
+        }
+    }
+}
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        // First the line, which may be asking what it wants at this moment.
+        self.standing = None;
+        if let Some(id) = self.id {
+            self.crowd.lock().asks.remove(&id);
+        }
+    }
+}
+
+impl Pending {
+    fn of(ask: &Ask<'_>, body: &Bytes) -> Self {
+        Self {
+            id: ask.id.to_owned(),
+            model: ask.model.to_owned(),
+            tokens: ask.tokens.to_vec(),
+            bytes: if ask.way == Way::Bytes { slice_of(body, ask.bytes) } else { Bytes::new() },
+            way: ask.way,
+            cache_salt: ask.cache_salt.map(str::to_owned),
+            streams: ask.streams,
+            pinned: ask.pinned.map(str::to_owned),
+            answer: ask.answer,
+            tried: ask.tried.clone(),
+        }
+    }
+
+    fn ask(&self) -> Ask<'_> {
+        Ask {
+            id: &self.id,
+            model: &self.model,
+            tokens: &self.tokens,
+            bytes: &self.bytes,
+            way: self.way,
+            cache_salt: self.cache_salt.as_deref(),
+            streams: self.streams,
+            pinned: self.pinned.as_deref(),
+            answer: self.answer,
+            hashes: None,
+            tried: self.tried.clone(),
+        }
+    }
+}
+
+/// A part of a body without copying it, if it is one.
+fn slice_of(body: &Bytes, part: &[u8]) -> Bytes {
+    let (start, end) = (body.as_ptr() as usize, body.as_ptr() as usize + body.len());
+    let at = part.as_ptr() as usize;
+    if at >= start && at + part.len() <= end { body.slice_ref(part) } else { Bytes::copy_from_slice(part) }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{} s", time.as_secs_f64())
+}
+
+impl Priority {
+    /// Its class in the queues.
+    pub const fn class(self) -> Class {
+        match Class::new(self as u8) {
+            Some(class) => class,
+            None => Class::LAST,
+        }
+    }
+}

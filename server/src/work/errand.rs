@@ -1,0 +1,183 @@
+//! A request that waits in a log: what is asked of which path, and what came of it.
+
+use std::sync::Arc;
+
+use blocks::{BlockSize, Chain, Hasher, Seed};
+use bytes::Bytes;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::error::ApiError;
+use crate::fleet::Fleet;
+use crate::lines::Hint;
+use crate::prompt::{Kind, Prompt, Request};
+use crate::tokens::QUICK_BYTES;
+
+/// A request that waits.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Errand {
+    /// The path that is asked, such as `/v1/chat/completions`.
+    pub path: String,
+    /// The model, as the client wrote it.
+    pub model: String,
+    /// What the client calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom_id: Option<String>,
+    /// Anything that its maker wants to read later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<Box<RawValue>>,
+    /// The body.
+    pub body: Box<RawValue>,
+}
+
+/// What came of it: an answer of an engine, or why there is none.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Result {
+    /// The engine's status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_code: Option<u16>,
+    /// The id under which it was asked last.
+    pub request_id: String,
+    /// The engine's answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Box<RawValue>>,
+    /// Why there is no answer: `code: message`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Trouble>,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// For programs.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+/// Paths whose requests can wait, and how they are read.
+const PATHS: [(&str, Kind); 4] = [
+    ("/v1/chat/completions", Kind::Chat),
+    ("/v1/completions", Kind::Completion),
+    ("/v1/embeddings", Kind::Other),
+    ("/v1/responses", Kind::Other),
+];
+/// Tokens that an answer is taken to have if nobody says how many at most.
+const ANSWER: u32 = 256;
+
+impl Errand {
+    /// A request that can wait, read from a client.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(path: &str, body: &RawValue) -> std::result::Result<Self, ApiError> {
+        let Some((_, kind)) = PATHS.iter().find(|(known, _)| *known == path) else {
+            let known: Vec<&str> = PATHS.iter().map(|(known, _)| *known).collect();
+            return Err(ApiError::Invalid {
+                message: format!("endpoint: found {path:?}; allowed are {}.", known.join(", ")),
+                param: Some("endpoint".to_owned()),
+            });
+        };
+        let bytes = Bytes::copy_from_slice(body.get().as_bytes());
+        let asked = Request::read(*kind, &bytes)?;
+        if asked.stream {
+            return Err(ApiError::Invalid {
+                message: "stream: what waits cannot be streamed; leave it out.".to_owned(),
+                param: Some("stream".to_owned()),
+            });
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            model: asked.model.into_owned(),
+            custom_id: None,
+            note: None,
+            body: body.to_owned(),
+        })
+    }
+
+    /// As bytes, for the log.
+    pub fn encode(&self) -> Bytes {
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
+
+    /// From the log.
+    ///
+    /// # Errors
+    /// It is damaged, or of another version.
+    pub fn decode(bytes: &[u8]) -> std::result::Result<Self, String> {
+        serde_json::from_slice(bytes).map_err(|error| error.to_string())
+    }
+
+    fn kind(&self) -> Kind {
+        PATHS.iter().find(|(known, _)| *known == self.path).map_or(Kind::Other, |(_, kind)| *kind)
+    }
+
+    /// Tokens that are expected of the answer.
+    pub fn answer(&self) -> u32 {
+        let bytes = Bytes::copy_from_slice(self.body.get().as_bytes());
+        Request::read(self.kind(), &bytes).ok().and_then(|asked| asked.max_tokens).unwrap_or(ANSWER)
+    }
+
+    /// Tokens of the prompt, and the hashes of its first blocks where they can be had here without asking an engine.
+    pub fn prompt(&self, fleet: &Fleet) -> (u32, Option<Arc<[u8]>>) {
+        let bytes = Bytes::copy_from_slice(self.body.get().as_bytes());
+        let guess = (bytes.len() / 4) as u32;
+        let Ok(asked) = Request::read(self.kind(), &bytes) else { return (guess, None) };
+        let model = fleet.model(&asked.model);
+        let tokens: Arc<[u32]> = match (&asked.prompt, model.and_then(|model| model.tokeniser.as_ref())) {
+            (Prompt::Tokens(tokens), _) => tokens.as_slice().into(),
+            // A large prompt is placed without: tokenising it here would hold up others.
+            (prompt, Some(tokeniser)) if bytes.len() <= QUICK_BYTES => match tokeniser.tokens(prompt) {
+                Ok(tokens) => tokens,
+                Err(_) => return (guess, None),
+            },
+            _ => return (guess, None),
+        };
+        let prompt = tokens.len() as u32;
+        let Some((block_size, adapter)) = fleet.block_size(&asked.model) else { return (prompt, None) };
+        let Some(size) = BlockSize::new(block_size) else { return (prompt, None) };
+        let seed = Seed::of(adapter.as_deref(), asked.cache_salt.as_deref());
+        let mut chain = Chain::new(Hasher::new(size, seed));
+        // As many as a hint can hold.
+        let most = (queue::entry::MAX_HINT / 8 * block_size as usize).min(tokens.len());
+        chain.extend(&tokens[..most]);
+        let hint = Hint { block_size, prompt, blocks: chain.tokens_hashes().to_vec() };
+        (prompt, Some(hint.encode().into()))
+    }
+}
+
+impl Result {
+    /// An engine has answered.
+    pub fn answered(request_id: &str, status: StatusCode, body: &[u8]) -> Self {
+        let text = std::str::from_utf8(body).ok();
+        let raw = text.and_then(|text| serde_json::from_str::<&RawValue>(text).ok()).map(RawValue::to_owned);
+        // Whatever is not JSON is kept as a string.
+        let quoted = || {
+            let text = String::from_utf8_lossy(body);
+            serde_json::to_string(&text).ok().and_then(|text| RawValue::from_string(text).ok())
+        };
+        Self {
+            status_code: Some(status.as_u16()),
+            request_id: request_id.to_owned(),
+            body: raw.or_else(quoted),
+            error: None,
+        }
+    }
+
+    /// There is no answer.
+    pub fn failed(request_id: &str, code: &str, message: impl Into<String>) -> Self {
+        let error = Some(Trouble { code: code.to_owned(), message: message.into() });
+        Self { status_code: None, request_id: request_id.to_owned(), body: None, error }
+    }
+
+    /// As bytes, for the log.
+    pub fn encode(&self) -> Bytes {
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
+
+    /// From the log; nothing was written for what never ran.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+}
