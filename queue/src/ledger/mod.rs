@@ -73,6 +73,8 @@ pub struct Plan {
     adds: Vec<(u64, Class, Key)>,
     /// Starts that may not be: the scheduler has undone them.
     pub undone: Vec<EntryId>,
+    /// By how much what ends in this batch cost more than was thought, by the key of the debt.
+    more: HashMap<Bytes, i64>,
     /// The earliest timer that this batch sets.
     first_timer: Option<Millis>,
 }

@@ -668,9 +668,11 @@ impl Ledger {
 
     /// What the tenant owes is written with what it has cost, so that it survives a crash.
     fn owe(&self, seq: Seq, used: Cost, number: u64, class: Class, plan: &mut Plan, sched: &Scheduler) {
-        let Some(owed) = sched.debt_after(self.id(seq), used) else { return };
         let Some(desk) = self.desks.get(&number) else { return };
         let key = format::debt(&desk.row.terms.target, class, &desk.row.name.tenant);
-        plan.batch.put(Table::Debts, key, format::number(owed));
+        let before = plan.more.get(&key).copied().unwrap_or_default();
+        let Some((debt, more)) = sched.debt_after(self.id(seq), used, before) else { return };
+        plan.batch.put(Table::Debts, key.clone(), format::debt_value(debt));
+        plan.more.insert(key, more);
     }
 }

@@ -67,13 +67,10 @@ impl Ledger {
         batch.put(Table::Meta, meta::PARTITION, format::number(u64::from(partition)));
         batch.put(Table::Meta, meta::FENCE, format::number(fence));
         let resumed = ledger.resume_all(log, &mut batch)?;
+        // Before anybody comes to them: they are owed to whoever comes.
+        open_debts(log, &mut batch, sched)?;
         ledger.open_lanes(sched);
         log.commit(batch, Sync::Disk)?;
-        each(log, &format::all(Table::Debts), |key, value| {
-            let (target, class, tenant) = format::debt_key(key)?;
-            sched.set_debt(&target, class, &tenant, format::one_number(Table::Debts, value)?);
-            Ok(())
-        })?;
         let timers = Span {
             table: Table::Timers,
             from: format::timer(due_mark, format::Due::Ready, crate::name::Seq(0)),
@@ -138,6 +135,24 @@ impl Ledger {
             }
         }
     }
+}
+
+/// What tenants owed. A debt that the others have been served since is forgotten, so that rows do not pile up.
+fn open_debts(log: &dyn Log, batch: &mut Batch, sched: &mut Scheduler) -> Result<(), Error> {
+    let mut debts = Vec::new();
+    each(log, &format::all(Table::Debts), |key, value| {
+        debts.push(format::debt_row(key, value)?);
+        Ok(())
+    })?;
+    for ((of, _), left) in debts.iter().zip(sched.set_debts(&debts)) {
+        let key = format::debt(&of.target, of.class, &of.tenant);
+        if left.tokens == 0 {
+            batch.delete(Table::Debts, key);
+        } else {
+            batch.put(Table::Debts, key, format::debt_value(left));
+        }
+    }
+    Ok(())
 }
 
 /// Counts entries queue by queue, in whatever stage they are, without touching a payload. `begun` is called once all of

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{LaneId, Scheduler, SeatAt, TargetAt, Timer};
+use crate::fair::Member;
 use crate::entry::Item;
 use crate::inbox::{CAPACITY, Found, Inbox};
 use crate::limits::Narrow;
@@ -37,6 +38,13 @@ pub(super) enum At {
     Picky,
     /// Its queue is paused.
     Paused,
+}
+
+impl At {
+    /// Whether it would run if it could: whoever is absent earns nothing.
+    fn is_present(self) -> bool {
+        !matches!(self, Self::Empty | Self::Paused)
+    }
 }
 
 impl Lane {
@@ -85,12 +93,19 @@ impl Scheduler {
 
     /// Changes what is known of a lane, and moves the lane to where it then belongs.
     pub(super) fn change<R>(&mut self, id: LaneId, change: impl FnOnce(&mut Inbox) -> R) -> Option<R> {
+        let reach = self.options.reach.max(1);
         let lane = self.lane_mut(id)?;
         let before = lane.inbox.items().len();
+        let window = lane.is_held().then(|| lane.window(reach));
         let result = change(&mut lane.inbox);
         lane.feed();
         let after = lane.inbox.items().len();
+        let others = window.is_some_and(|window| window != lane.window(reach));
         self.cached = self.cached + after - before;
+        if others {
+            // It was held back because of what was first, and something else is now.
+            self.loosen(id);
+        }
         self.review(id);
         Some(result)
     }
@@ -142,43 +157,52 @@ impl Scheduler {
             turns.waiting -= 1;
             self.waiting -= 1;
             if turns.waiting == 0 {
-                turns.owed = 0;
+                turns.owed = turns.owed.min(0);
             }
+        }
+        if to.is_present() && !from.is_present() {
+            seat.fair.arrive(&mut lane.tag);
+            if seat.present == 0 {
+                turns.fair.arrive(&mut seat.tag);
+            }
+            seat.present += 1;
+        } else if from.is_present() && !to.is_present() {
+            seat.present -= 1;
         }
         let member = member(id);
         if to == At::Ready {
-            let fresh = from == At::Empty;
-            if fresh {
-                seat.fair.join(member, &mut lane.tag)
-            } else {
-                seat.fair.rejoin(member, &mut lane.tag)
-            }
+            seat.fair.join(member, &mut lane.tag);
             if seat.at == SeatAt::Idle {
-                self.seat_ready(seat_id, fresh);
+                self.seat_ready(seat_id);
             }
         } else if from == At::Ready {
             seat.fair.leave(member, lane.tag);
             if seat.fair.is_empty() && seat.at == SeatAt::Ready {
-                turns.fair.leave(seat_id, seat.tag);
+                turns.fair.leave(seat.member(seat_id), seat.tag);
                 seat.at = SeatAt::Idle;
             }
         }
     }
 
     /// A seat has turns from now on.
-    pub(super) fn seat_ready(&mut self, id: u32, fresh: bool) {
+    pub(super) fn seat_ready(&mut self, id: u32) {
         let seat = &mut self.seats[id as usize];
         let target = &mut self.targets[seat.target as usize];
-        let fair = &mut target.turns[seat.class.number()].fair;
-        if fresh {
-            fair.join(id, &mut seat.tag)
-        } else {
-            fair.rejoin(id, &mut seat.tag)
-        }
+        target.turns[seat.class.number()].fair.join(seat.member(id), &mut seat.tag);
         seat.at = SeatAt::Ready;
-        if target.at == TargetAt::Idle {
-            target.at = TargetAt::Live;
-            self.live.push_back(seat.target);
+        let (target, kept) = (seat.target, seat.kept);
+        self.awaken(target, kept);
+    }
+
+    /// A target has something that it had not before; `kept`: of somebody for whom places are kept free.
+    pub(super) fn awaken(&mut self, id: u32, kept: bool) {
+        match self.targets[id as usize].at {
+            TargetAt::Idle => self.liven(id),
+            TargetAt::Crowded if kept || !self.fleet.is_full(false) => {
+                self.crowd.retain(|crowded| *crowded != id);
+                self.liven(id);
+            }
+            _ => {}
         }
     }
 
@@ -197,6 +221,19 @@ impl Scheduler {
 }
 
 impl Lane {
+    /// Whether it waits for something that what is first in it asks for.
+    fn is_held(&self) -> bool {
+        matches!(self.at, At::Full(Narrow::Tokens | Narrow::Blocks) | At::Picky)
+    }
+
+    /// Changes with what may be chosen from.
+    fn window(&self, reach: usize) -> (usize, Option<Key>, Option<Key>) {
+        let items = self.inbox.items();
+        let many = items.len().min(reach);
+        let key = |at: usize| items.get(at).map(|item| item.key);
+        (many, key(0), key(many.saturating_sub(1)))
+    }
+
     /// A lane without a log is refilled from memory, at once.
     fn feed(&mut self) {
         let Some(rest) = &self.rest else { return };
@@ -211,7 +248,7 @@ impl Lane {
 }
 
 /// What a lane is called among the turns of its seat.
-pub(super) fn member(id: LaneId) -> u32 {
+pub(super) fn member(id: LaneId) -> Member {
     // A seat has lanes of one class only.
-    id.queue.0
+    Member::from(id.queue.0)
 }

@@ -92,7 +92,7 @@ impl Scheduler {
             At::Full(narrow) => Why::Held(Held::Queue, narrow),
             At::Ready => match (seat.at, target.at) {
                 (SeatAt::Full(narrow), _) => Why::Held(Held::Tenant, narrow),
-                (SeatAt::Crowded, _) => Why::Held(Held::Fleet, Narrow::Running),
+                (_, TargetAt::Crowded) => Why::Held(Held::Fleet, Narrow::Running),
                 (_, TargetAt::Full(narrow)) => Why::Held(Held::Target, narrow),
                 _ if self.fleet_full => Why::Held(Held::Fleet, Narrow::Running),
                 (_, TargetAt::NoPlace) => Why::NoPlace,
@@ -190,17 +190,20 @@ impl Scheduler {
         for (at, seat) in &self.seats {
             let target = &self.targets[seat.target as usize];
             let turns = &target.turns[seat.class.number()];
-            ensure(turns.fair.has(at as u32, seat.tag) == (seat.at == SeatAt::Ready), "Q2")?;
+            ensure(turns.fair.has(seat.member(at as u32), seat.tag) == (seat.at == SeatAt::Ready), "Q2")?;
             ensure(seat.at != SeatAt::Ready || !seat.fair.is_empty(), "Q2")?;
             ensure(seat.at != SeatAt::Idle || seat.fair.is_empty(), "Q2")?;
             let tenant = &self.tenants[seat.tenant as usize];
             ensure(!matches!(seat.at, SeatAt::Full(_)) || tenant.held.contains(&(at as u32)), "Q3")?;
-            ensure(seat.at != SeatAt::Crowded || self.crowd.contains(&(at as u32)), "Q3")?;
+            ensure(seat.kept == (super::kept_free(tenant) > 0), "Q1")?;
+            ensure(tenant.seats.contains(&(at as u32)), "Q3")?;
         }
         let counted: u32 =
             self.targets.iter().flat_map(|(_, target)| target.turns.iter().map(|turns| turns.waiting)).sum();
         ensure(counted == waiting && self.waiting == waiting as usize, "Q2")?;
         for (at, target) in &self.targets {
+            let crowded = self.crowd.iter().filter(|id| **id == at as u32).count();
+            ensure(crowded == usize::from(target.at == TargetAt::Crowded), "Q3")?;
             let live = self.live.iter().filter(|id| **id == at as u32).count();
             ensure(live == usize::from(target.at == TargetAt::Live), "Q2")?;
             let ready = |class: Class| !target.turns[class.number()].fair.is_empty() && !self.is_full(class);
