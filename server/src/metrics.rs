@@ -115,7 +115,9 @@ pub fn text(fleet: &Fleet, gateway: &Counters, files: &Files, batches: &Batches)
         single(&mut out, name, kind, help, value);
     }
     coordination(&mut out, &status);
-    for (name, kind, help, value) in gateway.rows().into_iter().chain(files.counters().rows()).chain(batches.counters().rows()) {
+    for (name, kind, help, value) in
+        gateway.rows().into_iter().chain(files.counters().rows()).chain(batches.counters().rows())
+    {
         single(&mut out, name, kind, help, value);
     }
     out

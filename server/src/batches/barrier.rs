@@ -6,9 +6,9 @@
 //! at any time, for both write the same files and one note says how it ended.
 
 use bytes::Bytes;
+use coord::Name;
 use coord::jobs::Jobs;
 use coord::op::{Opened, Settled};
-use coord::Name;
 use tokio::sync::broadcast;
 use tokio::time::{Duration, Instant};
 
@@ -89,7 +89,8 @@ impl Barrier {
             return;
         }
         self.epoch += 1;
-        let opened = self.jobs.open(&self.job, self.epoch, &handler(), self.payload.clone(), &self.parts, true).await;
+        let opened =
+            self.jobs.open(&self.job, self.epoch, &handler(), self.payload.clone(), &self.parts, true).await;
         match opened {
             Ok(Opened::New(_) | Opened::Joined(_)) => {
                 self.state = State::Known;

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::Batches;
 use super::line::{Judge, Wrong, wrong};
 use super::note::{Begun, Made, Problem};
-use super::Batches;
 use crate::files::lines::Lines;
 
 /// Problems that are told of a file that cannot be used.
@@ -32,7 +32,9 @@ impl Batches {
             total += 1;
             let most = self.0.settings.max_lines;
             if total > most {
-                let message = format!("the file has more than {most} requests, which is the most that a batch may have");
+                let message = format!(
+                    "the file has more than {most} requests, which is the most that a batch may have"
+                );
                 return Err(Ok(vec![problem("too_many_requests", message, Some(line.number))]));
             }
             let judged = judge.judge(line, |model| {
@@ -75,7 +77,10 @@ impl Batches {
         let fleet = self.0.work.fleet();
         let tenant = fleet.settings().tenants.iter().find(|one| Some(&one.name) == made.tenant.as_ref());
         if tenant.is_some_and(|one| !one.models.is_empty() && !one.models.iter().any(|one| one == model)) {
-            return Err(wrong("model_forbidden", format!("body.model: this key may not use the model {model:?}")));
+            return Err(wrong(
+                "model_forbidden",
+                format!("body.model: this key may not use the model {model:?}"),
+            ));
         }
         if !fleet.serves(model) {
             return Err(unknown(model));

@@ -114,7 +114,9 @@ async fn run(all: &Batches, made: &Made, poke: &Notify) -> Result<(), String> {
         Some(begun) => begun,
         None => {
             if let Some(cancel) = all.cancel_of(made).await? {
-                return finisher.end(made, nothing(all, Status::Cancelled, Some(cancel.at), Vec::new())).await;
+                return finisher
+                    .end(made, nothing(all, Status::Cancelled, Some(cancel.at), Vec::new()))
+                    .await;
             }
             match all.begin(made).await {
                 Ok(begun) => note::write_once(shelf, &place(Kind::Begun), begun).await.map_err(words)?.0,
@@ -267,7 +269,12 @@ impl<'a> Driver<'a> {
             under_way: BTreeMap::new(),
             at: HashMap::new(),
             closing: None,
-            barrier: Barrier::new(&all.0.jobs, made, chunks(begun.total), all.0.clock.unix().as_millis() as u64),
+            barrier: Barrier::new(
+                &all.0.jobs,
+                made,
+                chunks(begun.total),
+                all.0.clock.unix().as_millis() as u64,
+            ),
             begun,
         };
         driver.find_parts().await?;
@@ -279,7 +286,8 @@ impl<'a> Driver<'a> {
         let shelf = &self.all.0.shelf;
         let names = shelf.list(&note::parts(self.made), None, NAMES).await.map_err(words)?;
         let heads = stream::iter(names).map(|item| async move {
-            let number = item.name.last().parse::<u32>().map_err(|error| format!("{}: {error}", item.name))?;
+            let number =
+                item.name.last().parse::<u32>().map_err(|error| format!("{}: {error}", item.name))?;
             let reading = shelf.read(&item.name, Some(0..part::MAX_HEAD)).await.map_err(words)?;
             let Some(mut reading) = reading else { return Err(format!("{} is gone", item.name)) };
             let mut begin = Vec::new();
@@ -295,8 +303,7 @@ impl<'a> Driver<'a> {
             self.now.completed += head.completed;
             self.now.failed += head.failed;
             // Perhaps whoever wrote it died before this.
-            let partition = self.made.partition;
-            self.forget(head.seqs.into_iter().map(|seq| EntryId { partition, seq: Seq(seq) }).collect()).await;
+            self.all.forget(self.made, head).await;
         }
         Ok(())
     }
@@ -547,56 +554,21 @@ impl Driver<'_> {
     }
 
     async fn write_what_is_over(&mut self) -> Result<(), String> {
-        while let Some(number) = self.under_way.iter().find(|(_, chunk)| chunk.left == 0).map(|(number, _)| *number) {
+        while let Some(number) =
+            self.under_way.iter().find(|(_, chunk)| chunk.left == 0).map(|(number, _)| *number)
+        {
             let Some(chunk) = self.under_way.get(&number) else { return Ok(()) };
-            let head = self.write(number, chunk).await?;
+            let was_late = self.closing == Some(Closing::Expired);
+            let head = self.all.write(self.made, number, chunk, was_late).await?;
             self.under_way.remove(&number);
             self.written.insert(number);
             self.now.completed += head.completed;
             self.now.failed += head.failed;
             // It is durable: from here on the log need not know (N2).
-            let partition = self.made.partition;
-            self.forget(head.seqs.into_iter().map(|seq| EntryId { partition, seq: Seq(seq) }).collect()).await;
+            self.all.forget(self.made, head).await;
             self.barrier.settle(number).await;
         }
         Ok(())
-    }
-
-    /// Writes a part, one record in memory at a time.
-    async fn write(&self, number: u32, chunk: &Chunk) -> Result<Head, String> {
-        let mut head = Head::default();
-        for row in &chunk.rows {
-            let good = matches!(row.state, State::In(_, Some(Outcome::Done)));
-            *if good { &mut head.completed } else { &mut head.failed } += 1;
-            if let State::In(id, _) = row.state {
-                head.seqs.push(id.seq.0);
-            }
-        }
-        let made = self.made;
-        let mut writer = self.all.0.shelf.writer(&note::part(made, number)).await.map_err(words)?;
-        writer.write(&head.write()).await.map_err(words)?;
-        let was_late = self.closing == Some(Closing::Expired);
-        for (row, at) in chunk.rows.iter().zip(u64::from(number) * CHUNK..) {
-            let name = row.custom_id.as_deref();
-            let line = match &row.state {
-                State::Bad(problem) => part::problem(made, at, name, Sort::Bad, problem),
-                State::Never(outcome) => part::answer(made, at, name, row.number, *outcome, None, was_late),
-                State::In(id, outcome) => {
-                    let result = self.all.result(made, *id).await?;
-                    let outcome = outcome.unwrap_or(Outcome::Failed);
-                    part::answer(made, at, name, row.number, outcome, result.as_ref(), was_late)
-                }
-            };
-            writer.write(&line).await.map_err(words)?;
-        }
-        writer.finish().await.map_err(words)?;
-        Ok(head)
-    }
-
-    /// Lets the log forget; what it does not forget now it forgets when its time is over.
-    async fn forget(&self, ids: Vec<EntryId>) {
-        let work = &self.all.0.work;
-        stream::iter(ids).for_each_concurrent(AT_ONCE, |id| async move { drop(work.forget(id).await) }).await;
     }
 
     /// Writes down how far it is, if that has changed.
@@ -611,6 +583,42 @@ impl Driver<'_> {
 }
 
 impl Batches {
+    /// Writes a part, one record in memory at a time.
+    async fn write(&self, made: &Made, number: u32, chunk: &Chunk, was_late: bool) -> Result<Head, String> {
+        let mut head = Head::default();
+        for row in &chunk.rows {
+            let good = matches!(row.state, State::In(_, Some(Outcome::Done)));
+            *if good { &mut head.completed } else { &mut head.failed } += 1;
+            if let State::In(id, _) = row.state {
+                head.seqs.push(id.seq.0);
+            }
+        }
+        let mut writer = self.0.shelf.writer(&note::part(made, number)).await.map_err(words)?;
+        writer.write(&head.write()).await.map_err(words)?;
+        for (row, at) in chunk.rows.iter().zip(u64::from(number) * CHUNK..) {
+            let name = row.custom_id.as_deref();
+            let line = match &row.state {
+                State::Bad(problem) => part::problem(made, at, name, Sort::Bad, problem),
+                State::Never(outcome) => part::answer(made, at, name, row.number, *outcome, None, was_late),
+                State::In(id, outcome) => {
+                    let result = self.result(made, *id).await?;
+                    let outcome = outcome.unwrap_or(Outcome::Failed);
+                    part::answer(made, at, name, row.number, outcome, result.as_ref(), was_late)
+                }
+            };
+            writer.write(&line).await.map_err(words)?;
+        }
+        writer.finish().await.map_err(words)?;
+        Ok(head)
+    }
+
+    /// Lets the log forget; what it does not forget now it forgets when its time is over.
+    async fn forget(&self, made: &Made, head: Head) {
+        let (work, partition) = (&self.0.work, made.partition);
+        let ids = head.seqs.into_iter().map(|seq| EntryId { partition, seq: Seq(seq) });
+        stream::iter(ids).for_each_concurrent(AT_ONCE, |id| async move { drop(work.forget(id).await) }).await;
+    }
+
     /// Where an entry is. One that an operator has taken out of the log counts as lost.
     async fn stands(&self, made: &Made, id: EntryId) -> Result<(Stage, Option<Outcome>), String> {
         let known = self.known(made, id).await?;

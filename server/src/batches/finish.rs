@@ -58,7 +58,10 @@ impl Finisher {
         let begun = note::read::<Begun>(shelf, &Kind::Begun.of(tenant, &made.id)).await.map_err(words)?;
         let cancel = note::read::<Cancel>(shelf, &Kind::Cancel.of(tenant, &made.id)).await.map_err(words)?;
         let Some(begun) = begun else { return self.must_be_over(made, "its beginning").await };
-        let last = Final { at_ms: self.clock.unix().as_millis() as u64, cancelled_at: cancel.map(|cancel| cancel.at) };
+        let last = Final {
+            at_ms: self.clock.unix().as_millis() as u64,
+            cancelled_at: cancel.map(|cancel| cancel.at),
+        };
         let (last, _) =
             note::write_once(shelf, &Kind::Final.of(tenant, &made.id), last).await.map_err(words)?;
         // Later ends come from the notes that are there, so that it is the same whoever does this.

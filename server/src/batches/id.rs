@@ -67,7 +67,14 @@ mod tests {
         }
         assert!(ids.windows(2).all(|pair| pair[0] > pair[1]), "{ids:?}");
         let good = ids[0].as_str();
-        for text in ["", "batch_", "batch_1", &good[1..], &good.replace("batch_", "file-"), "batch_../../../../etc/passwd"] {
+        for text in [
+            "",
+            "batch_",
+            "batch_1",
+            &good[1..],
+            &good.replace("batch_", "file-"),
+            "batch_../../../../etc/passwd",
+        ] {
             assert_eq!(Id::parse(text), None, "{text}");
         }
     }

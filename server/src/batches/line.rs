@@ -70,7 +70,8 @@ impl Judge {
 
     fn read(&mut self, line: Line, custom_id: &mut Option<String>) -> Result<Errand, Wrong> {
         let text = line.text.map_err(|fault| {
-            let code = if matches!(fault, Fault::TooLong { .. }) { "line_too_long" } else { "invalid_json_line" };
+            let code =
+                if matches!(fault, Fault::TooLong { .. }) { "line_too_long" } else { "invalid_json_line" };
             wrong(code, fault.to_string())
         })?;
         let broken = |why: String| {
@@ -171,7 +172,11 @@ mod tests {
             ("{".to_owned(), None, Err("invalid_json_line")),
             ("[]".to_owned(), None, Err("invalid_json_line")),
             ("7".to_owned(), None, Err("invalid_json_line")),
-            (r#"["x","POST","/v1/chat/completions",{"model":"sim"}]"#.to_owned(), None, Err("invalid_json_line")),
+            (
+                r#"["x","POST","/v1/chat/completions",{"model":"sim"}]"#.to_owned(),
+                None,
+                Err("invalid_json_line"),
+            ),
             (good("b") + "}", None, Err("invalid_json_line")),
             ("{}".to_owned(), None, Err("invalid_custom_id")),
             (good(""), None, Err("invalid_custom_id")),

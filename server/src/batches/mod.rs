@@ -109,7 +109,8 @@ impl Batches {
             sweep: LOOK,
             ..coord::jobs::Options::default()
         };
-        let handlers: Vec<(Word, Arc<dyn coord::jobs::Handler>)> = vec![(barrier::handler(), Arc::new(finisher))];
+        let handlers: Vec<(Word, Arc<dyn coord::jobs::Handler>)> =
+            vec![(barrier::handler(), Arc::new(finisher))];
         let jobs = Jobs::begin(work.replicas().coord(), handlers, options);
         Self(Arc::new(Inner {
             shelf: files.shelf().clone(),
@@ -138,7 +139,8 @@ impl Batches {
     pub async fn create(&self, tenant: Option<&str>, wanted: Wanted) -> Result<Shown, ApiError> {
         let wrong = |message: String| ApiError::Invalid { message, param: Some("input_file_id".to_owned()) };
         let found = self.0.files.find(tenant, &wanted.input).await?;
-        let file = found.ok_or_else(|| wrong(format!("input_file_id: there is no file {}.", wanted.input)))?;
+        let file =
+            found.ok_or_else(|| wrong(format!("input_file_id: there is no file {}.", wanted.input)))?;
         if file.purpose != files::Purpose::Batch {
             let purpose = file.purpose.name();
             return Err(wrong(format!(
@@ -254,17 +256,33 @@ impl Counters {
         let total = |name, help, counter| (name, "counter", help, load(counter));
         vec![
             total("warmline_batches_made_total", "Batches that this replica took.", &self.made),
-            total("warmline_batches_taken_up_total", "Batches that it began or went on with.", &self.taken_up),
+            total(
+                "warmline_batches_taken_up_total",
+                "Batches that it began or went on with.",
+                &self.taken_up,
+            ),
             ("warmline_batches_open", "gauge", "Batches that it goes on with.", load(&self.open)),
             total(
                 "warmline_batches_completed_total",
                 "Batches whose files it made, every line having had its chance.",
                 &self.completed,
             ),
-            total("warmline_batches_failed_total", "Batches of which not one line could be used.", &self.failed),
-            total("warmline_batches_expired_total", "Batches whose time was over before their end.", &self.expired),
+            total(
+                "warmline_batches_failed_total",
+                "Batches of which not one line could be used.",
+                &self.failed,
+            ),
+            total(
+                "warmline_batches_expired_total",
+                "Batches whose time was over before their end.",
+                &self.expired,
+            ),
             total("warmline_batches_cancelled_total", "Batches that somebody cancelled.", &self.cancelled),
-            total("warmline_batches_completed_lines_total", "Lines of these with a good answer.", &self.lines_completed),
+            total(
+                "warmline_batches_completed_lines_total",
+                "Lines of these with a good answer.",
+                &self.lines_completed,
+            ),
             total("warmline_batches_failed_lines_total", "Lines of these without one.", &self.lines_failed),
         ]
     }

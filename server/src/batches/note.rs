@@ -45,7 +45,7 @@ pub struct Made {
 
 /// Its lines were counted, and those who serve them are known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Begun {
+pub(super) struct Begun {
     /// When, in seconds since 1970.
     pub at: u64,
     /// Lines that are not empty.
@@ -56,14 +56,14 @@ pub struct Begun {
 
 /// Somebody does not want it any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cancel {
+pub(super) struct Cancel {
     /// When, in seconds since 1970.
     pub at: u64,
 }
 
 /// How far its owner has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
+pub(super) struct Progress {
     /// Lines with a good answer.
     pub completed: u64,
     /// Lines without one.
@@ -74,7 +74,7 @@ pub struct Progress {
 
 /// Every line is over, and the files are being made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Final {
+pub(super) struct Final {
     /// When, in milliseconds since 1970: the time of the files.
     pub at_ms: u64,
     /// When somebody cancelled it, if anybody had by then.

@@ -111,7 +111,10 @@ pub(super) fn answer(
         line: Some(number),
     };
     let late = || {
-        let why = trouble("batch_expired", "This request could not be executed before the completion window expired.");
+        let why = trouble(
+            "batch_expired",
+            "This request could not be executed before the completion window expired.",
+        );
         problem(made, at, custom_id, Sort::Late, &why)
     };
     match (outcome, result) {
@@ -121,7 +124,10 @@ pub(super) fn answer(
             let why = trouble("batch_cancelled", "This request was cancelled before it was executed.");
             problem(made, at, custom_id, Sort::Bad, &why)
         }
-        (Outcome::Done | Outcome::Failed, Some(ErrandResult { status_code: Some(status), request_id, body, .. })) => {
+        (
+            Outcome::Done | Outcome::Failed,
+            Some(ErrandResult { status_code: Some(status), request_id, body, .. }),
+        ) => {
             let body = body.as_deref();
             let response = Some(Response { status_code: *status, request_id, body });
             let sort = if outcome == Outcome::Done { Sort::Good } else { Sort::Bad };
@@ -177,7 +183,10 @@ mod tests {
 
     fn taken(line: &[u8]) -> (Sort, Value) {
         let text = std::str::from_utf8(line).unwrap();
-        assert!(text.ends_with('\n') && !text[..text.len() - 1].contains(['\n', '\r']), "{text:?} is one line");
+        assert!(
+            text.ends_with('\n') && !text[..text.len() - 1].contains(['\n', '\r']),
+            "{text:?} is one line"
+        );
         let (sort, record) = Sort::read(text.trim_end()).unwrap();
         (sort, serde_json::from_str(record).unwrap())
     }
@@ -190,7 +199,10 @@ mod tests {
         let (sort, record) = taken(&answer(&made, 7, Some("x"), 8, Outcome::Done, Some(&good), false));
         assert_eq!((sort, &record["custom_id"], &record["error"]), (Sort::Good, &"x".into(), &Value::Null));
         assert_eq!(record["response"]["body"]["text"], "a\nb");
-        assert_eq!((&record["response"]["status_code"], &record["response"]["request_id"]), (&200.into(), &"wl-1".into()));
+        assert_eq!(
+            (&record["response"]["status_code"], &record["response"]["request_id"]),
+            (&200.into(), &"wl-1".into())
+        );
         let again = taken(&answer(&made, 7, Some("x"), 8, Outcome::Done, Some(&good), false)).1;
         assert_eq!(record["id"], again["id"], "a record that is made again is the same");
         let other = taken(&answer(&made, 8, Some("x"), 9, Outcome::Done, Some(&good), false)).1;
@@ -219,7 +231,10 @@ mod tests {
             assert!(code.is_none() || record["error"]["line"] == 2);
         }
         let (_, record) = taken(&answer(&made, 1, None, 2, Outcome::Failed, Some(&refused), false));
-        assert_eq!((&record["response"]["body"], &record["response"]["status_code"]), (&"not json".into(), &400.into()));
+        assert_eq!(
+            (&record["response"]["body"], &record["response"]["status_code"]),
+            (&"not json".into(), &400.into())
+        );
     }
 
     #[test]

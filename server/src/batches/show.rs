@@ -140,7 +140,8 @@ impl Batches {
         limit: usize,
     ) -> Result<Page, ApiError> {
         let after = after.map(|id| Kind::Made.of(tenant, id));
-        let names = self.0.shelf.list(&note::all_of(tenant), after.as_ref(), limit + 1).await.map_err(away)?;
+        let names =
+            self.0.shelf.list(&note::all_of(tenant), after.as_ref(), limit + 1).await.map_err(away)?;
         let more = names.len() > limit;
         let ids = names.iter().take(limit).filter_map(|item| Id::parse(item.name.last()));
         let found = stream::iter(ids.collect::<Vec<_>>()).map(|id| async move {

@@ -16,7 +16,9 @@ impl Batches {
             match self.tidy(self.0.clock.unix()).await {
                 Ok(0) => {}
                 Ok(count) => tracing::info!(count, "took away batches that ended long ago"),
-                Err(error) => tracing::warn!(%error, "old batches could not be taken away; trying again in an hour"),
+                Err(error) => {
+                    tracing::warn!(%error, "old batches could not be taken away; trying again in an hour")
+                }
             }
             tokio::time::sleep(EVERY).await;
         }

@@ -96,8 +96,9 @@ impl Gateway {
             return Ok(said(&list(&batches.list(tenant, after.as_ref(), limit).await?)));
         }
         let given = head.uri.path().split('/').nth(3).unwrap_or_default();
-        let unknown =
-            || ApiError::NotFound(format!("There is no batch `{}`.", given.chars().take(80).collect::<String>()));
+        let unknown = || {
+            ApiError::NotFound(format!("There is no batch `{}`.", given.chars().take(80).collect::<String>()))
+        };
         let id = Id::parse(given).ok_or_else(unknown)?;
         let shown = match target {
             Target::Cancel => batches.cancel(tenant, &id).await?,
@@ -149,7 +150,9 @@ fn wanted(query: &str) -> Result<(Option<Id>, usize), ApiError> {
     let (mut after, mut limit) = (None, PAGE.0);
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         match &*name {
-            "after" => after = Some(Id::parse(&value).ok_or_else(|| wrong("after", &value, "the id of a batch"))?),
+            "after" => {
+                after = Some(Id::parse(&value).ok_or_else(|| wrong("after", &value, "the id of a batch"))?)
+            }
             "limit" => {
                 let found = value.parse().ok().filter(|limit| (1..=PAGE.1).contains(limit));
                 limit = found.ok_or_else(|| wrong("limit", &value, &format!("1 to {}", PAGE.1)))?;

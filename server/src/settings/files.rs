@@ -73,10 +73,7 @@ impl Batches {
     /// The key, what was found and what is allowed.
     pub(super) fn check(&self) -> Result<(), String> {
         if !(1..=MOST_LINES).contains(&self.max_lines) {
-            return Err(format!(
-                "batches.max_lines: found {}; allowed is 1 to {MOST_LINES}",
-                self.max_lines
-            ));
+            return Err(format!("batches.max_lines: found {}; allowed is 1 to {MOST_LINES}", self.max_lines));
         }
         Ok(())
     }
