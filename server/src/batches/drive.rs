@@ -523,7 +523,9 @@ impl Driver<'_> {
     }
 
     /// How these stand; what a batch that is over does not want any more is stopped.
-    async fn look_at(&mut self, ids: Vec<EntryId>) -> Result<(), String> {
+    async fn look_at(&mut self, mut ids: Vec<EntryId>) -> Result<(), String> {
+        // The last first: a place that becomes free must not be taken by one that is stopped next.
+        ids.sort_unstable_by(|a, b| b.cmp(a));
         let (all, made, closing) = (self.all, self.made, self.closing);
         let looked = stream::iter(ids).map(|id| async move {
             let (stage, outcome) = all.stands(made, id).await?;
