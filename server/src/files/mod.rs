@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::settings::{self, Settings};
 use crate::shelf::{self, Reading, Shelf};
 
+pub(crate) use card::space;
 pub use card::{File, Purpose};
 pub use id::Id;
 pub use keep::{Facts, Upload};
@@ -126,6 +127,11 @@ impl Files {
     /// The limits.
     pub fn settings(&self) -> &settings::Files {
         &self.0.settings
+    }
+
+    /// Where they lie; others may keep things there under names of their own.
+    pub fn shelf(&self) -> &Shelf {
+        &self.0.shelf
     }
 
     /// What happened.

@@ -304,7 +304,7 @@ fn time_of(seconds: f64) -> Result<Duration, ApiError> {
         .map_err(|_| wrong("not_before", &format!("found {seconds}; allowed are seconds since 1970")))
 }
 
-fn check_metadata(metadata: Option<&BTreeMap<String, String>>) -> Result<(), ApiError> {
+pub(super) fn check_metadata(metadata: Option<&BTreeMap<String, String>>) -> Result<(), ApiError> {
     let (pairs, key, value) = MAX_METADATA;
     let sane = |metadata: &&BTreeMap<String, String>| {
         metadata.len() <= pairs

@@ -69,21 +69,35 @@ const PATHS: [(&str, Kind); 4] = [
 /// Tokens that an answer is taken to have if nobody says how many at most.
 const ANSWER: u32 = 256;
 
+/// Whether requests to this path can wait.
+///
+/// # Errors
+/// What is allowed.
+pub fn can_wait(path: &str) -> std::result::Result<(), ApiError> {
+    if PATHS.iter().any(|(known, _)| *known == path) {
+        return Ok(());
+    }
+    let known: Vec<&str> = PATHS.iter().map(|(known, _)| *known).collect();
+    Err(ApiError::Invalid {
+        message: format!("endpoint: found {path:?}; allowed are {}.", known.join(", ")),
+        param: Some("endpoint".to_owned()),
+    })
+}
+
+fn kind_of(path: &str) -> Kind {
+    PATHS.iter().find(|(known, _)| *known == path).map_or(Kind::Other, |(_, kind)| *kind)
+}
+
 impl Errand {
     /// A request that can wait, read from a client.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn read(path: &str, body: &RawValue) -> std::result::Result<Self, ApiError> {
-        let Some((_, kind)) = PATHS.iter().find(|(known, _)| *known == path) else {
-            let known: Vec<&str> = PATHS.iter().map(|(known, _)| *known).collect();
-            return Err(ApiError::Invalid {
-                message: format!("endpoint: found {path:?}; allowed are {}.", known.join(", ")),
-                param: Some("endpoint".to_owned()),
-            });
-        };
+        can_wait(path)?;
+        let kind = kind_of(path);
         let bytes = Bytes::copy_from_slice(body.get().as_bytes());
-        let asked = Request::read(*kind, &bytes)?;
+        let asked = Request::read(kind, &bytes)?;
         if asked.stream {
             return Err(ApiError::Invalid {
                 message: "stream: what waits cannot be streamed; leave it out.".to_owned(),
@@ -113,7 +127,7 @@ impl Errand {
     }
 
     fn kind(&self) -> Kind {
-        PATHS.iter().find(|(known, _)| *known == self.path).map_or(Kind::Other, |(_, kind)| *kind)
+        kind_of(&self.path)
     }
 
     /// Tokens that are expected of the answer.

@@ -29,7 +29,7 @@ use crate::lines::Lines;
 use crate::replicas::Replicas;
 use crate::settings;
 
-pub use errand::{Errand, Result as ErrandResult};
+pub use errand::{Errand, Result as ErrandResult, can_wait};
 pub use partitions::Owner;
 
 /// What is durable on this replica; cheap to clone.
@@ -230,6 +230,14 @@ impl Work {
     /// Partitions that are open here.
     pub fn partitions(&self) -> Vec<u32> {
         self.0.held.lock().keys().copied().collect()
+    }
+
+    /// A partition that is open here: for orders that belong together.
+    ///
+    /// # Errors
+    /// None can be opened.
+    pub async fn partition(&self) -> Result<u32, ApiError> {
+        self.a_partition().await
     }
 
     /// The coordination of this replica.
