@@ -112,11 +112,17 @@ fn populated(queues: usize) -> (Scheduler, Vec<LaneId>, u64) {
 // === Decisions ===
 
 fn decisions() {
-    println!("cycles a second on one core: decide, confirm, ended, told of another; medians of {ROUNDS} rounds");
-    println!("  {:>9}  {:>11}  {:>8}  {:>11}  {:>11}", "queues", "cycles/s", "ns", "a sorted set", "a far line");
+    println!(
+        "cycles a second on one core: decide, confirm, ended, told of another; medians of {ROUNDS} rounds"
+    );
+    println!(
+        "  {:>9}  {:>11}  {:>8}  {:>11}  {:>11}",
+        "queues", "cycles/s", "ns", "a sorted set", "a far line"
+    );
     for queues in QUEUES {
         let (mut sched, _, mut next) = populated(queues);
-        let mut tags: BTreeSet<(u64, u32)> = (0..queues as u32).map(|at| (mixed(at as usize).into(), at)).collect();
+        let mut tags: BTreeSet<(u64, u32)> =
+            (0..queues as u32).map(|at| (mixed(at as usize).into(), at)).collect();
         let lines: Vec<[u64; 8]> = vec![[1; 8]; queues];
         let (mut ours, mut turns, mut reads) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..ROUNDS {
@@ -185,7 +191,10 @@ fn memory() {
     println!("  known by name only              {known:6.0}   (its name has {names} bytes)");
     println!("  it has entries, none in memory  {open:6.0}   (target: under 200)");
     println!("  one entry in memory             {one:6.0}");
-    println!("  a full cache of {CAPACITY}              {full:6.0}   ({} for an entry alone)", size_of::<Item>());
+    println!(
+        "  a full cache of {CAPACITY}              {full:6.0}   ({} for an entry alone)",
+        size_of::<Item>()
+    );
 }
 
 // === Refills ===
@@ -204,5 +213,8 @@ fn refills() {
         took.push(begun.elapsed().as_secs_f64() * 1e6 / MANY as f64);
         black_box(&rows);
     }
-    println!("\na refill of {CAPACITY} rows, taken in: {:.2} us (target: under 50, with its reading)", median(took));
+    println!(
+        "\na refill of {CAPACITY} rows, taken in: {:.2} us (target: under 50, with its reading)",
+        median(took)
+    );
 }

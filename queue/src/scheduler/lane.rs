@@ -20,6 +20,7 @@ pub(crate) struct Lane {
     pub(super) resting: bool,
     pub(super) inbox: Inbox,
     /// The log of a lane that has none: everything that waits, in memory.
+    #[expect(clippy::box_collection, reason = "most lanes have none, and there may be a million")]
     pub(super) rest: Option<Box<BTreeMap<Key, Item>>>,
 }
 
