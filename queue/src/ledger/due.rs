@@ -1,5 +1,6 @@
 //! What happens at a time: entries that become ready, that expire, that are forgotten.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -60,15 +61,27 @@ impl Ledger {
         let Some(last) = seen.due.last().map(|row| row.at) else {
             return Ok((Effect::Nothing(Done::Moved), 0));
         };
+        // One entry may be due twice in one look; what was seen of it is true only the first time.
+        let (mut ready, mut expired) = (HashSet::new(), HashSet::new());
+        let mut again = None;
         for row in seen.due {
+            if row.due == Due::Expire && ready.contains(&row.seq) {
+                // It is not where it was seen: the next look finds it.
+                again = earlier(again, Some(row.at));
+                continue;
+            }
             plan.batch.delete(Table::Timers, format::timer(row.at, row.due, row.seq));
             let (effect, queue) = match (row.due, row.placed) {
+                (Due::Ready, Some(_)) if expired.contains(&row.seq) => continue,
                 (Due::Ready, Some(placed)) => {
                     let Placed { queue, class, item, .. } = placed;
+                    ready.insert(row.seq);
                     let added = self.make_ready(item, queue, class, false, plan);
                     (Effect::Added(added.into_iter().collect(), Done::Moved), queue)
                 }
-                (Due::Expire, _) if row.seen.stage() == Some(Stage::Inbox) => {
+                // Also what would be ready only after its deadline.
+                (Due::Expire, _) if matches!(row.seen.stage(), Some(Stage::Inbox | Stage::Scheduled)) => {
+                    expired.insert(row.seq);
                     match self.expire(row.seq, row.seen, plan, now) {
                         Ok(moved) => moved,
                         Err(_) => continue,
@@ -83,7 +96,9 @@ impl Ledger {
             };
             plan.effects.push((effect, queue, Ask::of(What::Forget { seq: row.seq })));
         }
-        self.due_mark = plan.first_timer.map_or(last, |first| first.min(last));
+        self.next_due = earlier(self.next_due, again);
+        let first = earlier(plan.first_timer, again);
+        self.due_mark = first.map_or(last, |first| first.min(last));
         plan.batch.put(Table::Meta, meta::DUE, format::number(self.due_mark.0));
         plan.needs(Sync::Write);
         Ok((Effect::Nothing(Done::Moved), 0))

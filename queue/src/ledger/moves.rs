@@ -388,7 +388,7 @@ impl Ledger {
             Stage::Inbox | Stage::Scheduled => Effect::Left(self.take_out(head, stage, plan), done),
             Stage::Suspended | Stage::Paused => {
                 plan.batch.delete(Table::Aside, format::aside(queue, seq));
-                Effect::Nothing(done)
+                Effect::Left(Vec::new(), done)
             }
             Stage::Running => {
                 plan.batch.delete(Table::Running, format::number(seq.0));
@@ -401,12 +401,12 @@ impl Ledger {
         Ok((effect, queue))
     }
 
-    /// Inbox -> Finished, since it is too late to start
+    /// Inbox or Scheduled -> Finished, since it is too late to start
     pub(super) fn expire(&mut self, seq: Seq, seen: Seen, plan: &mut Plan, now: Millis) -> Move {
         let id = self.id(seq);
         let stage = seen.stage().ok_or(Refused::Unknown(id))?;
         let Some((head, ..)) = &seen.entry else { return Err(Refused::Unknown(id)) };
-        if stage != Stage::Inbox {
+        if !matches!(stage, Stage::Inbox | Stage::Scheduled) {
             return Err(Refused::Stage { id, stage, to: "expired" });
         }
         let (queue, item) = (head.queue, head.item.clone());

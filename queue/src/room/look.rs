@@ -1,10 +1,15 @@
 //! What an operator may ask: queues, entries, and why something does not run.
 
+use super::core::{Book, Core};
 use super::{Room, Shared};
 use crate::entry::{Known, Stage, Terms};
+use crate::format::QueueRow;
 use crate::ledger::{Ledger, Refused};
 use crate::name::{Class, EntryId, Millis, QueueName};
-use crate::scheduler::{Depth, LaneId, Why};
+use crate::scheduler::{Depth, LaneId, QueueId, Why};
+
+/// How often an entry that moves is looked for again.
+const LOOKS: usize = 16;
 
 /// A queue as it stands.
 #[derive(Clone, Debug)]
@@ -48,42 +53,36 @@ pub struct Totals {
 impl<P: Send + 'static> Room<P> {
     /// Every durable queue.
     pub fn queues(&self) -> Vec<QueueSeen> {
-        let core = self.0.shared.core.lock();
-        let mut all = Vec::new();
-        for book in core.books.values() {
-            for (_, id, row, entries) in book.ledger.queues() {
-                let lanes = || Class::all().map(|class| LaneId { queue: id, class });
-                all.push(QueueSeen {
-                    name: row.name.clone(),
-                    partition: book.ledger.partition(),
-                    terms: row.terms.clone(),
-                    paused: row.paused,
-                    entries,
-                    oldest: lanes().filter_map(|lane| core.sched.oldest(lane)).min(),
-                    running: core.sched.runs(id),
-                    why: lanes().filter_map(|lane| Some((lane.class, core.sched.why_lane(lane)?))).collect(),
-                });
-            }
-        }
-        all.sort_by(|one, other| one.name.cmp(&other.name));
+        let mut all: Vec<QueueSeen> = {
+            let core = self.0.shared.core.lock();
+            let books = core.books.values();
+            books.flat_map(|book| book.ledger.queues().map(|queue| core.seen(book, queue))).collect()
+        };
+        all.sort_by(|one, other| (&one.name, one.partition).cmp(&(&other.name, other.partition)));
         all
     }
 
     /// One durable queue.
     pub fn queue(&self, name: &QueueName) -> Option<QueueSeen> {
-        self.queues().into_iter().find(|queue| queue.name == *name)
+        let core = self.0.shared.core.lock();
+        core.books.values().find_map(|book| Some(core.seen(book, book.ledger.row(name)?)))
     }
 
-    /// What is in the room.
+    /// What is in the room. Looks at files: it may block.
     pub fn totals(&self) -> Totals {
-        let core = self.0.shared.core.lock();
-        let logs = core.books.values().map(|book| {
-            let entries = book.ledger.queues().map(|(.., entries)| entries).sum::<Option<u64>>();
-            (book.ledger.partition(), entries, book.log.disk_bytes(), book.poisoned.clone())
-        });
-        let mut logs: Vec<_> = logs.collect();
-        logs.sort_by_key(|log| log.0);
-        Totals { depth: core.sched.depth(), logs }
+        let (depth, mut books) = {
+            let core = self.0.shared.core.lock();
+            let books = core.books.values().map(|book| {
+                let entries = book.ledger.queues().map(|(.., entries)| entries).sum::<Option<u64>>();
+                (book.ledger.partition(), entries, book.log.clone(), book.poisoned.clone())
+            });
+            (core.sched.depth(), books.collect::<Vec<_>>())
+        };
+        books.sort_by_key(|book| book.0);
+        let logs = books
+            .into_iter()
+            .map(|(partition, entries, log, poisoned)| (partition, entries, log.disk_bytes(), poisoned));
+        Totals { depth, logs: logs.collect() }
     }
 
     /// An entry, with payload and result, and why it does not run. Reads the log: it may block.
@@ -93,10 +92,19 @@ impl<P: Send + 'static> Room<P> {
     pub fn show(&self, id: EntryId) -> Result<Explained, Refused> {
         let shared: &Shared<P> = &self.0.shared;
         let log = shared.core.lock().books.get(&id.partition).map(|book| book.log.clone());
-        let seen = Ledger::find(id.seq, &*log.ok_or(Refused::Unknown(id))?)?;
+        let log = log.ok_or(Refused::NotHere(id.partition))?;
+        let mut seen = Ledger::find(id.seq, &*log)?;
+        // It may move while it is looked for: seldom, and ever more seldom so many times in a row.
+        for _ in 0..LOOKS {
+            if !seen.is_torn() {
+                break;
+            }
+            seen = Ledger::find(id.seq, &*log)?;
+        }
         let entry = seen.known(id).ok_or(Refused::Unknown(id))?;
         let core = shared.core.lock();
-        let lane = core.books.get(&id.partition).and_then(|book| {
+        let writable = core.books.get(&id.partition).filter(|book| book.poisoned.is_none());
+        let lane = writable.and_then(|book| {
             let queue = book.ledger.queue(&entry.queue)?;
             Some(LaneId { queue, class: entry.class })
         });
@@ -106,7 +114,8 @@ impl<P: Send + 'static> Room<P> {
         Ok(Explained { entry, why })
     }
 
-    /// Entries of a queue that are ready, from a place on. Reads the log: it may block.
+    /// Entries of a queue, at most so many: those that are ready, then those that are held back or over. Reads the log: it
+    /// may block.
     ///
     /// # Errors
     /// See [`Refused`].
@@ -128,6 +137,27 @@ impl<P: Send + 'static> Room<P> {
     /// # Errors
     /// The name of the first that does not hold.
     pub fn check(&self) -> Result<(), &'static str> {
-        self.0.shared.core.lock().sched.check()
+        self.0.shared.core.lock().check()
+    }
+}
+
+impl<P> Core<P> {
+    fn seen(&self, book: &Book, queue: (u64, QueueId, &QueueRow, Option<u64>)) -> QueueSeen {
+        let (_, id, row, entries) = queue;
+        // The scheduler knows nothing of a log that can no longer be written.
+        let lanes = || {
+            let known = Class::all().filter(|_| book.poisoned.is_none());
+            known.map(|class| LaneId { queue: id, class })
+        };
+        QueueSeen {
+            name: row.name.clone(),
+            partition: book.ledger.partition(),
+            terms: row.terms.clone(),
+            paused: row.paused,
+            entries,
+            oldest: lanes().filter_map(|lane| self.sched.oldest(lane)).min(),
+            running: if book.poisoned.is_none() { self.sched.runs(id) } else { 0 },
+            why: lanes().filter_map(|lane| Some((lane.class, self.sched.why_lane(lane)?))).collect(),
+        }
     }
 }

@@ -59,7 +59,8 @@ pub trait Ground {
 pub enum Placed<P> {
     /// The entry at this place of the window goes here.
     At(usize, P),
-    /// None of these can go now, but others for the same target may.
+    /// None of these can go now, but others for the same target may. The lane is asked again after [`Scheduler::stir`], and
+    /// when there are others among its first.
     NotThese,
     /// Nothing can go for this target until somebody says so by [`Scheduler::stir`].
     Full,
@@ -165,6 +166,7 @@ impl Scheduler {
         now: Millis,
         ground: &mut G,
     ) -> Option<Decision<G::Place>> {
+        self.looks += 1;
         let queue = &self.queues[id.queue.0 as usize];
         let lane = queue.lanes[id.class.number()].as_deref()?;
         let Some(head) = lane.inbox.items().front() else {
@@ -348,4 +350,3 @@ enum Level {
     Target,
     Fleet,
 }
-

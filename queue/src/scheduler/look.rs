@@ -1,7 +1,10 @@
 //! Questions: what waits, what is held back and by what, and whether the invariants hold.
 
+use std::collections::HashSet;
+
 use super::lane::{At, member};
 use super::{LaneId, QueueId, Scheduler, SeatAt, TargetAt};
+use crate::entry::Lease;
 use crate::inbox::Edge;
 use crate::limits::Narrow;
 use crate::name::{Class, EntryId, Key, Millis, QueueName};
@@ -67,6 +70,11 @@ impl Scheduler {
             volatile: self.volatile,
             reading: self.filling,
         }
+    }
+
+    /// How often a lane was looked at for a decision: once a start, and once whenever one turned out to be held back.
+    pub fn looks(&self) -> u64 {
+        self.looks
     }
 
     /// Lanes that have something, or may have.
@@ -144,6 +152,17 @@ impl Scheduler {
         self.queues.get(id.0 as usize).map_or(0, |queue| queue.runs as usize)
     }
 
+    /// Whether nothing of a queue is in memory: nothing waits or leaves, and nothing runs.
+    pub fn is_bare(&self, id: QueueId) -> bool {
+        let Some(queue) = self.queues.get(id.0 as usize) else { return true };
+        queue.runs == 0 && queue.lanes.iter().flatten().all(|lane| lane.is_bare())
+    }
+
+    /// Whether a start with this lease is on its way to the log.
+    pub fn is_starting(&self, id: EntryId, lease: Lease) -> bool {
+        self.running.get(&id).is_some_and(|run| run.lease == lease && !run.confirmed)
+    }
+
     /// Entries that run, of a queue.
     pub fn runs_of(&self, id: QueueId) -> Vec<EntryId> {
         self.running.iter().filter(|(_, run)| run.lane.queue == id).map(|(entry, _)| *entry).collect()
@@ -162,6 +181,8 @@ impl Scheduler {
         ensure(self.fleet.reserved == kept, "Q1")?;
         ensure(self.of_class.iter().sum::<u32>() as usize == self.running.len(), "Q1")?;
         ensure(self.fleet.running() as usize == self.running.len(), "Q1")?;
+        let picky: HashSet<LaneId> =
+            self.targets.iter().flat_map(|(_, target)| target.picky.iter().copied()).collect();
         let mut waiting = 0;
         let mut ready_lanes = 0;
         for (at, queue) in &self.queues {
@@ -176,8 +197,7 @@ impl Scheduler {
                 ensure((lane.at == At::Paused) == (queue.paused && !nothing), "Q3")?;
                 let reads = lane.asked || lane.resting || lane.inbox.is_filling();
                 ensure(lane.at != At::Reading || reads, "Q3")?;
-                let target = &self.targets[seat.target as usize];
-                ensure(lane.at != At::Picky || target.picky.contains(&id), "Q3")?;
+                ensure(lane.at != At::Picky || picky.contains(&id), "Q3")?;
                 waiting += u32::from(lane.at != At::Empty);
                 ready_lanes += usize::from(lane.at == At::Ready);
                 let everything = lane.rest.as_ref().map(|rest| rest.len());

@@ -36,6 +36,7 @@ impl Scheduler {
             if paused {
                 self.review(lane);
                 self.spare(lane);
+                self.free_what_it_held(lane);
             } else {
                 self.loosen(lane);
             }
@@ -74,7 +75,7 @@ impl Scheduler {
                 .lane(id)
                 .is_some_and(|lane| lane.rest.is_none() && !matches!(lane.at, At::Ready | At::Empty))
         {
-            self.change(id, crate::inbox::Inbox::forget);
+            self.keep_place(id, crate::inbox::Inbox::forget);
         }
     }
 }
@@ -129,7 +130,7 @@ impl Scheduler {
         left
     }
 
-    /// Q6: what was first in a lane has left. If a level was kept for it, others may go.
+    /// Q6: what was first in a lane has left, or may not. If a level was kept for it, others may go.
     fn free_what_it_held(&mut self, id: LaneId) {
         let Some(lane) = self.lane(id) else { return };
         let size = |narrow: Narrow| matches!(narrow, Narrow::Tokens | Narrow::Blocks);

@@ -169,7 +169,7 @@ pub(crate) fn space(tenant: Option<&str>) -> String {
     for byte in tenant.bytes() {
         match byte {
             b'a'..=b'z' | b'0'..=b'9' | b'-' => space.push(char::from(byte)),
-            other => space.push_str(&format!("_{other:02x}")),
+            other => space.extend(format!("_{other:02x}").chars()),
         }
     }
     if space.len() > MAX_TENANT {

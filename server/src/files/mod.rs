@@ -116,6 +116,14 @@ impl Files {
         }))
     }
 
+    /// Whether the place of files keeps its promises; what is there is not touched.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub async fn prove(&self) -> Result<(), String> {
+        self.0.shelf.prove(&id::chance()).await
+    }
+
     /// The limits.
     pub fn settings(&self) -> &settings::Files {
         &self.0.settings

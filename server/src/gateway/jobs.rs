@@ -241,10 +241,11 @@ impl Gateway {
 /// A job as clients see it.
 fn job(shown: &Explained) -> Value {
     let Known { id, target, stage, outcome, came, at, deadline, attempt, payload, result, .. } = &shown.entry;
-    let errand = Errand::decode(payload).ok();
+    let result = ErrandResult::decode(result);
+    let kept = result.as_ref().and_then(|result| result.of.clone());
+    let errand = Errand::decode(payload).ok().or(kept);
     let note = errand.as_ref().and_then(|errand| errand.note.as_deref());
     let note: Option<Note> = note.and_then(|note| serde_json::from_str(note.get()).ok());
-    let result = ErrandResult::decode(result);
     let (result, error) = match result {
         Some(result) => {
             let error = result.error.clone();

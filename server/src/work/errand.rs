@@ -42,7 +42,10 @@ pub struct Result {
     /// The engine's answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Box<RawValue>>,
-    /// Why there is no answer: `code: message`.
+    /// What was asked, less its body: of what is done, the request itself is kept no longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<Errand>,
+    /// Why there is no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Trouble>,
 }
@@ -175,6 +178,7 @@ impl Result {
             status_code: Some(status.as_u16()),
             request_id: request_id.to_owned(),
             body: raw.or_else(quoted),
+            of: None,
             error: None,
         }
     }
@@ -182,7 +186,13 @@ impl Result {
     /// There is no answer.
     pub fn failed(request_id: &str, code: &str, message: impl Into<String>) -> Self {
         let error = Some(Trouble { code: code.to_owned(), message: message.into() });
-        Self { status_code: None, request_id: request_id.to_owned(), body: None, error }
+        Self { status_code: None, request_id: request_id.to_owned(), body: None, of: None, error }
+    }
+
+    /// It is the answer to this.
+    #[must_use]
+    pub fn to(self, errand: &Errand) -> Self {
+        Self { of: Some(Errand { body: RawValue::NULL.to_owned(), ..errand.clone() }), ..self }
     }
 
     /// As bytes, for the log.

@@ -91,7 +91,7 @@ impl Work {
         ticket.finish(Ended::Served(usage));
         let used = usage.map_or(expected, |usage| cost_of(usage, expected));
         let outcome = if status.is_success() { Outcome::Done } else { Outcome::Failed };
-        self.end(&held, outcome, used, &ErrandResult::answered(&name, status, &answer)).await;
+        self.end(&held, outcome, used, &ErrandResult::answered(&name, status, &answer).to(&errand)).await;
     }
 
     /// An engine failed it: again after a pause, or for good.
