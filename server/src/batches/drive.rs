@@ -369,16 +369,19 @@ impl<'a> Driver<'a> {
         if !self.all.0.work.partitions().contains(&self.made.partition) {
             return Err("its log is not open here".to_owned());
         }
-        let now = self.all.0.clock.unix();
-        if self.closing.is_none() && now >= self.made.expires() {
-            // What is in the log knows its deadline; what runs may come to its end.
-            self.closing = Some(Closing::Expired);
-        }
+        self.look_at_clock();
         if self.closing != Some(Closing::Cancelled) && self.all.cancel_of(self.made).await?.is_some() {
             self.closing = Some(Closing::Cancelled);
             self.look_at_all().await?;
         }
         Ok(())
+    }
+
+    fn look_at_clock(&mut self) {
+        if self.closing.is_none() && self.all.0.clock.unix() >= self.made.expires() {
+            // What is in the log knows its deadline; what runs may come to its end.
+            self.closing = Some(Closing::Expired);
+        }
     }
 }
 
@@ -387,6 +390,7 @@ impl<'a> Driver<'a> {
 impl Driver<'_> {
     /// Reads the next chunk and puts it in.
     async fn feed(&mut self) -> Result<(), String> {
+        self.look_at_clock();
         let number = self.next;
         let there = self.written.contains(&number);
         let fresh = number >= self.doubtful;
