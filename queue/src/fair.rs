@@ -10,7 +10,7 @@
 //! - F3: one that was held back by a limit keeps its tag, but is never more than [`Fair::CREDIT`] behind: otherwise it could
 //!   shut out all others once its limit falls. The bound of F1 is then wider by that much.
 //!
-//! Tags have room for 2^54 tokens at weight 1: a hundred million tokens a second for five years without a restart.
+//! Tags have room for 3.6e15 tokens at weight 1: a million tokens a second for a hundred years without a restart.
 
 use std::collections::BTreeSet;
 
@@ -30,8 +30,9 @@ pub(crate) struct Member {
     pub(crate) kept: bool,
 }
 
-/// Virtual time that one token costs at weight 1. Weights up to this many are told apart.
-const SCALE: u64 = 1 << 10;
+/// Virtual time that one token costs at weight 1: weights up to ten divide it, others err by less than a five-thousandth of
+/// a token an entry.
+const SCALE: u64 = 5_040;
 
 impl From<u32> for Member {
     fn from(id: u32) -> Self {

@@ -44,7 +44,7 @@ pub(crate) struct Pool {
     over: bool,
 }
 
-/// What is left of a rate. Filled when it is looked at.
+/// What is left of a rate, in thousandths: then whole rates and milliseconds are exact. Filled when it is looked at.
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
     left: f64,
@@ -133,16 +133,15 @@ impl Pool {
         if blocks.is_some_and(|most| over(self.blocks, cost.blocks, most)) {
             return Room::AfterRelease(Narrow::Blocks);
         }
-        // A rate is open as long as anything is left: a large entry leaves a debt that is waited for afterwards.
+        // Work is open as long as anything is left: a large entry leaves a debt that is waited for afterwards.
         let closed = |bucket: &Bucket, rate: &Rate, least: f64| {
             let left = bucket.filled(rate, now);
-            (left < least).then(|| now.plus(((least - left) / rate.per_second * 1e3).ceil().max(1.0) as u64))
+            (left < least).then(|| now.plus(((least - left) / rate.per_second).ceil().max(1.0) as u64))
         };
-        if let Some(at) = starts.as_ref().and_then(|rate| closed(&self.starts, rate, 1.0)) {
+        if let Some(at) = starts.as_ref().and_then(|rate| closed(&self.starts, rate, 1e3)) {
             return Room::At(at, Narrow::Starts);
         }
-        let least = f64::MIN_POSITIVE;
-        if let Some(at) = work.as_ref().and_then(|rate| closed(&self.work, rate, least)) {
+        if let Some(at) = work.as_ref().and_then(|rate| closed(&self.work, rate, 1.0)) {
             return Room::At(at, Narrow::Work);
         }
         Room::Free
@@ -208,10 +207,10 @@ impl Default for Bucket {
 
 impl Bucket {
     fn filled(&self, rate: &Rate, now: Millis) -> f64 {
-        (self.left + now.since(self.at) as f64 / 1e3 * rate.per_second).min(rate.burst.max(1.0))
+        (self.left + now.since(self.at) as f64 * rate.per_second).min(rate.burst.max(1.0) * 1e3)
     }
 
     fn draw(&mut self, rate: &Rate, much: f64, now: Millis) {
-        *self = Self { left: self.filled(rate, now) - much, at: now.max(self.at) };
+        *self = Self { left: self.filled(rate, now) - much * 1e3, at: now.max(self.at) };
     }
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
 use crate::admin::api::{EngineStatus, ShareStatus, Status};
+use crate::batches::Batches;
 use crate::files::Files;
 use crate::fleet::Fleet;
 use crate::gateway::Counters;
@@ -62,7 +63,7 @@ const ENGINE: [OfEngine; 14] = [
 ];
 
 /// Everything, in Prometheus's text form.
-pub fn text(fleet: &Fleet, gateway: &Counters, files: &Files) -> String {
+pub fn text(fleet: &Fleet, gateway: &Counters, files: &Files, batches: &Batches) -> String {
     let status = fleet.status();
     let mut out = String::with_capacity(8 << 10);
     for (name, kind, help, value) in ENGINE {
@@ -114,7 +115,9 @@ pub fn text(fleet: &Fleet, gateway: &Counters, files: &Files) -> String {
         single(&mut out, name, kind, help, value);
     }
     coordination(&mut out, &status);
-    for (name, kind, help, value) in gateway.rows().into_iter().chain(files.counters().rows()) {
+    for (name, kind, help, value) in
+        gateway.rows().into_iter().chain(files.counters().rows()).chain(batches.counters().rows())
+    {
         single(&mut out, name, kind, help, value);
     }
     out

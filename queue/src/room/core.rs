@@ -39,6 +39,8 @@ pub(super) struct Core<P> {
 
 /// Where somebody waits for a turn.
 pub(super) type Waits<P> = oneshot::Sender<Result<Turned<P>, Gone>>;
+/// A turn, or why there is none, on its way.
+type Given<P> = (Waits<P>, Result<Turned<P>, Gone>);
 
 /// A log that is open.
 pub(super) struct Book {
@@ -61,7 +63,7 @@ pub(super) struct Book {
 struct Outside<P> {
     /// Committers that have something to do.
     posted: Vec<Arc<Mailbox>>,
-    turns: Vec<(Waits<P>, Result<Turned<P>, Gone>)>,
+    turns: Vec<Given<P>>,
     jobs: Vec<Job>,
     started: Vec<Started<P>>,
     news: Vec<News>,
@@ -290,17 +292,16 @@ impl<P: Send + 'static> Core<P> {
                     more = false;
                     break;
                 }
-                Decision::Start(start) if start.volatile => match self.standing.remove(&start.entry.seq) {
-                    Some(waits) => {
+                Decision::Start(start) if start.volatile => {
+                    if let Some(waits) = self.standing.remove(&start.entry.seq) {
                         let turned = Turned { id: start.entry, lease: start.lease, place: start.place };
                         outside.turns.push((waits, Ok(turned)));
-                    }
-                    None => {
+                    } else {
                         debug_assert!(false, "R2: who has a turn stands in line");
                         let _ended = self.sched.ended(start.entry, start.lease, start.item.cost, now);
                         outside.dropped.push(start.place);
                     }
-                },
+                }
                 Decision::Start(start) => {
                     let (id, lease) = (start.entry, start.lease);
                     let Some(book) = self.books.get(&id.partition) else {

@@ -59,7 +59,8 @@ pub trait Ground {
 pub enum Placed<P> {
     /// The entry at this place of the window goes here.
     At(usize, P),
-    /// None of these can go now, but others for the same target may.
+    /// None of these can go now, but others for the same target may. The lane is asked again after [`Scheduler::stir`], and
+    /// when there are others among its first.
     NotThese,
     /// Nothing can go for this target until somebody says so by [`Scheduler::stir`].
     Full,
@@ -88,10 +89,9 @@ impl Scheduler {
                         return decision;
                     }
                 }
-                let could = Class::all().filter(|class| !self.is_full(*class));
-                let could = could.fold(false, |could, class| {
-                    could || !self.targets[id as usize].turns[class.number()].fair.is_empty()
-                });
+                let turns = &self.targets[id as usize].turns;
+                let could =
+                    Class::all().any(|class| !self.is_full(class) && !turns[class.number()].fair.is_empty());
                 let target = &mut self.targets[id as usize];
                 if target.at == TargetAt::Live {
                     if self.fleet_full {
@@ -165,6 +165,7 @@ impl Scheduler {
         now: Millis,
         ground: &mut G,
     ) -> Option<Decision<G::Place>> {
+        self.looks += 1;
         let queue = &self.queues[id.queue.0 as usize];
         let lane = queue.lanes[id.class.number()].as_deref()?;
         let Some(head) = lane.inbox.items().front() else {

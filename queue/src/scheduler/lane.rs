@@ -20,6 +20,7 @@ pub(crate) struct Lane {
     pub(super) resting: bool,
     pub(super) inbox: Inbox,
     /// The log of a lane that has none: everything that waits, in memory.
+    #[expect(clippy::box_collection, reason = "most lanes have none, and there may be a million")]
     pub(super) rest: Option<Box<BTreeMap<Key, Item>>>,
 }
 
@@ -91,21 +92,26 @@ impl Scheduler {
         self.let_seat_go(seat);
     }
 
-    /// Changes what is known of a lane, and moves the lane to where it then belongs.
+    /// Changes what is known of a lane, and moves the lane to where it then belongs. One that is held back because of what
+    /// was first in it is looked at again if that is something else now.
     pub(super) fn change<R>(&mut self, id: LaneId, change: impl FnOnce(&mut Inbox) -> R) -> Option<R> {
         let reach = self.options.reach.max(1);
+        let window = self.lane(id)?.is_held().then(|| self.lane(id).map(|lane| lane.window(reach)));
+        let result = self.keep_place(id, change);
+        if window.is_some_and(|window| window != self.lane(id).map(|lane| lane.window(reach))) {
+            self.loosen(id);
+        }
+        result
+    }
+
+    /// The same for a lane that stays where it is, although less of it may be known.
+    pub(super) fn keep_place<R>(&mut self, id: LaneId, change: impl FnOnce(&mut Inbox) -> R) -> Option<R> {
         let lane = self.lane_mut(id)?;
         let before = lane.inbox.items().len();
-        let window = lane.is_held().then(|| lane.window(reach));
         let result = change(&mut lane.inbox);
         lane.feed();
         let after = lane.inbox.items().len();
-        let others = window.is_some_and(|window| window != lane.window(reach));
         self.cached = self.cached + after - before;
-        if others {
-            // It was held back because of what was first, and something else is now.
-            self.loosen(id);
-        }
         self.review(id);
         Some(result)
     }

@@ -1,5 +1,7 @@
 //! Questions: what waits, what is held back and by what, and whether the invariants hold.
 
+use std::collections::HashSet;
+
 use super::lane::{At, member};
 use super::{LaneId, QueueId, Scheduler, SeatAt, TargetAt};
 use crate::entry::Lease;
@@ -97,6 +99,11 @@ impl Scheduler {
             volatile: self.volatile,
             reading: self.filling,
         }
+    }
+
+    /// How often a lane was looked at for a decision: once a start, and once whenever one turned out to be held back.
+    pub fn looks(&self) -> u64 {
+        self.looks
     }
 
     /// Lanes that have something, or may have.
@@ -203,6 +210,8 @@ impl Scheduler {
         ensure(self.fleet.reserved == kept, "Q1")?;
         ensure(self.of_class.iter().sum::<u32>() as usize == self.running.len(), "Q1")?;
         ensure(self.fleet.running() as usize == self.running.len(), "Q1")?;
+        let picky: HashSet<LaneId> =
+            self.targets.iter().flat_map(|(_, target)| target.picky.iter().copied()).collect();
         let mut waiting = 0;
         let mut ready_lanes = 0;
         for (at, queue) in &self.queues {
@@ -217,8 +226,7 @@ impl Scheduler {
                 ensure((lane.at == At::Paused) == (queue.paused && !nothing), "Q3")?;
                 let reads = lane.asked || lane.resting || lane.inbox.is_filling();
                 ensure(lane.at != At::Reading || reads, "Q3")?;
-                let target = &self.targets[seat.target as usize];
-                ensure(lane.at != At::Picky || target.picky.contains(&id), "Q3")?;
+                ensure(lane.at != At::Picky || picky.contains(&id), "Q3")?;
                 waiting += u32::from(lane.at != At::Empty);
                 ready_lanes += usize::from(lane.at == At::Ready);
                 let everything = lane.rest.as_ref().map(|rest| rest.len());

@@ -12,12 +12,13 @@
 //!   seat in its class's if and only if it is ready and has such a lane.
 //! - Q3: whoever is held back knows by what, and is looked at again when that changes and not before.
 //! - Q4: within a lane an entry is overtaken by later ones at most [`Options::overtake`] times.
-//! - Q5: a class that is ready is passed over by at most `max(patience, e) / share` tokens of work and one entry of each
+//! - Q5: a class that is ready is passed over by at most `(patience + e) / share` tokens of work and one entry of each
 //!   class before it has a turn, and gets its share of the work from then on; `e` is the entry that it had the last such turn
 //!   with. It holds for shares that are less than everything together. A share of 0 waits for as long as others want.
 //!   A class that has a turn because nobody more urgent is ready owes nothing for it.
 //! - Q6: nothing that could start waits. What is first at its level and too large for what is left there keeps that level
-//!   for itself until it fits: small ones do not go past it for ever.
+//!   for itself until something ends there, and is then the first to be asked: small ones do not go past it for ever. If it
+//!   leaves or is paused, the level is free at once.
 
 mod decide;
 mod lane;
@@ -94,6 +95,7 @@ pub struct Scheduler {
     /// Lanes that have something.
     waiting: usize,
     leases: u64,
+    looks: u64,
     /// Entries of volatile lanes that wait.
     volatile: usize,
     /// Seats that nobody uses and whose tenant still owed something when they were looked at last.
@@ -296,6 +298,7 @@ impl Scheduler {
             of_class: [0; CLASSES],
             waiting: 0,
             leases: 0,
+            looks: 0,
             volatile: 0,
             indebted: VecDeque::new(),
         }

@@ -36,6 +36,7 @@ impl Scheduler {
             if paused {
                 self.review(lane);
                 self.spare(lane);
+                self.free_what_it_held(lane);
             } else {
                 self.loosen(lane);
             }
@@ -74,7 +75,7 @@ impl Scheduler {
                 .lane(id)
                 .is_some_and(|lane| lane.rest.is_none() && !matches!(lane.at, At::Ready | At::Empty))
         {
-            self.change(id, crate::inbox::Inbox::forget);
+            self.keep_place(id, crate::inbox::Inbox::forget);
         }
     }
 }
@@ -129,7 +130,7 @@ impl Scheduler {
         left
     }
 
-    /// Q6: what was first in a lane has left. If a level was kept for it, others may go.
+    /// Q6: what was first in a lane has left, or may not. If a level was kept for it, others may go.
     fn free_what_it_held(&mut self, id: LaneId) {
         let Some(lane) = self.lane(id) else { return };
         let size = |narrow: Narrow| matches!(narrow, Narrow::Tokens | Narrow::Blocks);
@@ -400,17 +401,14 @@ impl Scheduler {
 
     /// Something about where entries could run has changed: an engine has room again, or is there again.
     pub fn stir(&mut self, target: Option<&str>) {
-        match target {
-            Some(name) => {
-                if let Some(id) = self.target_of.get(name).copied() {
-                    self.stir_target(id);
-                }
+        if let Some(name) = target {
+            if let Some(id) = self.target_of.get(name).copied() {
+                self.stir_target(id);
             }
-            None => {
-                let all: Vec<u32> = self.targets.iter().map(|(id, _)| id as u32).collect();
-                for id in all {
-                    self.stir_target(id);
-                }
+        } else {
+            let all: Vec<u32> = self.targets.iter().map(|(id, _)| id as u32).collect();
+            for id in all {
+                self.stir_target(id);
             }
         }
     }

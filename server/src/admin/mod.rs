@@ -95,7 +95,8 @@ impl Admin {
             (&Method::GET, ["explain", id]) => self.explain(id).await,
             (&Method::POST, ["route"]) => self.dry_run(incoming).await,
             (&Method::GET, ["metrics"]) => {
-                let text = crate::metrics::text(self.fleet(), self.gateway.counters(), self.gateway.stored());
+                let (counters, files) = (self.gateway.counters(), self.gateway.stored());
+                let text = crate::metrics::text(self.fleet(), counters, files, self.gateway.batches());
                 answer(StatusCode::OK, "text/plain; version=0.0.4", text)
             }
             (&Method::GET, ["config"]) => respond(StatusCode::OK, self.fleet().settings()),
