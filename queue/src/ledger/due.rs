@@ -9,7 +9,7 @@ use super::ask::DueRow;
 use super::{Ask, Done, Effect, Ledger, Plan, Refused, Seen, What};
 use crate::entry::Stage;
 use crate::format::{self, Due, Placed, meta};
-use crate::log::{Log, Patience, Span, Sync, Table};
+use crate::log::{Log, Patience, Scanned, Span, Sync, Table};
 use crate::name::{Millis, Seq};
 
 /// Timers that one batch deals with.
@@ -36,7 +36,7 @@ pub(super) fn look(until: Millis, from: Millis, log: &dyn Log) -> Result<Seen, R
             ControlFlow::Break(())
         }
     };
-    log.scan(&span, Patience::Wait, &mut visit).map_err(wrong)?;
+    log.scan(&span, Patience::Wait, &mut visit).and_then(Scanned::whole).map_err(wrong)?;
     if let Some(error) = damaged {
         return Err(wrong(error));
     }

@@ -8,7 +8,7 @@ use super::ask::new_row;
 use super::{Ask, Desk, Done, Effect, Ledger, Plan, Refused, STARTS_A_MARK, Seen, What, get};
 use crate::entry::{Cost, Entry, Item, Lease, MAX_HINT, MAX_ONCE, Outcome, Stage, Terms};
 use crate::format::{self, Due, Head, Placed};
-use crate::log::{Log, Patience, Span, Sync, Table};
+use crate::log::{Log, Patience, Scanned, Span, Sync, Table};
 use crate::name::{Class, Key, Millis, QueueName, Seq};
 use crate::scheduler::{LaneId, Scheduler};
 
@@ -106,7 +106,8 @@ impl Ledger {
                 }
                 ControlFlow::Continue(())
             };
-            log.scan(&span, Patience::Wait, &mut visit).map_err(|error| Refused::Log(error.to_string()))?;
+            let scanned = log.scan(&span, Patience::Wait, &mut visit).and_then(Scanned::whole);
+            scanned.map_err(|error| Refused::Log(error.to_string()))?;
         }
         Ok(found)
     }

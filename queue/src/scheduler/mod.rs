@@ -35,7 +35,7 @@ use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName};
 
 pub use decide::{Decision, Ground, Placed, Start, Window};
 pub(crate) use lane::Lane;
-pub use look::{Depth, Held, Why};
+pub use look::{Depth, Held, Sizes, Why};
 
 /// How turns are given.
 #[derive(Clone, Debug, PartialEq)]
