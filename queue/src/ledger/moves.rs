@@ -267,7 +267,7 @@ impl Ledger {
             return Err(Refused::Stale(self.id(seq)));
         }
         let (lane, _, item) = sched.run(self.id(seq)).ok_or(Refused::Stale(self.id(seq)))?;
-        let (_, number, _) = sched.queue(lane.queue).ok_or(Refused::Stale(self.id(seq)))?;
+        let number = sched.number(lane.queue).ok_or(Refused::Stale(self.id(seq)))?;
         let mut item = item.clone();
         plan.batch.delete(Table::Inbox, format::inbox(number, lane.class, item.key));
         drop_expiry(&item, plan);
@@ -555,7 +555,7 @@ impl Ledger {
             return Err(stale());
         }
         let (lane, _, item) = sched.run(self.id(seq)).ok_or_else(stale)?;
-        let (_, number, _) = sched.queue(lane.queue).ok_or_else(stale)?;
+        let number = sched.number(lane.queue).ok_or_else(stale)?;
         Ok((number, lane.class, item.clone()))
     }
 

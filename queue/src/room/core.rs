@@ -166,7 +166,7 @@ impl<P> Core<P> {
             let partition = book.ledger.partition();
             for (number, id, row, _) in book.ledger.queues() {
                 let known = self.sched.queue(id);
-                let same = known.is_some_and(|(name, of, _)| *name == row.name && of == number);
+                let same = known.is_some_and(|(name, of, _)| name == row.name && of == number);
                 ensure(same && self.sched.partition(id) == Some(partition), "R4")?;
             }
         }
@@ -258,7 +258,7 @@ impl<P: Send + 'static> Core<P> {
             };
             let Some((_, place)) = self.starting.remove(&id) else { continue };
             let run = self.sched.run(id).map(|(lane, _, item)| (lane, item.clone()));
-            match run.and_then(|(lane, item)| Some((self.sched.queue(lane.queue)?.0.clone(), item))) {
+            match run.and_then(|(lane, item)| Some((self.sched.queue(lane.queue)?.0, item))) {
                 Some((queue, item)) => outside.started.push(Started { id, queue, lease, item, place }),
                 None => outside.dropped.push(place),
             }
@@ -351,7 +351,7 @@ impl<P: Send + 'static> Core<P> {
     fn job(&self, hunger: Hunger) -> Option<Job> {
         let id = hunger.lane.queue;
         let book = self.book_of(id)?;
-        let (_, number, _) = self.sched.queue(id)?;
+        let number = self.sched.number(id)?;
         // M5: nothing is below the mark but graves.
         let from = book.ledger.low(number, hunger.lane.class)?.max(hunger.ticket.from);
         Some(Job { log: book.log.clone(), queue: number, from, hunger })

@@ -112,8 +112,15 @@ impl Scheduler {
     }
 
     /// The queue of this place in the table: its name, its number in the log, and whether it is paused.
-    pub fn queue(&self, id: QueueId) -> Option<(&QueueName, u64, bool)> {
-        self.queues.get(id.0 as usize).map(|queue| (&queue.name, queue.number, queue.paused))
+    pub fn queue(&self, id: QueueId) -> Option<(QueueName, u64, bool)> {
+        let queue = self.queues.get(id.0 as usize)?;
+        let tenant = self.tenants[queue.tenant as usize].name.clone();
+        Some((QueueName { tenant, key: queue.key.clone() }, queue.number, queue.paused))
+    }
+
+    /// The number of a queue in its log.
+    pub fn number(&self, id: QueueId) -> Option<u64> {
+        self.queues.get(id.0 as usize).map(|queue| queue.number)
     }
 
     /// Why the first entry of a lane does not run.
@@ -147,7 +154,7 @@ impl Scheduler {
         if of_lane != Why::Turn(0) {
             return Some(of_lane);
         }
-        let items = self.lane(id)?.inbox.items();
+        let items = self.lane(id)?.known().items();
         Some(match items.binary_search_by_key(&key, |item| item.key) {
             Ok(before) => Why::Turn(before),
             Err(_) => Why::Far,
@@ -157,12 +164,12 @@ impl Scheduler {
     /// The least key of a lane that the log may hold: where a scan may begin. `None`: nothing is there.
     pub fn low_water(&self, id: LaneId) -> Option<Key> {
         let lane = self.lane(id)?;
-        lane.inbox.low_water()
+        lane.known().low_water()
     }
 
     /// The first entry of a lane that is known, and since when it could run.
     pub fn oldest(&self, id: LaneId) -> Option<Millis> {
-        self.lane(id)?.inbox.items().front().map(|item| item.key.at)
+        self.lane(id)?.known().items().first().map(|item| item.key.at)
     }
 
     /// The log that a queue is in.
@@ -218,19 +225,19 @@ impl Scheduler {
             for class in Class::all() {
                 let id = LaneId { queue: QueueId(at as u32), class };
                 let Some(lane) = queue.lanes[class.number()].as_deref() else { continue };
-                lane.inbox.check()?;
+                lane.known().check()?;
                 let seat = &self.seats[lane.seat as usize];
                 ensure(seat.fair.has(member(id), lane.tag) == (lane.at == At::Ready), "Q2")?;
-                let nothing = lane.inbox.items().is_empty() && !lane.inbox.is_hungry();
+                let nothing = lane.known().items().is_empty() && !lane.known().is_hungry();
                 ensure(nothing == (lane.at == At::Empty), "Q2")?;
                 ensure((lane.at == At::Paused) == (queue.paused && !nothing), "Q3")?;
-                let reads = lane.asked || lane.resting || lane.inbox.is_filling();
+                let reads = lane.asked || lane.resting || lane.known().is_filling();
                 ensure(lane.at != At::Reading || reads, "Q3")?;
                 ensure(lane.at != At::Picky || picky.contains(&id), "Q3")?;
                 waiting += u32::from(lane.at != At::Empty);
                 ready_lanes += usize::from(lane.at == At::Ready);
                 let everything = lane.rest.as_ref().map(|rest| rest.len());
-                let known = lane.inbox.items().len();
+                let known = lane.known().items().len();
                 ensure(everything.is_none_or(|all| known == all || known > 0 && known < all), "N1")?;
             }
         }
@@ -263,7 +270,7 @@ impl Scheduler {
 
     /// How far a lane is known, for tests and for people who look closely.
     pub fn is_known(&self, id: LaneId) -> bool {
-        self.lane(id).is_some_and(|lane| lane.inbox.edge() == Edge::End)
+        self.lane(id).is_some_and(|lane| lane.known().edge() == Edge::End)
     }
 }
 
