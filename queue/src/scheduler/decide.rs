@@ -89,10 +89,9 @@ impl Scheduler {
                         return decision;
                     }
                 }
-                let could = Class::all().filter(|class| !self.is_full(*class));
-                let could = could.fold(false, |could, class| {
-                    could || !self.targets[id as usize].turns[class.number()].fair.is_empty()
-                });
+                let turns = &self.targets[id as usize].turns;
+                let could =
+                    Class::all().any(|class| !self.is_full(class) && !turns[class.number()].fair.is_empty());
                 let target = &mut self.targets[id as usize];
                 if target.at == TargetAt::Live {
                     if self.fleet_full {
@@ -169,7 +168,7 @@ impl Scheduler {
         self.looks += 1;
         let queue = &self.queues[id.queue.0 as usize];
         let lane = queue.lanes[id.class.number()].as_deref()?;
-        let Some(head) = lane.inbox.items().front() else {
+        let Some(head) = lane.known().items().first() else {
             self.stand(id, At::Reading);
             self.want(id);
             return None;
@@ -204,7 +203,7 @@ impl Scheduler {
         };
         let mut window: SmallVec<[&Item; 8]> = SmallVec::new();
         let mut places: SmallVec<[usize; 8]> = SmallVec::new();
-        for (at, item) in lane.inbox.items().iter().take(reach).enumerate() {
+        for (at, item) in lane.known().items().iter().take(reach).enumerate() {
             let late = item.deadline.is_some_and(|deadline| deadline <= now);
             if at == 0 || !late && room(item).is_none() {
                 window.push(item);
@@ -249,7 +248,7 @@ impl Scheduler {
         let lane = queue.lanes[id.class.number()].as_deref_mut()?;
         let volatile = lane.rest.is_some();
         let ready = lane.at == At::Ready;
-        let low = lane.inbox.is_low();
+        let low = lane.known().is_low();
         let seat = &mut self.seats[seat_id as usize];
         seat.users += 1;
         seat.fair.charge(member(id), &mut lane.tag, cost.tokens, weight, ready);

@@ -60,7 +60,36 @@ pub struct Depth {
     pub reading: usize,
 }
 
+/// What the scheduler remembers, for whoever looks for what grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// What is contended for.
+    pub targets: usize,
+    /// Tenants that are named, have a queue, or owe something.
+    pub tenants: usize,
+    /// Their seats, one for each class of each target.
+    pub seats: usize,
+    /// Times at which something is looked at.
+    pub timers: usize,
+    /// Notes of who is to be looked at when something changes.
+    pub notes: usize,
+}
+
 impl Scheduler {
+    /// How much it remembers.
+    pub fn sizes(&self) -> Sizes {
+        let held: usize = self.tenants.iter().map(|(_, tenant)| tenant.held.len()).sum();
+        let picky: usize = self.targets.iter().map(|(_, target)| target.picky.len()).sum();
+        let lists = self.live.len() + self.crowd.len() + self.hungry.len() + self.indebted.len();
+        Sizes {
+            targets: self.targets.len(),
+            tenants: self.tenants.len(),
+            seats: self.seats.len(),
+            timers: self.timers.len(),
+            notes: held + picky + lists,
+        }
+    }
+
     /// What it holds.
     pub fn depth(&self) -> Depth {
         Depth {
@@ -83,8 +112,15 @@ impl Scheduler {
     }
 
     /// The queue of this place in the table: its name, its number in the log, and whether it is paused.
-    pub fn queue(&self, id: QueueId) -> Option<(&QueueName, u64, bool)> {
-        self.queues.get(id.0 as usize).map(|queue| (&queue.name, queue.number, queue.paused))
+    pub fn queue(&self, id: QueueId) -> Option<(QueueName, u64, bool)> {
+        let queue = self.queues.get(id.0 as usize)?;
+        let tenant = self.tenants[queue.tenant as usize].name.clone();
+        Some((QueueName { tenant, key: queue.key.clone() }, queue.number, queue.paused))
+    }
+
+    /// The number of a queue in its log.
+    pub fn number(&self, id: QueueId) -> Option<u64> {
+        self.queues.get(id.0 as usize).map(|queue| queue.number)
     }
 
     /// Why the first entry of a lane does not run.
@@ -118,7 +154,7 @@ impl Scheduler {
         if of_lane != Why::Turn(0) {
             return Some(of_lane);
         }
-        let items = self.lane(id)?.inbox.items();
+        let items = self.lane(id)?.known().items();
         Some(match items.binary_search_by_key(&key, |item| item.key) {
             Ok(before) => Why::Turn(before),
             Err(_) => Why::Far,
@@ -128,12 +164,12 @@ impl Scheduler {
     /// The least key of a lane that the log may hold: where a scan may begin. `None`: nothing is there.
     pub fn low_water(&self, id: LaneId) -> Option<Key> {
         let lane = self.lane(id)?;
-        lane.inbox.low_water()
+        lane.known().low_water()
     }
 
     /// The first entry of a lane that is known, and since when it could run.
     pub fn oldest(&self, id: LaneId) -> Option<Millis> {
-        self.lane(id)?.inbox.items().front().map(|item| item.key.at)
+        self.lane(id)?.known().items().first().map(|item| item.key.at)
     }
 
     /// The log that a queue is in.
@@ -189,19 +225,19 @@ impl Scheduler {
             for class in Class::all() {
                 let id = LaneId { queue: QueueId(at as u32), class };
                 let Some(lane) = queue.lanes[class.number()].as_deref() else { continue };
-                lane.inbox.check()?;
+                lane.known().check()?;
                 let seat = &self.seats[lane.seat as usize];
                 ensure(seat.fair.has(member(id), lane.tag) == (lane.at == At::Ready), "Q2")?;
-                let nothing = lane.inbox.items().is_empty() && !lane.inbox.is_hungry();
+                let nothing = lane.known().items().is_empty() && !lane.known().is_hungry();
                 ensure(nothing == (lane.at == At::Empty), "Q2")?;
                 ensure((lane.at == At::Paused) == (queue.paused && !nothing), "Q3")?;
-                let reads = lane.asked || lane.resting || lane.inbox.is_filling();
+                let reads = lane.asked || lane.resting || lane.known().is_filling();
                 ensure(lane.at != At::Reading || reads, "Q3")?;
                 ensure(lane.at != At::Picky || picky.contains(&id), "Q3")?;
                 waiting += u32::from(lane.at != At::Empty);
                 ready_lanes += usize::from(lane.at == At::Ready);
                 let everything = lane.rest.as_ref().map(|rest| rest.len());
-                let known = lane.inbox.items().len();
+                let known = lane.known().items().len();
                 ensure(everything.is_none_or(|all| known == all || known > 0 && known < all), "N1")?;
             }
         }
@@ -234,7 +270,7 @@ impl Scheduler {
 
     /// How far a lane is known, for tests and for people who look closely.
     pub fn is_known(&self, id: LaneId) -> bool {
-        self.lane(id).is_some_and(|lane| lane.inbox.edge() == Edge::End)
+        self.lane(id).is_some_and(|lane| lane.known().edge() == Edge::End)
     }
 }
 

@@ -21,6 +21,7 @@
 //!   leaves or is paused, the level is free at once.
 
 mod decide;
+mod hash;
 mod lane;
 mod look;
 mod told;
@@ -33,9 +34,11 @@ use crate::inbox;
 use crate::limits::{Limits, Narrow, Pool};
 use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName};
 
+use hash::Spread;
+
 pub use decide::{Decision, Ground, Placed, Start, Window};
 pub(crate) use lane::Lane;
-pub use look::{Depth, Held, Why};
+pub use look::{Depth, Held, Sizes, Why};
 
 /// How turns are given.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,7 +84,7 @@ pub struct Scheduler {
     queues: slab::Slab<Queue>,
     target_of: HashMap<Box<str>, u32>,
     tenant_of: HashMap<Box<str>, u32>,
-    seat_of: HashMap<(u32, Class, u32), u32>,
+    seat_of: HashMap<(u32, Class, u32), u32, Spread>,
     /// Targets that may have something to start, each once.
     live: VecDeque<u32>,
     timers: BTreeSet<(Millis, Timer)>,
@@ -89,7 +92,7 @@ pub struct Scheduler {
     hungry: VecDeque<LaneId>,
     filling: usize,
     cached: usize,
-    running: HashMap<EntryId, Run>,
+    running: HashMap<EntryId, Run, Spread>,
     /// How many of each class run.
     of_class: [u32; CLASSES],
     /// Lanes that have something.
@@ -220,7 +223,8 @@ enum SeatAt {
 }
 
 struct Queue {
-    name: QueueName,
+    /// Its name beside its tenant's.
+    key: Box<str>,
     /// The log that it is in, and its number there.
     partition: u32,
     number: u64,
@@ -288,13 +292,13 @@ impl Scheduler {
             queues: slab::Slab::new(),
             target_of: HashMap::new(),
             tenant_of: HashMap::new(),
-            seat_of: HashMap::new(),
+            seat_of: HashMap::default(),
             live: VecDeque::new(),
             timers: BTreeSet::new(),
             hungry: VecDeque::new(),
             filling: 0,
             cached: 0,
-            running: HashMap::new(),
+            running: HashMap::default(),
             of_class: [0; CLASSES],
             waiting: 0,
             leases: 0,
@@ -428,7 +432,7 @@ impl Scheduler {
         self.targets[target as usize].users += 1;
         let limits = &terms.limits;
         QueueId(self.queues.insert(Queue {
-            name,
+            key: name.key,
             partition,
             number,
             tenant,

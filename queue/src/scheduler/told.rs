@@ -121,7 +121,7 @@ impl Scheduler {
             run.gone = true;
         }
         self.drop_volatile(lane, key);
-        let first = self.lane(lane).and_then(|lane| lane.inbox.items().front());
+        let first = self.lane(lane).and_then(|lane| lane.known().items().first());
         let first = first.is_some_and(|item| item.key == key);
         let left = self.change(lane, |inbox| inbox.removed(key)).unwrap_or(Left::Unknown);
         if first {
@@ -322,7 +322,7 @@ impl Scheduler {
             let id = self.hungry.pop_front()?;
             let Some(lane) = self.lane_mut(id) else { continue };
             lane.asked = false;
-            if let Some(ticket) = lane.inbox.begin() {
+            if let Some(ticket) = lane.inbox_mut().begin() {
                 self.filling += 1;
                 return Some(Hunger { lane: id, ticket });
             }
@@ -344,7 +344,7 @@ impl Scheduler {
         self.filling -= 1;
         let id = hunger.lane;
         let Some(lane) = self.lane_mut(id) else { return };
-        if lane.inbox.fail(&hunger.ticket) {
+        if lane.inbox_mut().fail(&hunger.ticket) {
             lane.resting = true;
             self.wake_at(now.plus(AFTER_FAILURE), Timer::Read(id));
         } else {
@@ -353,7 +353,7 @@ impl Scheduler {
     }
 
     fn loosen_reader(&mut self, id: LaneId) {
-        if self.lane(id).is_some_and(|lane| lane.at == At::Reading && !lane.inbox.is_filling()) {
+        if self.lane(id).is_some_and(|lane| lane.at == At::Reading && !lane.known().is_filling()) {
             self.loosen(id);
         }
     }
@@ -401,17 +401,14 @@ impl Scheduler {
 
     /// Something about where entries could run has changed: an engine has room again, or is there again.
     pub fn stir(&mut self, target: Option<&str>) {
-        match target {
-            Some(name) => {
-                if let Some(id) = self.target_of.get(name).copied() {
-                    self.stir_target(id);
-                }
+        if let Some(name) = target {
+            if let Some(id) = self.target_of.get(name).copied() {
+                self.stir_target(id);
             }
-            None => {
-                let all: Vec<u32> = self.targets.iter().map(|(id, _)| id as u32).collect();
-                for id in all {
-                    self.stir_target(id);
-                }
+        } else {
+            let all: Vec<u32> = self.targets.iter().map(|(id, _)| id as u32).collect();
+            for id in all {
+                self.stir_target(id);
             }
         }
     }
