@@ -25,7 +25,7 @@ impl Webhook {
         if let Some(url) = url {
             let known =
                 |url: &Uri| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some();
-            if url.parse().ok().filter(known).is_none() {
+            if !url.parse().is_ok_and(|url: Uri| known(&url)) {
                 return Err(format!(
                     "url: found `{url}`; allowed is https://host/path or http://host:port/path"
                 ));
