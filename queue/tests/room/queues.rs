@@ -119,10 +119,10 @@ fn what_a_queue_is_can_be_changed_and_stays() {
 fn queues_are_listed_with_their_depths_and_reasons() {
     let log = Arc::new(Memory::new());
     let world = World::over(0, &log);
-    world.until("the count is over", || world.room.totals().logs[0].1 == Some(0));
     let first = world.enqueue(entry("a", "1"));
     let second = world.enqueue(entry("a", "2"));
     world.enqueue(entry("b", "3"));
+    world.until("the count is over", || world.room.totals().logs[0].1 == Some(3));
     let queues = world.room.queues();
     let seen: Vec<_> = queues.iter().map(|queue| (&*queue.name.key, queue.entries, queue.running)).collect();
     assert_eq!(seen, [("a", Some(2), 0), ("b", Some(1), 0)]);
