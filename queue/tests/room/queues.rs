@@ -1,11 +1,14 @@
 //! Queues as operators see them: they come and go, are paused, changed, listed and explained.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use queue::entry::{Entry, Outcome, Terms};
+use queue::format;
 use queue::ledger::{Done, Refused, What};
 use queue::limits::{Limits, Narrow};
-use queue::log::Memory;
+use queue::log::{Log, Memory, Patience, Table};
+use queue::name::QueueName;
 use queue::scheduler::{Held, Tenancy, Why};
 
 use crate::kit::{PARTITION, World, at_most, block, class, entry, fifo, name};
@@ -116,10 +119,10 @@ fn what_a_queue_is_can_be_changed_and_stays() {
 fn queues_are_listed_with_their_depths_and_reasons() {
     let log = Arc::new(Memory::new());
     let world = World::over(0, &log);
-    world.until("the count is over", || world.room.totals().logs[0].1 == Some(0));
     let first = world.enqueue(entry("a", "1"));
     let second = world.enqueue(entry("a", "2"));
     world.enqueue(entry("b", "3"));
+    world.until("the count is over", || world.room.totals().logs[0].1 == Some(3));
     let queues = world.room.queues();
     let seen: Vec<_> = queues.iter().map(|queue| (&*queue.name.key, queue.entries, queue.running)).collect();
     assert_eq!(seen, [("a", Some(2), 0), ("b", Some(1), 0)]);
@@ -191,4 +194,39 @@ fn a_tenant_that_waits_for_its_own_limit_is_told_so() {
         world.finish(&held, Outcome::Done).unwrap();
     }
     world.is_empty();
+}
+
+#[test]
+fn tenants_that_come_and_go_leave_no_debts_behind() {
+    let log = Arc::new(Memory::new());
+    let world = World::over(1, &log);
+    let debts = || {
+        let mut rows = 0;
+        let mut visit = |_: &[u8], _: &[u8]| {
+            rows += 1;
+            ControlFlow::Continue(())
+        };
+        log.scan(&format::all(Table::Debts), Patience::Wait, &mut visit).unwrap();
+        rows
+    };
+    let of = |tenant: usize, number: u8| {
+        let queue = QueueName::new(&format!("t{tenant}"), "q").unwrap();
+        Entry { queue, class: class(number), ..entry("q", "a") }
+    };
+    let mut most = 0;
+    for tenant in 0..300 {
+        // Two at a time, so that one always owes the other.
+        for number in 0..4 {
+            world.enqueue(of(tenant, number));
+            world.enqueue(of(tenant + 1, number));
+        }
+        for _ in 0..8 {
+            let started = world.notes.started();
+            world.finish(&started.hold(), Outcome::Done).unwrap();
+        }
+        most = most.max(debts());
+    }
+    world.is_empty();
+    assert!((1..60).contains(&most), "of 301 tenants in 4 classes {most} debts were on the books at a time");
+    assert!(world.room.totals().sizes.tenants < 10, "{:?}", world.room.totals().sizes);
 }
