@@ -209,6 +209,7 @@ impl Inbox {
     }
 
     /// Nothing is known any more but what is leaving.
+    #[must_use]
     pub fn doubted(mut self) -> Self {
         self.cancel();
         Self { leaving: self.leaving, ..Self::unknown() }

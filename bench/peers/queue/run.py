@@ -408,8 +408,10 @@ def killed(who, folder, args):
         stage.send(0, args.queued, args)
         # One a key is on its way to its handler still.
         time.sleep(0.5)
-        before = {item for item, _ in stage.service.ask("starts")}
         stage.kill()
+        # What it had handed out before it was killed is no dispatch of the next.
+        stage.service.ask("left")
+        before = {item for item, _ in stage.service.ask("starts")}
         stage.service.ask("forget")
         stage.service.ask("open")
         born = stage.again()

@@ -6,11 +6,10 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use super::ask::DueRow;
-use super::moves::Move;
 use super::{Ask, Done, Effect, Ledger, Plan, Refused, Seen, What};
 use crate::entry::Stage;
 use crate::format::{self, Due, Placed, meta};
-use crate::log::{Log, Patience, Span, Sync, Table};
+use crate::log::{Log, Patience, Scanned, Span, Sync, Table};
 use crate::name::{Millis, Seq};
 
 /// Timers that one batch deals with.
@@ -37,7 +36,7 @@ pub(super) fn look(until: Millis, from: Millis, log: &dyn Log) -> Result<Seen, R
             ControlFlow::Break(())
         }
     };
-    log.scan(&span, Patience::Wait, &mut visit).map_err(wrong)?;
+    log.scan(&span, Patience::Wait, &mut visit).and_then(Scanned::whole).map_err(wrong)?;
     if let Some(error) = damaged {
         return Err(wrong(error));
     }
@@ -55,11 +54,11 @@ pub(super) fn look(until: Millis, from: Millis, log: &dyn Log) -> Result<Seen, R
 
 impl Ledger {
     /// Scheduled -> Inbox, Inbox -> Finished, Finished -> gone: whatever is due
-    pub(super) fn due(&mut self, seen: Seen, plan: &mut Plan, now: Millis) -> Move {
+    pub(super) fn due(&mut self, seen: Seen, plan: &mut Plan, now: Millis) -> (Effect, u64) {
         // What this batch has set before was not read.
         self.next_due = earlier(seen.next_due, plan.first_timer);
         let Some(last) = seen.due.last().map(|row| row.at) else {
-            return Ok((Effect::Nothing(Done::Moved), 0));
+            return (Effect::Nothing(Done::Moved), 0);
         };
         // One entry may be due twice in one look; what was seen of it is true only the first time.
         let (mut ready, mut expired) = (HashSet::new(), HashSet::new());
@@ -101,7 +100,7 @@ impl Ledger {
         self.due_mark = first.map_or(last, |first| first.min(last));
         plan.batch.put(Table::Meta, meta::DUE, format::number(self.due_mark.0));
         plan.needs(Sync::Write);
-        Ok((Effect::Nothing(Done::Moved), 0))
+        (Effect::Nothing(Done::Moved), 0)
     }
 
     /// Something is to happen at a time.

@@ -8,7 +8,7 @@ use super::ask::new_row;
 use super::{Ask, Desk, Done, Effect, Ledger, Plan, Refused, STARTS_A_MARK, Seen, What, get};
 use crate::entry::{Cost, Entry, Item, Lease, MAX_HINT, MAX_ONCE, Outcome, Stage, Terms};
 use crate::format::{self, Due, Head, Placed};
-use crate::log::{Log, Patience, Span, Sync, Table};
+use crate::log::{Log, Patience, Scanned, Span, Sync, Table};
 use crate::name::{Class, Key, Millis, QueueName, Seq};
 use crate::scheduler::{LaneId, Scheduler};
 
@@ -106,7 +106,8 @@ impl Ledger {
                 }
                 ControlFlow::Continue(())
             };
-            log.scan(&span, Patience::Wait, &mut visit).map_err(|error| Refused::Log(error.to_string()))?;
+            let scanned = log.scan(&span, Patience::Wait, &mut visit).and_then(Scanned::whole);
+            scanned.map_err(|error| Refused::Log(error.to_string()))?;
         }
         Ok(found)
     }
@@ -171,10 +172,13 @@ impl Ledger {
             What::Expire { key, .. } => self.expire(key.seq, seen, plan, now),
             What::Retry { seq } => self.retry(*seq, seen, plan, sched, now),
             What::Forget { seq } => self.forget(*seq, seen, plan),
-            What::Due { .. } => self.due(seen, plan, now),
+            What::Due { .. } => Ok(self.due(seen, plan, now)),
             What::PauseQueue { name, paused } => self.pause_queue(name, *paused, plan),
             What::SetTerms { name, terms } => self.set_terms(name, terms, plan, sched),
-            What::Close { number } => self.close(*number, plan, sched),
+            What::Close { number } => {
+                self.close(*number, plan, sched);
+                Ok((Effect::Nothing(Done::Moved), 0))
+            }
         }
     }
 
@@ -266,7 +270,7 @@ impl Ledger {
         let number = sched.number(lane.queue).ok_or(Refused::Stale(self.id(seq)))?;
         let mut item = item.clone();
         plan.batch.delete(Table::Inbox, format::inbox(number, lane.class, item.key));
-        self.drop_expiry(&item, plan);
+        drop_expiry(&item, plan);
         item.attempt = item.attempt.saturating_add(1);
         let placed = Placed { queue: number, class: lane.class, stage: Stage::Running, item };
         plan.batch.put(Table::Running, format::number(seq.0), placed.encode());
@@ -495,8 +499,8 @@ impl Ledger {
     }
 
     /// Forgets a queue, if nothing is left in it.
-    fn close(&mut self, number: u64, plan: &mut Plan, sched: &mut Scheduler) -> Move {
-        let Some(desk) = self.desks.get(&number) else { return Ok((Effect::Nothing(Done::Moved), 0)) };
+    fn close(&mut self, number: u64, plan: &mut Plan, sched: &mut Scheduler) {
+        let Some(desk) = self.desks.get(&number) else { return };
         // Something may have come since it was found empty, and the scheduler may still be reading.
         if self.counted && desk.is_over() && sched.forget_queue(desk.id) {
             plan.batch.delete(Table::Queues, format::number(number));
@@ -505,7 +509,6 @@ impl Ledger {
             }
             plan.needs(Sync::Write);
         }
-        Ok((Effect::Nothing(Done::Moved), 0))
     }
 
     /// The number of a queue, which is made if it is not there.
@@ -606,7 +609,7 @@ impl Ledger {
     /// Takes an entry out of the inbox, or off the schedule.
     fn take_out(&self, head: &Head, stage: Stage, plan: &mut Plan) -> Vec<(LaneId, Key)> {
         let key = head.item.key;
-        self.drop_expiry(&head.item, plan);
+        drop_expiry(&head.item, plan);
         if stage == Stage::Scheduled {
             plan.batch.delete(Table::Timers, format::timer(key.at, Due::Ready, key.seq));
             return Vec::new();
@@ -660,12 +663,6 @@ impl Ledger {
         self.set_timer(deadline, Due::Expire, item.key.seq, placed.encode(), plan);
     }
 
-    fn drop_expiry(&self, item: &Item, plan: &mut Plan) {
-        if let Some(deadline) = item.deadline {
-            plan.batch.delete(Table::Timers, format::timer(deadline, Due::Expire, item.key.seq));
-        }
-    }
-
     /// What the tenant owes is written with what it has cost, so that it survives a crash.
     fn owe(&self, seq: Seq, used: Cost, number: u64, class: Class, plan: &mut Plan, sched: &Scheduler) {
         let Some(desk) = self.desks.get(&number) else { return };
@@ -674,5 +671,11 @@ impl Ledger {
         let Some((debt, more)) = sched.debt_after(self.id(seq), used, before) else { return };
         plan.batch.put(Table::Debts, key.clone(), format::debt_value(debt));
         plan.more.insert(key, more);
+    }
+}
+
+fn drop_expiry(item: &Item, plan: &mut Plan) {
+    if let Some(deadline) = item.deadline {
+        plan.batch.delete(Table::Timers, format::timer(deadline, Due::Expire, item.key.seq));
     }
 }

@@ -89,7 +89,7 @@ impl OnDisk {
             first = Some(format::timer_key(key).map(|(at, ..)| at));
             ControlFlow::Break(())
         };
-        log.scan(&timers, Patience::Wait, &mut visit)?;
+        log.scan(&timers, Patience::Wait, &mut visit)?.whole()?;
         found.next_due = first.transpose()?;
         Ok(found)
     }
@@ -255,6 +255,6 @@ pub(crate) fn each(
             ControlFlow::Break(())
         }
     };
-    log.scan(span, Patience::Wait, &mut visit)?;
+    log.scan(span, Patience::Wait, &mut visit)?.whole()?;
     wrong.map_or(Ok(()), Err)
 }

@@ -205,6 +205,23 @@ pub enum Error {
     },
 }
 
+// === impl Scanned ===
+
+impl Scanned {
+    /// Of a scan that may wait ([`Patience::Wait`]): a log that would block all the same has failed, and what it did not
+    /// show must not be taken for what is not there.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub fn whole(self) -> Result<Self, Error> {
+        if self != Self::WouldBlock {
+            return Ok(self);
+        }
+        let why = "it would have to wait, although it may".to_owned();
+        Err(Error::Engine { what: "reading the log".to_owned(), why })
+    }
+}
+
 // === impl Batch ===
 
 impl Batch {

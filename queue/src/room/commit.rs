@@ -36,6 +36,13 @@ struct Work {
 
 impl Mailbox {
     pub(super) fn post(&self, ask: Ask) {
+        self.put(ask);
+        self.wake();
+    }
+
+    /// The same for whoever holds the lock of the room, so that starts are written in the order in which they were decided;
+    /// once the lock is let go, [`Self::wake`].
+    pub(super) fn put(&self, ask: Ask) {
         let mut inner = self.inner.lock();
         if inner.closed {
             drop(inner);
@@ -43,6 +50,9 @@ impl Mailbox {
             return;
         }
         inner.asks.push_back(ask);
+    }
+
+    pub(super) fn wake(&self) {
         self.came.notify_one();
     }
 

@@ -19,7 +19,7 @@ use crate::scheduler::{Decision, Ground, Hunger, QueueId, Scheduler};
 
 use super::read::{self, Job};
 
-/// Everything that is decided about.
+/// Everything that is decided about. Held while moves are put into mailboxes, whose locks are held for nothing else.
 pub(super) struct Core<P> {
     pub(super) sched: Scheduler,
     pub(super) books: HashMap<u32, Book>,
@@ -39,6 +39,8 @@ pub(super) struct Core<P> {
 
 /// Where somebody waits for a turn.
 pub(super) type Waits<P> = oneshot::Sender<Result<Turned<P>, Gone>>;
+/// A turn, or why there is none, on its way.
+type Given<P> = (Waits<P>, Result<Turned<P>, Gone>);
 
 /// A log that is open.
 pub(super) struct Book {
@@ -59,8 +61,9 @@ pub(super) struct Book {
 
 /// What is done once the lock is let go: others are called and told, and what belongs to them is dropped.
 struct Outside<P> {
-    asks: Vec<(Arc<Mailbox>, Ask)>,
-    turns: Vec<(Waits<P>, Result<Turned<P>, Gone>)>,
+    /// Committers that have something to do.
+    posted: Vec<Arc<Mailbox>>,
+    turns: Vec<Given<P>>,
     jobs: Vec<Job>,
     started: Vec<Started<P>>,
     news: Vec<News>,
@@ -100,6 +103,15 @@ impl Book {
         }
         let due = self.ledger.next_due().filter(|_| !self.due_asked).map(|due| due.max(self.due_after));
         [due, self.count_at].into_iter().flatten().min()
+    }
+}
+
+impl<P> Outside<P> {
+    fn post(&mut self, mailbox: &Arc<Mailbox>, ask: Ask) {
+        mailbox.put(ask);
+        if self.posted.last().is_none_or(|last| !Arc::ptr_eq(last, mailbox)) {
+            self.posted.push(mailbox.clone());
+        }
     }
 }
 
@@ -171,7 +183,7 @@ impl<P: Send + 'static> Shared<P> {
     /// The same, after something that is done under the same lock.
     pub(super) fn pump_after(&self, first: impl FnOnce(&mut Core<P>, Millis) -> Vec<News>) {
         let mut outside = Outside {
-            asks: Vec::new(),
+            posted: Vec::new(),
             turns: Vec::new(),
             jobs: Vec::new(),
             started: Vec::new(),
@@ -216,8 +228,8 @@ impl<P: Send + 'static> Shared<P> {
                 drop(Turn::new(self.me.clone(), turned));
             }
         }
-        for (mailbox, ask) in outside.asks.drain(..) {
-            mailbox.post(ask);
+        for mailbox in outside.posted.drain(..) {
+            mailbox.wake();
         }
         for job in outside.jobs.drain(..) {
             self.readers.send(job);
@@ -270,7 +282,7 @@ impl<P: Send + 'static> Core<P> {
             }
             if !book.due_asked && book.next_time().is_some_and(|at| at <= now) {
                 book.due_asked = true;
-                outside.asks.push((book.mailbox.clone(), Ask::of(What::Due { until: now })));
+                outside.post(&book.mailbox, Ask::of(What::Due { until: now }));
             }
         }
         let mut more = true;
@@ -280,17 +292,16 @@ impl<P: Send + 'static> Core<P> {
                     more = false;
                     break;
                 }
-                Decision::Start(start) if start.volatile => match self.standing.remove(&start.entry.seq) {
-                    Some(waits) => {
+                Decision::Start(start) if start.volatile => {
+                    if let Some(waits) = self.standing.remove(&start.entry.seq) {
                         let turned = Turned { id: start.entry, lease: start.lease, place: start.place };
                         outside.turns.push((waits, Ok(turned)));
-                    }
-                    None => {
+                    } else {
                         debug_assert!(false, "R2: who has a turn stands in line");
                         let _ended = self.sched.ended(start.entry, start.lease, start.item.cost, now);
                         outside.dropped.push(start.place);
                     }
-                },
+                }
                 Decision::Start(start) => {
                     let (id, lease) = (start.entry, start.lease);
                     let Some(book) = self.books.get(&id.partition) else {
@@ -300,7 +311,7 @@ impl<P: Send + 'static> Core<P> {
                         continue;
                     };
                     self.starting.insert(id, (lease, start.place));
-                    outside.asks.push((book.mailbox.clone(), Ask::of(What::Start { seq: id.seq, lease })));
+                    outside.post(&book.mailbox, Ask::of(What::Start { seq: id.seq, lease }));
                 }
                 Decision::Expire { lane, item } => {
                     if let Some(waits) = self.standing.remove(&item.key.seq) {
@@ -308,7 +319,7 @@ impl<P: Send + 'static> Core<P> {
                         self.let_line_go(lane.queue);
                     } else if let Some(book) = self.book_of(lane.queue) {
                         let what = What::Expire { lane, key: item.key };
-                        outside.asks.push((book.mailbox.clone(), Ask::of(what)));
+                        outside.post(&book.mailbox, Ask::of(what));
                     }
                 }
             }

@@ -6,7 +6,7 @@ use crate::entry::{Known, Stage, Terms};
 use crate::format::QueueRow;
 use crate::ledger::{Ledger, Refused};
 use crate::name::{Class, EntryId, Millis, QueueName};
-use crate::scheduler::{Depth, LaneId, QueueId, Why};
+use crate::scheduler::{Depth, LaneId, QueueId, Sizes, Why};
 
 /// How often an entry that moves is looked for again.
 const LOOKS: usize = 16;
@@ -46,6 +46,8 @@ pub struct Explained {
 pub struct Totals {
     /// What the scheduler holds.
     pub depth: Depth,
+    /// What it remembers beside that.
+    pub sizes: Sizes,
     /// Entries of each log, if they have been counted; and why it writes no more, if so.
     pub logs: Vec<(u32, Option<u64>, u64, Option<String>)>,
 }
@@ -70,19 +72,19 @@ impl<P: Send + 'static> Room<P> {
 
     /// What is in the room. Looks at files: it may block.
     pub fn totals(&self) -> Totals {
-        let (depth, mut books) = {
+        let (depth, sizes, mut books) = {
             let core = self.0.shared.core.lock();
             let books = core.books.values().map(|book| {
                 let entries = book.ledger.queues().map(|(.., entries)| entries).sum::<Option<u64>>();
                 (book.ledger.partition(), entries, book.log.clone(), book.poisoned.clone())
             });
-            (core.sched.depth(), books.collect::<Vec<_>>())
+            (core.sched.depth(), core.sched.sizes(), books.collect::<Vec<_>>())
         };
         books.sort_by_key(|book| book.0);
         let logs = books
             .into_iter()
             .map(|(partition, entries, log, poisoned)| (partition, entries, log.disk_bytes(), poisoned));
-        Totals { depth, logs: logs.collect() }
+        Totals { depth, sizes, logs: logs.collect() }
     }
 
     /// An entry, with payload and result, and why it does not run. Reads the log: it may block.

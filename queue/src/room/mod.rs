@@ -175,17 +175,16 @@ impl<P: Send + 'static> Room<P> {
             core.opening.remove(&partition);
             let found = found?;
             if core.closed {
-                return Err(shared.cannot_open(partition, "the queues are closing"));
+                return Err(cannot_open(partition, "the queues are closing"));
             }
             let (of, its_log, its_mailbox) = (shared.me.clone(), log.clone(), mailbox.clone());
             let (first, comes) = std::sync::mpsc::channel();
-            let committer = shared
-                .thread("queue-commit", move || {
-                    if let Ok(first) = comes.recv() {
-                        commit::serve(&of, partition, &its_log, &its_mailbox, first);
-                    }
-                })
-                .map_err(|error| shared.cannot_open(partition, &format!("no thread for it: {error}")))?;
+            let committer = thread("queue-commit", move || {
+                if let Ok(first) = comes.recv() {
+                    commit::serve(&of, partition, &its_log, &its_mailbox, first);
+                }
+            })
+            .map_err(|error| cannot_open(partition, &format!("no thread for it: {error}")))?;
             let core = &mut *core;
             let (ledger, opened, settled) = found.open(&mut core.sched);
             let _waits = first.send(settled);
@@ -340,15 +339,11 @@ impl<P> Started<P> {
 // === impl Shared ===
 
 impl<P: Send + 'static> Shared<P> {
-    fn thread(&self, name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
-        std::thread::Builder::new().name(name.to_owned()).spawn(work)
-    }
-
     /// A thread that is waited for at the end.
     fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) {
         let mut threads = self.threads.lock();
         threads.retain(|thread| !thread.is_finished());
-        match self.thread(name, work) {
+        match thread(name, work) {
             Ok(thread) => threads.push(thread),
             Err(error) => tracing::error!(%error, name, "a thread of the queues could not be started"),
         }
@@ -375,7 +370,7 @@ impl<P: Send + 'static> Shared<P> {
     fn reserve(&self, partition: u32) -> Result<(), log::Error> {
         let locked = || log::Error::Locked(format!("partition {partition}"));
         if partition == stand::NOWHERE {
-            return Err(self.cannot_open(partition, "this number is kept for what lives in memory only"));
+            return Err(cannot_open(partition, "this number is kept for what lives in memory only"));
         }
         let ending = self.ending.lock().remove(&partition);
         if let Some(ending) = ending {
@@ -387,16 +382,12 @@ impl<P: Send + 'static> Shared<P> {
         }
         let mut core = self.core.lock();
         if core.closed {
-            return Err(self.cannot_open(partition, "the queues are closing"));
+            return Err(cannot_open(partition, "the queues are closing"));
         }
         if core.books.contains_key(&partition) || !core.opening.insert(partition) {
             return Err(locked());
         }
         Ok(())
-    }
-
-    fn cannot_open(&self, partition: u32, why: &str) -> log::Error {
-        log::Error::Engine { what: format!("opening partition {partition}"), why: why.to_owned() }
     }
 
     fn close(&self) {
@@ -497,4 +488,12 @@ fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
     for thread in threads.into_iter().filter(|thread| thread.thread().id() != this) {
         let _panicked = thread.join();
     }
+}
+
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work)
+}
+
+fn cannot_open(partition: u32, why: &str) -> log::Error {
+    log::Error::Engine { what: format!("opening partition {partition}"), why: why.to_owned() }
 }

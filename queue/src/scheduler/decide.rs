@@ -89,10 +89,9 @@ impl Scheduler {
                         return decision;
                     }
                 }
-                let could = Class::all().filter(|class| !self.is_full(*class));
-                let could = could.fold(false, |could, class| {
-                    could || !self.targets[id as usize].turns[class.number()].fair.is_empty()
-                });
+                let turns = &self.targets[id as usize].turns;
+                let could =
+                    Class::all().any(|class| !self.is_full(class) && !turns[class.number()].fair.is_empty());
                 let target = &mut self.targets[id as usize];
                 if target.at == TargetAt::Live {
                     if self.fleet_full {

@@ -24,6 +24,7 @@ pub(crate) struct Lane {
     /// Nothing is known of it yet if there is none: most queues of a large log just wait.
     inbox: Option<Box<Inbox>>,
     /// The log of a lane that has none: everything that waits, in memory.
+    #[expect(clippy::box_collection, reason = "most lanes have none, and there may be a million")]
     pub(super) rest: Option<Box<BTreeMap<Key, Item>>>,
 }
 

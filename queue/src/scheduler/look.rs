@@ -60,7 +60,36 @@ pub struct Depth {
     pub reading: usize,
 }
 
+/// What the scheduler remembers, for whoever looks for what grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// What is contended for.
+    pub targets: usize,
+    /// Tenants that are named, have a queue, or owe something.
+    pub tenants: usize,
+    /// Their seats, one for each class of each target.
+    pub seats: usize,
+    /// Times at which something is looked at.
+    pub timers: usize,
+    /// Notes of who is to be looked at when something changes.
+    pub notes: usize,
+}
+
 impl Scheduler {
+    /// How much it remembers.
+    pub fn sizes(&self) -> Sizes {
+        let held: usize = self.tenants.iter().map(|(_, tenant)| tenant.held.len()).sum();
+        let picky: usize = self.targets.iter().map(|(_, target)| target.picky.len()).sum();
+        let lists = self.live.len() + self.crowd.len() + self.hungry.len() + self.indebted.len();
+        Sizes {
+            targets: self.targets.len(),
+            tenants: self.tenants.len(),
+            seats: self.seats.len(),
+            timers: self.timers.len(),
+            notes: held + picky + lists,
+        }
+    }
+
     /// What it holds.
     pub fn depth(&self) -> Depth {
         Depth {

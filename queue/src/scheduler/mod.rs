@@ -38,7 +38,7 @@ use hash::Spread;
 use lane::{Lane, Lanes};
 
 pub use decide::{Decision, Ground, Placed, Start, Window};
-pub use look::{Depth, Held, Why};
+pub use look::{Depth, Held, Sizes, Why};
 
 /// How turns are given.
 #[derive(Clone, Debug, PartialEq)]

@@ -401,17 +401,14 @@ impl Scheduler {
 
     /// Something about where entries could run has changed: an engine has room again, or is there again.
     pub fn stir(&mut self, target: Option<&str>) {
-        match target {
-            Some(name) => {
-                if let Some(id) = self.target_of.get(name).copied() {
-                    self.stir_target(id);
-                }
+        if let Some(name) = target {
+            if let Some(id) = self.target_of.get(name).copied() {
+                self.stir_target(id);
             }
-            None => {
-                let all: Vec<u32> = self.targets.iter().map(|(id, _)| id as u32).collect();
-                for id in all {
-                    self.stir_target(id);
-                }
+        } else {
+            let all: Vec<u32> = self.targets.iter().map(|(id, _)| id as u32).collect();
+            for id in all {
+                self.stir_target(id);
             }
         }
     }

@@ -318,6 +318,11 @@ pub fn refusal(refused: Refused) -> ApiError {
             message: format!("The durable queue cannot be used: {why}."),
             retry_after: 10,
         },
+        Refused::NotHere(_) => ApiError::Unavailable {
+            message: "The durable queue is not open here at the moment; it is taken over, or comes back."
+                .to_owned(),
+            retry_after: 2,
+        },
         Refused::Closing => ApiError::Unavailable {
             message: "This replica gives the queue to another one.".to_owned(),
             retry_after: 1,

@@ -59,15 +59,17 @@ impl Work {
             return;
         }
         // The tenant's limit counts what waits as it counts what does not.
-        let mut _place = None;
-        if let Some(pool) = self.0.limits.get(&*queue.tenant) {
-            _place = self.0.replicas.enter(pool).await;
-            if _place.is_none() {
-                drop(ticket);
-                self.again(&held, TENANT_FULL, Cost::default()).await;
-                return;
+        let _place = match self.0.limits.get(&*queue.tenant) {
+            None => None,
+            Some(pool) => {
+                let Some(place) = self.0.replicas.enter(pool).await else {
+                    drop(ticket);
+                    self.again(&held, TENANT_FULL, Cost::default()).await;
+                    return;
+                };
+                Some(place)
             }
-        }
+        };
         let body = Bytes::copy_from_slice(errand.body.get().as_bytes());
         let (status, answer, usage) =
             match wire::post(&ticket, self.0.fleet.settings(), &errand.path, &name, body).await {
