@@ -168,7 +168,7 @@ impl Scheduler {
     ) -> Option<Decision<G::Place>> {
         self.looks += 1;
         let queue = &self.queues[id.queue.0 as usize];
-        let lane = queue.lanes[id.class.number()].as_deref()?;
+        let lane = queue.lanes.get(id.class)?;
         let Some(head) = lane.known().items().first() else {
             self.stand(id, At::Reading);
             self.want(id);
@@ -246,7 +246,7 @@ impl Scheduler {
         let cost = item.cost;
         let queue = &mut self.queues[id.queue.0 as usize];
         let weight = queue.weight;
-        let lane = queue.lanes[id.class.number()].as_deref_mut()?;
+        let lane = queue.lanes.get_mut(id.class)?;
         let volatile = lane.rest.is_some();
         let ready = lane.at == At::Ready;
         let low = lane.known().is_low();

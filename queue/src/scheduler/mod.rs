@@ -35,9 +35,9 @@ use crate::limits::{Limits, Narrow, Pool};
 use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName};
 
 use hash::Spread;
+use lane::{Lane, Lanes};
 
 pub use decide::{Decision, Ground, Placed, Start, Window};
-pub(crate) use lane::Lane;
 pub use look::{Depth, Held, Sizes, Why};
 
 /// How turns are given.
@@ -236,7 +236,7 @@ struct Queue {
     order: Order,
     pool: Option<Box<Pool>>,
     paused: bool,
-    lanes: [Option<Box<Lane>>; CLASSES],
+    lanes: Lanes,
     runs: u32,
 }
 
@@ -462,7 +462,7 @@ impl Scheduler {
             order: terms.order,
             pool: (!limits.is_none()).then(|| Box::new(Pool::new(limits.clone()))),
             paused,
-            lanes: [const { None }; CLASSES],
+            lanes: Lanes::default(),
             runs: 0,
         }) as u32)
     }
@@ -470,8 +470,7 @@ impl Scheduler {
     /// Forgets a queue that is known to be empty by whoever counts; `false`: something is known to be there.
     pub fn forget_queue(&mut self, id: QueueId) -> bool {
         let Some(queue) = self.queues.get(id.0 as usize) else { return true };
-        let empty = |lane: &Option<Box<Lane>>| lane.as_ref().is_none_or(|lane| lane.is_bare());
-        if queue.runs > 0 || !queue.lanes.iter().all(empty) {
+        if queue.runs > 0 || !queue.lanes.all().all(Lane::is_bare) {
             return false;
         }
         for class in Class::all() {

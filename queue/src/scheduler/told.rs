@@ -250,7 +250,7 @@ impl Scheduler {
     fn charge_more(&mut self, run: &Run, more: i64) {
         let seat = &mut self.seats[run.seat as usize];
         let queue = &mut self.queues[run.lane.queue.0 as usize];
-        if let Some(lane) = queue.lanes[run.lane.class.number()].as_deref_mut() {
+        if let Some(lane) = queue.lanes.get_mut(run.lane.class) {
             let ready = lane.at == At::Ready;
             seat.fair.settle(super::lane::member(run.lane), &mut lane.tag, more, queue.weight, ready);
         }
