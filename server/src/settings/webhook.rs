@@ -23,9 +23,8 @@ impl Webhook {
     pub(super) fn check(&self) -> Result<(), String> {
         let Self { url, secret_file } = self;
         if let Some(url) = url {
-            let known =
-                |url: &Uri| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some();
-            if url.parse().ok().filter(known).is_none() {
+            let known = |url: Uri| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some();
+            if !url.parse().is_ok_and(known) {
                 return Err(format!(
                     "url: found `{url}`; allowed is https://host/path or http://host:port/path"
                 ));
