@@ -23,8 +23,9 @@ impl Webhook {
     pub(super) fn check(&self) -> Result<(), String> {
         let Self { url, secret_file } = self;
         if let Some(url) = url {
-            let known = |url: Uri| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some();
-            if !url.parse().is_ok_and(known) {
+            let known =
+                |url: &Uri| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some();
+            if !url.parse().is_ok_and(|url: Uri| known(&url)) {
                 return Err(format!(
                     "url: found `{url}`; allowed is https://host/path or http://host:port/path"
                 ));
