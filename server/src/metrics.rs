@@ -7,6 +7,7 @@ use crate::admin::api::{EngineStatus, ShareStatus, Status};
 use crate::files::Files;
 use crate::fleet::Fleet;
 use crate::gateway::Counters;
+use crate::lines::Lines;
 use crate::route::Standing;
 
 /// One metric of an engine.
@@ -62,7 +63,7 @@ const ENGINE: [OfEngine; 14] = [
 ];
 
 /// Everything, in Prometheus's text form.
-pub fn text(fleet: &Fleet, gateway: &Counters, files: &Files) -> String {
+pub fn text(fleet: &Fleet, gateway: &Counters, files: &Files, lines: &Lines) -> String {
     let status = fleet.status();
     let mut out = String::with_capacity(8 << 10);
     for (name, kind, help, value) in ENGINE {
@@ -114,6 +115,7 @@ pub fn text(fleet: &Fleet, gateway: &Counters, files: &Files) -> String {
         single(&mut out, name, kind, help, value);
     }
     coordination(&mut out, &status);
+    lines.metrics(&mut out);
     for (name, kind, help, value) in gateway.rows().into_iter().chain(files.counters().rows()) {
         single(&mut out, name, kind, help, value);
     }

@@ -53,6 +53,7 @@ impl Ledger {
             promised: next,
             last: Millis(0),
             numbers: HashMap::new(),
+            live: 0,
             desks: HashMap::new(),
             counted: false,
             next_due: None,

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::commit::Mailbox;
 use super::stand::{Gone, Turn, Turned};
+use super::told::Told;
 use super::{Shared, Started};
 use crate::entry::Lease;
 use crate::ledger::{Ask, Ledger, News, What};
@@ -28,6 +29,7 @@ pub(super) struct Core<P> {
     pub(super) standing: HashMap<Seq, oneshot::Sender<Result<Turned<P>, Gone>>>,
     pub(super) lines: HashMap<(QueueName, Box<str>), QueueId>,
     pub(super) next_volatile: u64,
+    pub(super) told: Told,
 }
 
 /// A log that is open.
@@ -72,6 +74,7 @@ impl<P> Core<P> {
             standing: HashMap::new(),
             lines: HashMap::new(),
             next_volatile: Seq::VOLATILE,
+            told: Told::default(),
         }
     }
 
@@ -166,9 +169,13 @@ impl<P: Send + 'static> Core<P> {
                 && let Some((lane, _, item)) = self.sched.run(id)
                 && let Some((queue, ..)) = self.sched.queue(lane.queue)
             {
+                self.told.starts[lane.class.number()] += 1;
                 let started = Started { id, queue: queue.clone(), lease, item: item.clone(), place };
                 outside.started.push(started);
             } else {
+                if let News::Over(_, outcome) = news {
+                    self.told.ends[outcome as usize] += 1;
+                }
                 outside.news.push(news);
             }
         }
@@ -198,6 +205,7 @@ impl<P: Send + 'static> Core<P> {
                 }
                 Decision::Start(start) if start.volatile => match self.standing.remove(&start.entry.seq) {
                     Some(waits) => {
+                        self.told.starts[start.lane.class.number()] += 1;
                         let turned = Turned { id: start.entry, lease: start.lease, place: start.place };
                         outside.turns.push((waits, Ok(turned)));
                     }
@@ -231,6 +239,7 @@ impl<P: Send + 'static> Core<P> {
     fn read(&mut self, now: Millis, outside: &mut Outside<P>) -> bool {
         let mut read_some = false;
         while let Some(hunger) = self.sched.next_read() {
+            self.told.reads += 1;
             let Some(job) = self.job(hunger.clone()) else {
                 self.sched.read_failed(&hunger, now);
                 continue;

@@ -4,7 +4,7 @@ use super::lane::{At, member};
 use super::{LaneId, QueueId, Scheduler, SeatAt, TargetAt};
 use crate::inbox::Edge;
 use crate::limits::Narrow;
-use crate::name::{Class, EntryId, Key, Millis, QueueName};
+use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName};
 
 /// Why something does not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub struct Depth {
     pub volatile: usize,
     /// Reads under way.
     pub reading: usize,
+    /// How many of each class run.
+    pub of_class: [u32; CLASSES],
 }
 
 impl Scheduler {
@@ -66,6 +68,7 @@ impl Scheduler {
             cached: self.cached,
             volatile: self.volatile,
             reading: self.filling,
+            of_class: self.of_class,
         }
     }
 
@@ -126,6 +129,11 @@ impl Scheduler {
     /// The first entry of a lane that is known, and since when it could run.
     pub fn oldest(&self, id: LaneId) -> Option<Millis> {
         self.lane(id)?.inbox.items().front().map(|item| item.key.at)
+    }
+
+    /// Entries of a volatile lane that wait.
+    pub fn standing(&self, id: LaneId) -> usize {
+        self.lane(id).and_then(|lane| lane.rest.as_ref()).map_or(0, |rest| rest.len())
     }
 
     /// The log that a queue is in.

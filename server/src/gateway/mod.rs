@@ -33,6 +33,7 @@ use crate::replicas::Replicas;
 use crate::settings::Settings;
 use crate::work::Work;
 
+pub(crate) use handle::decoded;
 pub use serve::run;
 
 /// The gateway; cheap to clone.
@@ -105,6 +106,12 @@ impl Gateway {
             seed,
             minted: AtomicU64::new(0),
         })))
+    }
+
+    /// The gateway for as long as others keep it.
+    pub(crate) fn weak(&self) -> impl Fn() -> Option<Self> + Send + Sync + 'static {
+        let weak = Arc::downgrade(&self.0);
+        move || weak.upgrade().map(Self)
     }
 
     /// The engines behind it.
