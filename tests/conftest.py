@@ -115,7 +115,7 @@ class Relay(Place):
 
 
 class Gateway:
-    def __init__(self, folder, engines, extra="", tokenizer=True, relays=None, tells=None, data=None, limits=None):
+    def __init__(self, folder, engines, extra="", tokenizer=True, relays=None, tells=None, data=None, limits=None, patience="2s"):
         self.folder, self.engines = folder, engines
         self.port, self.admin_port = free_port(), free_port()
         self.url, self.admin = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.admin_port}"
@@ -123,7 +123,8 @@ class Gateway:
         model = folder / "model"
         subprocess.run([BINARY, "sim", "model", str(model)], check=True, capture_output=True)
         text = f'[gateway]\nlisten = "127.0.0.1:{self.port}"\n'
-        text += "first_byte_timeout = \"2s\"\nengine_stall_timeout = \"2s\"\nhead_timeout = \"1s\"\nbody_timeout = \"1s\"\n"
+        text += f'first_byte_timeout = "{patience}"\nengine_stall_timeout = "{patience}"\n'
+        text += "head_timeout = \"1s\"\nbody_timeout = \"1s\"\n"
         text += "max_body_bytes = 1048576\n"
         text += f'[admin]\nlisten = "127.0.0.1:{self.admin_port}"\n'
         text += f'[data]\ndir = "{self.data}"\n'

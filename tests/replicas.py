@@ -123,8 +123,8 @@ def tenant(folder, name, **limits):
 class Plain(Gateway):
     """A gateway whose engines tell of no events."""
 
-    def __init__(self, folder, engines, extra=""):
-        super().__init__(folder, [], extra=extra + "".join(f'\n[[engines]]\nname = "{e.name}"\nurl = "{e.url}"\n' for e in engines), tokenizer=False)
+    def __init__(self, folder, engines, extra="", **more):
+        super().__init__(folder, [], extra=extra + "".join(f'\n[[engines]]\nname = "{e.name}"\nurl = "{e.url}"\n' for e in engines), tokenizer=False, **more)
         until(self.ready, "the replica to be ready")
 
     def ready(self):

@@ -16,7 +16,7 @@ def doors(tmp_path_factory):
     folder, running = tmp_path_factory.mktemp("lines"), []
 
     def door(engines, extra):
-        running.append(Plain(folder, engines, extra))
+        running.append(Plain(folder, engines, extra, patience="60s"))
         return running[-1]
 
     door.folder = folder

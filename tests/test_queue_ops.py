@@ -7,7 +7,7 @@ import signal
 import httpx
 import pytest
 
-from conftest import command, parse, until
+from conftest import HTTP, command, parse, until
 from gated import Asking, Gated
 from replicas import Plain, Redis, settings
 
@@ -22,7 +22,7 @@ def place(tmp_path_factory):
 
     def make(extra="", engine=None):
         engine = engine or Gated("a")
-        running.append(Plain(folder, [engine], NARROW + extra))
+        running.append(Plain(folder, [engine], NARROW + extra, patience="60s"))
         return running[-1], engine
 
     make.folder, make.running = folder, running
@@ -42,8 +42,8 @@ def desk(shared):
     door, engine = shared
     engine.refuses = set()
     engine.forget()
-    queue(door, "purge", JOBS, "--yes", okay=(0, 1))
-    until(lambda: listed(door)["queues"] == [], "no queue to be left")
+    # What runs comes to its end first, and leaves an outcome.
+    until(lambda: queue(door, "purge", JOBS, "--yes", okay=(0, 1)) and listed(door)["queues"] == [], "no queue to be left")
     return door, engine
 
 
@@ -63,13 +63,13 @@ def listed(door, *words):
 
 def job(door, user, **more):
     body = {"model": "sim", "prompt": [1] * 8, "max_tokens": 1, "user": user}
-    answer = httpx.post(f"{door.url}/v1/jobs", json={"endpoint": "/v1/completions", "body": body, **more})
+    answer = HTTP.post(f"{door.url}/v1/jobs", json={"endpoint": "/v1/completions", "body": body, **more})
     assert answer.status_code == 202, answer.text
     return answer.json()["id"]
 
 
 def status(door, id, wait="0s"):
-    answer = httpx.get(f"{door.url}/v1/jobs/{id}?wait={wait}", timeout=60)
+    answer = HTTP.get(f"{door.url}/v1/jobs/{id}?wait={wait}", timeout=60)
     return answer.json()["status"] if answer.status_code == 200 else answer.status_code
 
 
@@ -343,7 +343,7 @@ def test_a_log_that_cannot_be_written_is_loud_and_requests_go_on(place):
     kept = job(door, "kept", delay="1h")
     body = {"model": "sim", "prompt": "x" * 900_000, "max_tokens": 1}
     for _ in range(200):
-        answer = httpx.post(f"{door.url}/v1/jobs", json={"endpoint": "/v1/completions", "body": body, "delay": "1h"}, timeout=30)
+        answer = HTTP.post(f"{door.url}/v1/jobs", json={"endpoint": "/v1/completions", "body": body, "delay": "1h"}, timeout=30)
         if answer.status_code != 202:
             break
     assert (answer.status_code, int(answer.headers["retry-after"]) > 0) == (503, True), answer.text

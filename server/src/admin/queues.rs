@@ -261,10 +261,22 @@ impl Desk {
             Err(error @ (ApiError::NotFound(_) | ApiError::Unavailable { .. }))
                 if !work.partitions().contains(&id.partition) =>
             {
-                Err(self.no_entry(id, error).await)
+                let shown = self.entry(text, false).await?;
+                Err(self.elsewhere(&format!("Entry {id}"), &shown.replica).unwrap_or(error))
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Another replica has it: that one must be asked. `None`: this one has it, by now.
+    fn elsewhere(&self, what: &str, replica: &str) -> Option<ApiError> {
+        if replica == self.here().me() {
+            return None;
+        }
+        let status = self.gateway.fleet().status();
+        let admin = status.replicas.iter().find(|one| one.instance == replica);
+        let admin = admin.map_or_else(String::new, |one| format!(" at {}", one.admin));
+        Some(ApiError::Conflict(format!("{what} is on replica {replica}: ask its admin listener{admin}.")))
     }
 
     async fn ask<T: serde::de::DeserializeOwned>(
@@ -282,10 +294,7 @@ impl Desk {
         let where_else = match self.gateway.work().owner(id.partition).await {
             Owner::Me => return error,
             Owner::Other(door) => {
-                let admin = self.admin_of(&door);
-                format!(
-                    "its partition {partition} is open on the replica at {door}: ask its admin listener{admin}"
-                )
+                format!("its partition {partition} is open on the replica at {door}, which does not know it")
             }
             Owner::Nobody => {
                 let open: Vec<String> = self.gateway.work().partitions().into_iter().map(name_of).collect();
@@ -293,12 +302,6 @@ impl Desk {
             }
         };
         ApiError::NotFound(format!("There is no entry {id} here: {where_else}."))
-    }
-
-    fn admin_of(&self, door: &str) -> String {
-        let status = self.gateway.fleet().status();
-        let one = status.replicas.iter().find(|one| one.gateway == door);
-        one.map_or_else(String::new, |one| format!(", {}", one.admin))
     }
 
     /// Something is to be done to a queue that is not open here.
@@ -313,12 +316,11 @@ impl Desk {
         match self.show(name, 0).await {
             Ok(shown) => {
                 let replica = shown.queues.first().map(|queue| queue.replica.clone()).unwrap_or_default();
-                let status = self.gateway.fleet().status();
-                let admin = status.replicas.iter().find(|one| one.instance == replica);
-                let admin = admin.map_or_else(String::new, |one| format!(" at {}", one.admin));
-                ApiError::Conflict(format!(
-                    "Queue {name} is on replica {replica}: ask its admin listener{admin}."
-                ))
+                let again = || ApiError::Unavailable {
+                    message: format!("Queue {name} has just come here; ask again."),
+                    retry_after: 1,
+                };
+                self.elsewhere(&format!("Queue {name}"), &replica).unwrap_or_else(again)
             }
             Err(error) => error,
         }

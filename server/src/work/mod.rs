@@ -49,7 +49,7 @@ struct Inner {
     held: Mutex<BTreeMap<u32, partitions::Held>>,
     /// Why partitions that lie here cannot be opened.
     troubles: Mutex<BTreeMap<u32, String>>,
-    /// One at a time makes a new partition.
+    /// One at a time makes a partition, or opens one.
     making: tokio::sync::Mutex<()>,
     /// What runs here, so that it can be stopped.
     runs: Mutex<HashMap<(EntryId, Lease), AbortHandle>>,

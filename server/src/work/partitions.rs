@@ -46,7 +46,11 @@ pub(super) async fn keep(work: &Work) {
     let lease = work.lease();
     loop {
         work.renew_all().await;
-        for partition in work.on_disk() {
+        let on_disk = work.on_disk();
+        work.0.troubles.lock().retain(|partition, _| on_disk.contains(partition));
+        for partition in on_disk {
+            // One that is being made lies there already: to open it twice would give its claim up.
+            let _making = work.0.making.lock().await;
             if work.0.held.lock().contains_key(&partition) {
                 continue;
             }
