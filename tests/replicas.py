@@ -60,7 +60,7 @@ class Counting:
     """An engine that answers after a while and knows exactly how many requests it has in hand."""
 
     def __init__(self, name, seconds=0.05, ledger=None):
-        self.name, self.seconds, self.served = name, seconds, 0
+        self.name, self.seconds, self.served, self.status = name, seconds, 0, 200
         self.ledger = ledger or Ledger()
         engine = self
 
@@ -90,7 +90,7 @@ class Counting:
                     "id": "x", "object": "chat.completion", "model": "sim",
                     "choices": [{"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}],
                     "usage": {"prompt_tokens": 8, "completion_tokens": tokens, "total_tokens": 8 + tokens},
-                })
+                }, engine.status)
 
             def log_message(self, *_):
                 pass
@@ -124,7 +124,7 @@ class Plain(Gateway):
     """A gateway whose engines tell of no events."""
 
     def __init__(self, folder, engines, extra="", **more):
-        super().__init__(folder, [], extra=extra + "".join(f'\n[[engines]]\nname = "{e.name}"\nurl = "{e.url}"\n' for e in engines), tokenizer=False, **more)
+        super().__init__(folder, [], **more, extra=extra + "".join(f'\n[[engines]]\nname = "{e.name}"\nurl = "{e.url}"\n' for e in engines), tokenizer=False)
         until(self.ready, "the replica to be ready")
 
     def ready(self):

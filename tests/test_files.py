@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from bucket import Bucket
-from conftest import command, until
+from conftest import command, parse, until
 
 MIB = 1 << 20
 
@@ -543,6 +543,26 @@ def test_a_bucket_that_refuses_or_is_away_is_said(start, bucket):
         client(door).with_options(timeout=60).files.retrieve(file.id)
     assert (error.value.status_code, error.value.code) == (503, "storage_unavailable")
     assert int(error.value.response.headers["retry-after"]) >= 1
+
+
+def test_the_doctor_tries_the_place_of_files(start, bucket):
+    def files(text):
+        config = start.path / "doctor.toml"
+        config.write_text('[gateway]\nlisten = "127.0.0.1:0"\n[admin]\nlisten = "127.0.0.1:0"\n' + text)
+        found = parse(command("doctor", "--json", "--config", config).stdout)
+        return next((one["verdict"], one["detail"]) for one in found if one["what"] == "files")
+
+    assert files(bucket.settings("doctor"))[0] == "good" and bucket.keys("doctor") == [], "it leaves nothing"
+    verdict, detail = files(bucket.settings("doctor", secret="wrong"))
+    assert verdict == "bad" and "files.secret_key" in detail
+    verdict, detail = files(bucket.settings().replace(bucket.name, "no-such-bucket"))
+    assert verdict == "bad" and "no-such-bucket" in detail
+    unmade = start.path / "unmade"
+    assert files(f'[data]\ndir = "{unmade}"\n')[0] == "good" and not unmade.exists()
+    blocked = start.path / "blocked-for-doctor"
+    blocked.write_text("")
+    verdict, detail = files(f'[data]\ndir = "{blocked}"\n')
+    assert verdict == "bad" and "data.dir" in detail
 
 
 def test_secrets_are_never_shown(start, bucket):

@@ -10,6 +10,7 @@ use crate::entry::{Cost, Item, Order, Outcome, Stage, Terms};
 use crate::limits::{Limits, Rate};
 use crate::log::{Error, Span, Table};
 use crate::name::{CLASSES, Class, Key, Millis, QueueName, Seq};
+use crate::scheduler::{Debt, DebtOf};
 
 /// The version of the format: of keys, values and what lies in which table.
 pub const VERSION: u32 = 1;
@@ -385,16 +386,25 @@ pub fn timer_key(key: &[u8]) -> Result<(Millis, Due, Seq), Error> {
     Ok((at, due, Seq(row.u64()?)))
 }
 
-/// What a debt's key says: target, class, tenant.
+/// What a row of debts says: who owes, and what.
 ///
 /// # Errors
 /// A row that is damaged.
-pub fn debt_key(key: &[u8]) -> Result<(Box<str>, Class, Box<str>), Error> {
+pub fn debt_row(key: &[u8], value: &[u8]) -> Result<(DebtOf, Debt), Error> {
     let mut row = Reader { table: Table::Debts, rest: key };
     let class = row.class()?;
     let target = row.str()?;
-    let tenant = std::str::from_utf8(row.rest).map_err(|error| row.damaged(error.to_string()))?;
-    Ok((target, class, tenant.into()))
+    let tenant = std::str::from_utf8(row.rest).map_err(|error| row.damaged(error.to_string()))?.into();
+    let mut row = Reader { table: Table::Debts, rest: value };
+    Ok((DebtOf { target, class, tenant }, Debt { tokens: row.u64()?, at: row.u64()? }))
+}
+
+/// What a tenant owes, as bytes.
+pub fn debt_value(debt: Debt) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(16);
+    bytes.put_u64(debt.tokens);
+    bytes.put_u64(debt.at);
+    bytes.freeze()
 }
 
 // === Small steps ===

@@ -10,3 +10,7 @@ pub mod log;
 pub mod name;
 pub mod room;
 pub mod scheduler;
+
+// Tests in here and in `tests/` share a simulation.
+#[cfg(test)]
+extern crate self as queue;

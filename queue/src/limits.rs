@@ -38,11 +38,13 @@ pub(crate) struct Pool {
     blocks: u64,
     starts: Bucket,
     work: Bucket,
-    /// Places that are kept free for others, of which each knows its own.
+    /// Places that are kept free for those who have fewer than they are guaranteed.
     pub(crate) reserved: u32,
+    /// More was used than is allowed when the limits were set; it ends by itself.
+    over: bool,
 }
 
-/// What is left of a rate. Filled when it is looked at.
+/// What is left of a rate, in thousandths: then whole rates and milliseconds are exact. Filled when it is looked at.
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
     left: f64,
@@ -114,10 +116,11 @@ impl Pool {
 
     pub(crate) fn set(&mut self, limits: Limits) {
         self.limits = limits;
+        self.over = self.exceeds();
     }
 
-    /// Whether an entry of this cost may start, if `kept` of the places that are kept free are its own.
-    pub(crate) fn room(&self, cost: Cost, kept: u32, now: Millis) -> Room {
+    /// Whether an entry of this cost may start; `kept`: one of the places that are kept free is its own.
+    pub(crate) fn room(&self, cost: Cost, kept: bool, now: Millis) -> Room {
         let Limits { tokens, blocks, starts, work, .. } = &self.limits;
         if self.is_full(kept) {
             return Room::AfterRelease(Narrow::Running);
@@ -130,24 +133,24 @@ impl Pool {
         if blocks.is_some_and(|most| over(self.blocks, cost.blocks, most)) {
             return Room::AfterRelease(Narrow::Blocks);
         }
-        // A rate is open as long as anything is left: a large entry leaves a debt that is waited for afterwards.
+        // Work is open as long as anything is left: a large entry leaves a debt that is waited for afterwards.
         let closed = |bucket: &Bucket, rate: &Rate, least: f64| {
             let left = bucket.filled(rate, now);
-            (left < least).then(|| now.plus(((least - left) / rate.per_second * 1e3).ceil().max(1.0) as u64))
+            (left < least).then(|| now.plus(((least - left) / rate.per_second).ceil().max(1.0) as u64))
         };
-        if let Some(at) = starts.as_ref().and_then(|rate| closed(&self.starts, rate, 1.0)) {
+        if let Some(at) = starts.as_ref().and_then(|rate| closed(&self.starts, rate, 1e3)) {
             return Room::At(at, Narrow::Starts);
         }
-        let least = f64::MIN_POSITIVE;
-        if let Some(at) = work.as_ref().and_then(|rate| closed(&self.work, rate, least)) {
+        if let Some(at) = work.as_ref().and_then(|rate| closed(&self.work, rate, 1.0)) {
             return Room::At(at, Narrow::Work);
         }
         Room::Free
     }
 
-    /// Whether no place is left, if `kept` of those that are kept free are its own.
-    pub(crate) fn is_full(&self, kept: u32) -> bool {
-        self.limits.running.is_some_and(|most| self.running + self.reserved.saturating_sub(kept) >= most)
+    /// Whether no place is left; `kept`: for whom one is kept free. If more is promised than there is, they share it.
+    pub(crate) fn is_full(&self, kept: bool) -> bool {
+        let reserved = if kept { 0 } else { self.reserved };
+        self.limits.running.is_some_and(|most| self.running.saturating_add(reserved) >= most)
     }
 
     /// An entry starts.
@@ -166,6 +169,7 @@ impl Pool {
         self.running = self.running.saturating_sub(1);
         self.tokens = self.tokens.saturating_sub(u64::from(cost.tokens));
         self.blocks = self.blocks.saturating_sub(u64::from(cost.blocks));
+        self.over = self.over && self.exceeds();
     }
 
     /// It was more work than was thought, or less.
@@ -179,8 +183,13 @@ impl Pool {
         self.running
     }
 
-    /// Whether more is used than is allowed; one entry alone may be larger than the limits on size.
+    /// Whether more was started than is allowed.
     pub(crate) fn is_over(&self) -> bool {
+        !self.over && self.exceeds()
+    }
+
+    /// Whether more is used than is allowed; one entry alone may be larger than the limits on size.
+    fn exceeds(&self) -> bool {
         let Limits { running, tokens, blocks, .. } = &self.limits;
         running.is_some_and(|most| self.running > most)
             || self.running > 1
@@ -198,10 +207,10 @@ impl Default for Bucket {
 
 impl Bucket {
     fn filled(&self, rate: &Rate, now: Millis) -> f64 {
-        (self.left + now.since(self.at) as f64 / 1e3 * rate.per_second).min(rate.burst.max(1.0))
+        (self.left + now.since(self.at) as f64 * rate.per_second).min(rate.burst.max(1.0) * 1e3)
     }
 
     fn draw(&mut self, rate: &Rate, much: f64, now: Millis) {
-        *self = Self { left: self.filled(rate, now) - much, at: now.max(self.at) };
+        *self = Self { left: self.filled(rate, now) - much * 1e3, at: now.max(self.at) };
     }
 }

@@ -11,12 +11,17 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use power::{Disk, Event};
 use queue::log::fjall::Options;
 use queue::log::{Error, Fjall, Log, Patience, Span, Table};
 use tempfile::TempDir;
+
+/// Far longer than anything here is silent.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// `disk.c` as a library.
 static DISK: LazyLock<(TempDir, PathBuf)> = LazyLock::new(|| {
@@ -58,9 +63,26 @@ impl Drill<'_> {
 
     /// Everything it says until it ends.
     fn run(&self) -> Vec<String> {
-        let output = self.start().wait_with_output().unwrap();
-        assert_ne!(output.status.code(), Some(99), "the disk had to end it");
-        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+        let mut child = self.start();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (tell, told) = mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).try_for_each(|line| tell.send(line).map_err(drop))
+        });
+        let mut lines = Vec::new();
+        loop {
+            match told.recv_timeout(PATIENCE) {
+                Ok(line) => lines.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    child.kill().unwrap();
+                    panic!("it hangs after {:?}", lines.last());
+                }
+            }
+        }
+        reader.join().unwrap().unwrap();
+        assert_ne!(child.wait().unwrap().code(), Some(99), "the disk had to end it");
+        lines
     }
 }
 
@@ -247,6 +269,24 @@ fn a_folder_that_may_not_be_used_is_said_so() {
     }
     let drill = Drill { folder: folder.path(), syncs: "disk", bytes: 10, until: 10, disk: &[] };
     assert_eq!(acknowledged(&drill.run()), (10, 10));
+}
+
+/// The engine waits for room in its buffers for ever if the tables that would make it cannot be written.
+#[test]
+fn whoever_waits_for_tables_is_told_when_they_cannot_be_written() {
+    let folder = TempDir::new().unwrap();
+    // The entries; there is time to fill all buffers before the first table fails.
+    let disk = [("DISK_DENIES", "keyspaces/3/tables/".to_owned()), ("DISK_DAWDLES", "2000".to_owned())];
+    let drill = Drill { folder: folder.path(), syncs: "write", bytes: 5_000, until: 5_000, disk: &disk };
+    let lines = drill.run();
+    let failed = line(&lines, "failed ");
+    assert!(
+        failed.contains("the engine failed to write a table and gave up (its disk can be written now)"),
+        "{failed}"
+    );
+    let (made, _) = acknowledged(&lines);
+    let last = whole(folder.path(), 5_000).unwrap();
+    assert!(last == made || last == made + 1, "{made} were acknowledged, {last} are there");
 }
 
 // === A sync fails ===

@@ -4,6 +4,8 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use queue::log::fjall::Options;
@@ -158,7 +160,7 @@ fn a_folder_is_one_logs_at_a_time() {
     let log = open(folder.path());
     let (e, words) = refused(folder.path());
     assert!(matches!(e, Error::Locked(_)), "{e:?}");
-    assert_eq!(words, format!("{} is open in another process", folder.path().display()));
+    assert_eq!(words, format!("{} is open already, here or in another process", folder.path().display()));
     drop(log);
     open(folder.path());
 }
@@ -238,6 +240,28 @@ fn options_that_the_engine_does_not_take_are_named() {
         let words = Fjall::open(folder.path(), options).err().unwrap().to_string();
         assert!(words.ends_with(wanted), "{words}");
     }
+}
+
+#[test]
+fn a_log_is_opened_with_a_smaller_buffer_than_it_was_written_with() {
+    let folder = TempDir::new().unwrap();
+    let rows = |log: &Fjall, life: u32| {
+        for i in 0..40_u32 {
+            let mut batch = Batch::default();
+            batch.put(Table::Inbox, format!("{life} {i}"), vec![7; 100_000]);
+            log.commit(batch, Sync::Write).unwrap();
+        }
+    };
+    rows(&Fjall::open(folder.path(), Options::default()).unwrap(), 1);
+    let log = open(folder.path());
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        rows(&log, 2);
+        tell.send(log).map_err(drop)
+    });
+    let log = told.recv_timeout(Duration::from_mins(1)).expect("commits do not wait for ever");
+    let all = Span { table: Table::Inbox, from: Bytes::new(), to: Bytes::new() };
+    assert_eq!(crate::rows(&log, &all, usize::MAX).0.len(), 80);
 }
 
 #[test]

@@ -354,7 +354,7 @@ impl World {
                     // Whoever is due ends without having been asked.
                     if let Some(entry) = self.entries.get_mut(&id.seq)
                         && outcome == Outcome::Expired
-                        && entry.stage == Stage::Inbox
+                        && matches!(entry.stage, Stage::Inbox | Stage::Scheduled)
                     {
                         let late = entry.deadline.is_some_and(|deadline| deadline <= self.now);
                         assert!(late, "it expired too early: {entry:?}");

@@ -1,6 +1,7 @@
 //! The binary `warmline`: settings, gateway, admin, CLI, and the wiring of every room.
 
 pub mod admin;
+pub mod batches;
 pub mod bench;
 pub mod cli;
 pub mod clock;

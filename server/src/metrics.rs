@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
 use crate::admin::api::{EngineStatus, ShareStatus, Status};
+use crate::batches::Batches;
 use crate::files::Files;
 use crate::fleet::Fleet;
 use crate::gateway::Counters;
@@ -63,7 +64,7 @@ const ENGINE: [OfEngine; 14] = [
 ];
 
 /// Everything, in Prometheus's text form.
-pub fn text(fleet: &Fleet, gateway: &Counters, files: &Files, lines: &Lines) -> String {
+pub fn text(fleet: &Fleet, gateway: &Counters, files: &Files, batches: &Batches, lines: &Lines) -> String {
     let status = fleet.status();
     let mut out = String::with_capacity(8 << 10);
     for (name, kind, help, value) in ENGINE {
@@ -116,7 +117,9 @@ pub fn text(fleet: &Fleet, gateway: &Counters, files: &Files, lines: &Lines) -> 
     }
     coordination(&mut out, &status);
     lines.metrics(&mut out);
-    for (name, kind, help, value) in gateway.rows().into_iter().chain(files.counters().rows()) {
+    for (name, kind, help, value) in
+        gateway.rows().into_iter().chain(files.counters().rows()).chain(batches.counters().rows())
+    {
         single(&mut out, name, kind, help, value);
     }
     out

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin::Admin;
+use crate::batches::Batches;
 use crate::clock::Clock;
 use crate::files::Files;
 use crate::fleet::{Fleet, watch as look};
@@ -61,7 +62,10 @@ pub async fn start_with(settings: Settings, registry: &Registry) -> Result<Runni
     let work = Work::new(fleet.clone(), replicas.clone())?;
     let lines = Lines::new(fleet.clone(), work.runner());
     work.join(&lines);
-    let gateway = Gateway::new(fleet.clone(), replicas.clone(), files.clone(), lines.clone(), work.clone())?;
+    let batches = Batches::new(files.clone(), work.clone());
+    let (at_lines, at_work) = (lines.clone(), work.clone());
+    let gateway =
+        Gateway::new(fleet.clone(), replicas.clone(), files.clone(), at_lines, at_work, batches.clone())?;
 
     let (stop, stopped) = watch::channel(false);
     let others = Arc::new(parking_lot::Mutex::new(tokio::task::JoinSet::new()));
@@ -74,6 +78,8 @@ pub async fn start_with(settings: Settings, registry: &Registry) -> Result<Runni
     others.lock().spawn(look::expectations(fleet));
     others.lock().spawn(lines.look());
     others.lock().spawn(work.clone().run());
+    others.lock().spawn(batches.clone().run());
+    others.lock().spawn(batches.keep_tidy());
     others.lock().spawn(files.keep_tidy());
     others.lock().spawn(crate::memory::give_back());
     others.lock().spawn(operator.run(back, stopped.clone()));

@@ -21,6 +21,8 @@ const server = http.createServer((request, answer) => {
     answer.end("{}");
   });
 });
+// Connections stay, as they do with whom this is the floor of.
+server.keepAliveTimeout = 0;
 await new Promise((resolve, reject) => server.on("error", reject).listen(Number(port), "127.0.0.1", resolve));
 
 await obey({});

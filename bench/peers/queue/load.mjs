@@ -10,7 +10,7 @@ const LENGTH = /\r\ncontent-length: *(\d+)\r\n/i;
 
 const port = Number(process.argv[2]);
 
-/** One connection, opened with its first item. */
+/** One connection, kept until the server ends it. */
 class Connection {
   constructor() {
     this.read = "";
@@ -22,8 +22,13 @@ class Connection {
     this.socket.on("close", () => this.waiting?.reject(new Error("the connection ended before the answer")));
   }
 
+  get ended() {
+    return this.socket.destroyed || this.socket.readableEnded;
+  }
+
   /** Resolves once the item was acknowledged. */
   send(item, queue) {
+    if (this.ended) return Promise.reject(new Error("the server ended a connection in the middle"));
     const body = String(item);
     this.socket.write(
       `POST /Line/q${queue}/run/send HTTP/1.1\r\nhost: 127.0.0.1:${port}\r\ncontent-type: application/json\r\n` +
@@ -46,11 +51,13 @@ class Connection {
   }
 }
 
-const connections = [];
+let connections = [];
 
 await obey({
   /** Sends `count` items from the number `first` on, spread over `queues`: when it began, and when the last was acknowledged. */
   send: async ({ first, count, queues, over }) => {
+    // A server may end those that were idle for long: what is written to them then is never answered.
+    connections = connections.filter((one) => !one.ended);
     while (connections.length < over) connections.push(new Connection());
     let next = first;
     const called = now();

@@ -19,6 +19,8 @@ let starts = [];
 let items = new Set();
 /** Called after each start, for whoever waits for one. */
 let look = () => {};
+/** Connections of whoever calls. */
+let callers = 0;
 /** What a handler waits for once it has noted its start, while the gate is shut. */
 let gate = null;
 let open = () => {};
@@ -61,6 +63,13 @@ function bare() {
 
 const [kind, port] = process.argv.slice(2);
 const server = { restate: keyed, bare }[kind]();
+server.on("session", (session) => {
+  callers += 1;
+  session.on("close", () => {
+    callers -= 1;
+    look();
+  });
+});
 await new Promise((resolve, reject) => server.on("error", reject).listen(Number(port), "127.0.0.1", resolve));
 
 await obey({
@@ -68,6 +77,8 @@ await obey({
   count: (many) => until(() => items.size >= many),
   /** Answers once this item has started. */
   item: (one) => until(() => items.has(one)),
+  /** Answers once nobody is connected: what was said before is all noted. */
+  left: () => until(() => callers === 0),
   /** All starts since the last `forget`. */
   starts: async () => starts,
   forget: async () => ((starts = []), (items = new Set()), {}),

@@ -46,7 +46,7 @@ pub enum What {
     Forget { seq: Seq },
     /// Scheduled -> Inbox, Inbox -> Finished, Finished -> gone: whatever is due
     Due { until: Millis },
-    /// Holds a queue back, or lets it go on; it need not be there yet.
+    /// Holds a queue back, or lets it go on. A queue that is held back stays when it is empty.
     PauseQueue { name: QueueName, paused: bool },
     /// Changes what a queue is; it stays when it is empty.
     SetTerms { name: QueueName, terms: Terms },
@@ -126,6 +126,9 @@ pub enum Refused {
     /// The log could not be read or written; whether the move was made is known after the next start.
     #[error("the queue's log failed: {0}")]
     Log(String),
+    /// The partition is not open here, or no longer: ask whoever owns it.
+    #[error("partition {0} is not open here; ask its owner")]
+    NotHere(u32),
     /// The room is closing.
     #[error("the queues are closing")]
     Closing,
@@ -204,6 +207,11 @@ impl What {
 }
 
 impl Seen {
+    /// Whether the entry moved while it was read: it is there, but was found nowhere.
+    pub fn is_torn(&self) -> bool {
+        self.entry.is_some() && self.stage().is_none()
+    }
+
     /// Where the entry is, as far as was read.
     pub(super) fn stage(&self) -> Option<Stage> {
         let (head, ..) = self.entry.as_ref()?;

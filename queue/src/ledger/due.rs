@@ -1,15 +1,15 @@
 //! What happens at a time: entries that become ready, that expire, that are forgotten.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
 use super::ask::DueRow;
-use super::moves::Move;
 use super::{Ask, Done, Effect, Ledger, Plan, Refused, Seen, What};
 use crate::entry::Stage;
 use crate::format::{self, Due, Placed, meta};
-use crate::log::{Log, Patience, Span, Sync, Table};
+use crate::log::{Log, Patience, Scanned, Span, Sync, Table};
 use crate::name::{Millis, Seq};
 
 /// Timers that one batch deals with.
@@ -36,7 +36,7 @@ pub(super) fn look(until: Millis, from: Millis, log: &dyn Log) -> Result<Seen, R
             ControlFlow::Break(())
         }
     };
-    log.scan(&span, Patience::Wait, &mut visit).map_err(wrong)?;
+    log.scan(&span, Patience::Wait, &mut visit).and_then(Scanned::whole).map_err(wrong)?;
     if let Some(error) = damaged {
         return Err(wrong(error));
     }
@@ -54,21 +54,33 @@ pub(super) fn look(until: Millis, from: Millis, log: &dyn Log) -> Result<Seen, R
 
 impl Ledger {
     /// Scheduled -> Inbox, Inbox -> Finished, Finished -> gone: whatever is due
-    pub(super) fn due(&mut self, seen: Seen, plan: &mut Plan, now: Millis) -> Move {
+    pub(super) fn due(&mut self, seen: Seen, plan: &mut Plan, now: Millis) -> (Effect, u64) {
         // What this batch has set before was not read.
         self.next_due = earlier(seen.next_due, plan.first_timer);
         let Some(last) = seen.due.last().map(|row| row.at) else {
-            return Ok((Effect::Nothing(Done::Moved), 0));
+            return (Effect::Nothing(Done::Moved), 0);
         };
+        // One entry may be due twice in one look; what was seen of it is true only the first time.
+        let (mut ready, mut expired) = (HashSet::new(), HashSet::new());
+        let mut again = None;
         for row in seen.due {
+            if row.due == Due::Expire && ready.contains(&row.seq) {
+                // It is not where it was seen: the next look finds it.
+                again = earlier(again, Some(row.at));
+                continue;
+            }
             plan.batch.delete(Table::Timers, format::timer(row.at, row.due, row.seq));
             let (effect, queue) = match (row.due, row.placed) {
+                (Due::Ready, Some(_)) if expired.contains(&row.seq) => continue,
                 (Due::Ready, Some(placed)) => {
                     let Placed { queue, class, item, .. } = placed;
+                    ready.insert(row.seq);
                     let added = self.make_ready(item, queue, class, false, plan);
                     (Effect::Added(added.into_iter().collect(), Done::Moved), queue)
                 }
-                (Due::Expire, _) if row.seen.stage() == Some(Stage::Inbox) => {
+                // Also what would be ready only after its deadline.
+                (Due::Expire, _) if matches!(row.seen.stage(), Some(Stage::Inbox | Stage::Scheduled)) => {
+                    expired.insert(row.seq);
                     match self.expire(row.seq, row.seen, plan, now) {
                         Ok(moved) => moved,
                         Err(_) => continue,
@@ -83,10 +95,12 @@ impl Ledger {
             };
             plan.effects.push((effect, queue, Ask::of(What::Forget { seq: row.seq })));
         }
-        self.due_mark = plan.first_timer.map_or(last, |first| first.min(last));
+        self.next_due = earlier(self.next_due, again);
+        let first = earlier(plan.first_timer, again);
+        self.due_mark = first.map_or(last, |first| first.min(last));
         plan.batch.put(Table::Meta, meta::DUE, format::number(self.due_mark.0));
         plan.needs(Sync::Write);
-        Ok((Effect::Nothing(Done::Moved), 0))
+        (Effect::Nothing(Done::Moved), 0)
     }
 
     /// Something is to happen at a time.

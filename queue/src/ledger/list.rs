@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Ledger, Refused};
 use crate::entry::Stage;
 use crate::format::{self, Due, Placed};
-use crate::log::{Error, Log, Patience, Span, Table};
+use crate::log::{Error, Log, Patience, Scanned, Span, Table};
 use crate::name::{Class, Key, Millis, Seq};
 
 /// Entries of a queue that wait, are held back or are over; those that run the scheduler knows.
@@ -82,7 +82,7 @@ impl Ledger {
                 }
                 ControlFlow::Continue(())
             };
-            let scanned = log.scan(&span, Patience::Wait, &mut visit);
+            let scanned = log.scan(&span, Patience::Wait, &mut visit).and_then(Scanned::whole);
             if let Some(error) = scanned.err().or(wrong) {
                 return Err(Refused::Log(error.to_string()));
             }

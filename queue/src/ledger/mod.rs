@@ -28,7 +28,7 @@ use crate::scheduler::{LaneId, QueueId, Scheduler};
 
 pub use ask::{Ask, Done, Refused, Seen, What};
 pub use list::{Listed, Page, Place};
-pub use open::{Opened, count};
+pub use open::{OnDisk, Opened, count};
 
 /// The books of one log.
 #[derive(Debug)]
@@ -77,6 +77,8 @@ pub struct Plan {
     adds: Vec<(u64, Class, Key)>,
     /// Starts that may not be: the scheduler has undone them.
     pub undone: Vec<EntryId>,
+    /// By how much what ends in this batch cost more than was thought, by the key of the debt.
+    more: HashMap<Bytes, i64>,
     /// The earliest timer that this batch sets.
     first_timer: Option<Millis>,
 }
@@ -178,7 +180,16 @@ impl Ledger {
         self.desks.get(&queue)?.row.low[class.number()]
     }
 
-    /// What was in the log when it was opened has been counted: queue by queue.
+    /// A count of what is in the log begins now: only what changes from here on is to be added to it.
+    pub fn begin_count(&mut self) {
+        for desk in self.desks.values_mut() {
+            desk.live = 0;
+        }
+        self.live = 0;
+        self.counted = false;
+    }
+
+    /// What was in the log when the count began has been counted: queue by queue. Those that are empty are returned.
     pub fn count(&mut self, counts: &HashMap<u64, u64>) -> Vec<u64> {
         for (number, desk) in &mut self.desks {
             let counted = counts.get(number).copied().unwrap_or_default() as i64;

@@ -147,10 +147,13 @@ impl Ledger {
             What::Expire { key, .. } => self.expire(key.seq, seen, plan, now),
             What::Retry { seq } => self.retry(*seq, seen, plan, sched, now),
             What::Forget { seq } => self.forget(*seq, seen, plan),
-            What::Due { .. } => self.due(seen, plan, now),
+            What::Due { .. } => Ok(self.due(seen, plan, now)),
             What::PauseQueue { name, paused } => self.pause_queue(name, *paused, plan),
             What::SetTerms { name, terms } => self.set_terms(name, terms, plan, sched),
-            What::Close { number } => self.close(*number, plan, sched),
+            What::Close { number } => {
+                self.close(*number, plan, sched);
+                Ok((Effect::Nothing(Done::Moved), 0))
+            }
         }
     }
 
@@ -239,10 +242,10 @@ impl Ledger {
             return Err(Refused::Stale(self.id(seq)));
         }
         let (lane, _, item) = sched.run(self.id(seq)).ok_or(Refused::Stale(self.id(seq)))?;
-        let (_, number, _) = sched.queue(lane.queue).ok_or(Refused::Stale(self.id(seq)))?;
+        let number = sched.number(lane.queue).ok_or(Refused::Stale(self.id(seq)))?;
         let mut item = item.clone();
         plan.batch.delete(Table::Inbox, format::inbox(number, lane.class, item.key));
-        self.drop_expiry(&item, plan);
+        drop_expiry(&item, plan);
         item.attempt = item.attempt.saturating_add(1);
         let placed = Placed { queue: number, class: lane.class, stage: Stage::Running, item };
         plan.batch.put(Table::Running, format::number(seq.0), placed.encode());
@@ -364,7 +367,7 @@ impl Ledger {
             Stage::Inbox | Stage::Scheduled => Effect::Left(self.take_out(head, stage, plan), done),
             Stage::Suspended | Stage::Paused => {
                 plan.batch.delete(Table::Aside, format::aside(queue, seq));
-                Effect::Nothing(done)
+                Effect::Left(Vec::new(), done)
             }
             Stage::Running => {
                 plan.batch.delete(Table::Running, format::number(seq.0));
@@ -377,12 +380,12 @@ impl Ledger {
         Ok((effect, queue))
     }
 
-    /// Inbox -> Finished, since it is too late to start
+    /// Inbox or Scheduled -> Finished, since it is too late to start
     pub(super) fn expire(&mut self, seq: Seq, seen: Seen, plan: &mut Plan, now: Millis) -> Move {
         let id = self.id(seq);
         let stage = seen.stage().ok_or(Refused::Unknown(id))?;
         let Some((head, ..)) = &seen.entry else { return Err(Refused::Unknown(id)) };
-        if stage != Stage::Inbox {
+        if !matches!(stage, Stage::Inbox | Stage::Scheduled) {
             return Err(Refused::Stage { id, stage, to: "expired" });
         }
         let (queue, item) = (head.queue, head.item.clone());
@@ -471,8 +474,8 @@ impl Ledger {
     }
 
     /// Forgets a queue, if nothing is left in it.
-    fn close(&mut self, number: u64, plan: &mut Plan, sched: &mut Scheduler) -> Move {
-        let Some(desk) = self.desks.get(&number) else { return Ok((Effect::Nothing(Done::Moved), 0)) };
+    fn close(&mut self, number: u64, plan: &mut Plan, sched: &mut Scheduler) {
+        let Some(desk) = self.desks.get(&number) else { return };
         // Something may have come since it was found empty, and the scheduler may still be reading.
         if self.counted && desk.is_over() && sched.forget_queue(desk.id) {
             plan.batch.delete(Table::Queues, format::number(number));
@@ -481,7 +484,6 @@ impl Ledger {
             }
             plan.needs(Sync::Write);
         }
-        Ok((Effect::Nothing(Done::Moved), 0))
     }
 
     /// The number of a queue, which is made if it is not there.
@@ -529,7 +531,7 @@ impl Ledger {
             return Err(stale());
         }
         let (lane, _, item) = sched.run(self.id(seq)).ok_or_else(stale)?;
-        let (_, number, _) = sched.queue(lane.queue).ok_or_else(stale)?;
+        let number = sched.number(lane.queue).ok_or_else(stale)?;
         Ok((number, lane.class, item.clone()))
     }
 
@@ -583,7 +585,7 @@ impl Ledger {
     /// Takes an entry out of the inbox, or off the schedule.
     fn take_out(&self, head: &Head, stage: Stage, plan: &mut Plan) -> Vec<(LaneId, Key)> {
         let key = head.item.key;
-        self.drop_expiry(&head.item, plan);
+        drop_expiry(&head.item, plan);
         if stage == Stage::Scheduled {
             plan.batch.delete(Table::Timers, format::timer(key.at, Due::Ready, key.seq));
             return Vec::new();
@@ -637,17 +639,19 @@ impl Ledger {
         self.set_timer(deadline, Due::Expire, item.key.seq, placed.encode(), plan);
     }
 
-    fn drop_expiry(&self, item: &Item, plan: &mut Plan) {
-        if let Some(deadline) = item.deadline {
-            plan.batch.delete(Table::Timers, format::timer(deadline, Due::Expire, item.key.seq));
-        }
-    }
-
     /// What the tenant owes is written with what it has cost, so that it survives a crash.
     fn owe(&self, seq: Seq, used: Cost, number: u64, class: Class, plan: &mut Plan, sched: &Scheduler) {
-        let Some(owed) = sched.debt_after(self.id(seq), used) else { return };
         let Some(desk) = self.desks.get(&number) else { return };
         let key = format::debt(&desk.row.terms.target, class, &desk.row.name.tenant);
-        plan.batch.put(Table::Debts, key, format::number(owed));
+        let before = plan.more.get(&key).copied().unwrap_or_default();
+        let Some((debt, more)) = sched.debt_after(self.id(seq), used, before) else { return };
+        plan.batch.put(Table::Debts, key.clone(), format::debt_value(debt));
+        plan.more.insert(key, more);
+    }
+}
+
+fn drop_expiry(item: &Item, plan: &mut Plan) {
+    if let Some(deadline) = item.deadline {
+        plan.batch.delete(Table::Timers, format::timer(deadline, Due::Expire, item.key.seq));
     }
 }

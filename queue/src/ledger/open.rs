@@ -1,6 +1,6 @@
 //! From a log to books: queues that are not empty, what ran when the last owner ended, and where to go on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -9,8 +9,8 @@ use super::{Desk, Ledger};
 use crate::entry::Stage;
 use crate::format::{self, Placed, QueueRow, meta};
 use crate::log::{Batch, Error, Log, Patience, Span, Sync, Table};
-use crate::name::{Class, Millis, QueueName};
-use crate::scheduler::{LaneId, Scheduler};
+use crate::name::{Class, Millis};
+use crate::scheduler::{Debt, DebtOf, LaneId, Scheduler};
 
 /// What was found when a log was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,63 +21,67 @@ pub struct Opened {
     pub resumed: usize,
 }
 
-impl Ledger {
-    /// Reads the metadata of queues that are not empty, and nothing of what waits in them.
+/// What a log says about itself, read without anybody's lock: queues that are not empty, and nothing of what waits in
+/// them.
+#[derive(Debug)]
+pub struct OnDisk {
+    partition: u32,
+    next: u64,
+    due_mark: Millis,
+    next_due: Option<Millis>,
+    /// In the order in which they came, also so that a simulation goes the same way twice.
+    queues: BTreeMap<u64, QueueRow>,
+    debts: Vec<(DebtOf, Debt)>,
+    resumed: usize,
+}
+
+impl OnDisk {
+    /// Reads what is there, and makes ready what ran when the last owner ended. Blocks.
     ///
     /// # Errors
     /// A log that cannot be read, belongs to another partition, or to somebody with a higher fence.
-    pub fn open(
-        log: &dyn Log,
-        partition: u32,
-        fence: u64,
-        sched: &mut Scheduler,
-    ) -> Result<(Self, Opened), Error> {
+    pub fn read(log: &dyn Log, partition: u32, fence: u64) -> Result<Self, Error> {
         let number = |name: &[u8]| -> Result<Option<u64>, Error> {
             log.get(Table::Meta, name)?.map(|row| format::one_number(Table::Meta, &row)).transpose()
         };
-        let damaged = |why: String| Error::Damaged { table: Table::Meta, why };
         if let Some(found) = number(meta::PARTITION)?
             && found != u64::from(partition)
         {
-            return Err(damaged(format!("it holds partition {found}, not {partition}")));
+            let why = format!("it holds partition {found}, not {partition}");
+            return Err(Error::Damaged { table: Table::Meta, why });
         }
         let before = number(meta::FENCE)?.unwrap_or_default();
         if before > fence {
             return Err(Error::Fenced(before));
         }
-        let next = number(meta::NEXT)?.unwrap_or(1);
-        let due_mark = Millis(number(meta::DUE)?.unwrap_or_default());
-        let mut ledger = Self {
+        let mut found = Self {
             partition,
-            next,
-            promised: next,
-            last: Millis(0),
-            numbers: HashMap::new(),
-            live: 0,
-            desks: HashMap::new(),
-            counted: false,
+            next: number(meta::NEXT)?.unwrap_or(1),
+            due_mark: Millis(number(meta::DUE)?.unwrap_or_default()),
             next_due: None,
-            due_mark,
+            queues: BTreeMap::new(),
+            debts: Vec::new(),
+            resumed: 0,
         };
         each(log, &format::all(Table::Queues), |key, value| {
-            let number = format::one_number(Table::Queues, key)?;
-            ledger.open_queue(number, QueueRow::decode(value)?, sched);
+            found.queues.insert(format::one_number(Table::Queues, key)?, QueueRow::decode(value)?);
             Ok(())
         })?;
         let mut batch = Batch::default();
         batch.put(Table::Meta, meta::PARTITION, format::number(u64::from(partition)));
         batch.put(Table::Meta, meta::FENCE, format::number(fence));
-        let resumed = ledger.resume_all(log, &mut batch)?;
-        ledger.open_lanes(sched);
+        each(log, &format::all(Table::Running), |key, value| {
+            batch.delete(Table::Running, Bytes::copy_from_slice(key));
+            found.resume(Placed::decode(Table::Running, value)?, &mut batch)
+        })?;
         log.commit(batch, Sync::Disk)?;
         each(log, &format::all(Table::Debts), |key, value| {
-            let (target, class, tenant) = format::debt_key(key)?;
-            sched.set_debt(&target, class, &tenant, format::one_number(Table::Debts, value)?);
+            found.debts.push(format::debt_row(key, value)?);
             Ok(())
         })?;
         let timers = Span {
             table: Table::Timers,
-            from: format::timer(due_mark, format::Due::Ready, crate::name::Seq(0)),
+            from: format::timer(found.due_mark, format::Due::Ready, crate::name::Seq(0)),
             to: Bytes::new(),
         };
         let mut first = None;
@@ -85,60 +89,100 @@ impl Ledger {
             first = Some(format::timer_key(key).map(|(at, ..)| at));
             ControlFlow::Break(())
         };
-        log.scan(&timers, Patience::Wait, &mut visit)?;
-        ledger.next_due = first.transpose()?;
-        let opened = Opened { queues: ledger.desks.len(), resumed };
-        Ok((ledger, opened))
+        log.scan(&timers, Patience::Wait, &mut visit)?.whole()?;
+        found.next_due = first.transpose()?;
+        Ok(found)
     }
 
-    fn open_queue(&mut self, number: u64, row: QueueRow, sched: &mut Scheduler) {
-        let QueueRow { name, terms, paused, .. } = &row;
-        let id = sched.add_queue(name.clone(), (self.partition, number), terms, *paused);
-        self.numbers.insert(QueueName::clone(name), number);
-        self.desks.insert(number, Desk { id, live: 0, row: Box::new(row), starts: 0 });
-    }
-
-    /// Running -> Inbox, of everything that ran when the last owner ended: where it was, so that it goes first.
-    fn resume_all(&mut self, log: &dyn Log, batch: &mut Batch) -> Result<usize, Error> {
-        let mut resumed = 0;
-        each(log, &format::all(Table::Running), |key, value| {
-            let Placed { queue, class, item, .. } = Placed::decode(Table::Running, value)?;
-            batch.delete(Table::Running, Bytes::copy_from_slice(key));
-            batch.put(Table::Inbox, format::inbox(queue, class, item.key), format::item(&item));
-            if let Some(deadline) = item.deadline {
-                let timer = format::timer(deadline, format::Due::Expire, item.key.seq);
-                let placed = Placed { queue, class, stage: Stage::Inbox, item: item.clone() };
-                batch.put(Table::Timers, timer, placed.encode());
-                if deadline < self.due_mark {
-                    self.due_mark = deadline;
-                    batch.put(Table::Meta, meta::DUE, format::number(deadline.0));
-                }
-            }
-            let desk = self.desks.get_mut(&queue).ok_or_else(|| Error::Damaged {
-                table: Table::Running,
-                why: format!("an entry of queue {queue}, which is not there"),
-            })?;
-            let low = &mut desk.row.low[class.number()];
-            if low.is_none_or(|low| item.key < low) {
-                *low = Some(item.key);
-                batch.put(Table::Queues, format::number(queue), desk.row.encode());
-            }
-            resumed += 1;
-            Ok(())
+    /// Running -> Inbox, of what ran when the last owner ended: where it was, so that it goes first.
+    fn resume(&mut self, placed: Placed, batch: &mut Batch) -> Result<(), Error> {
+        let Placed { queue, class, item, .. } = placed;
+        batch.put(Table::Inbox, format::inbox(queue, class, item.key), format::item(&item));
+        let row = self.queues.get_mut(&queue).ok_or_else(|| Error::Damaged {
+            table: Table::Running,
+            why: format!("an entry of queue {queue}, which is not there"),
         })?;
-        Ok(resumed)
-    }
-
-    fn open_lanes(&self, sched: &mut Scheduler) {
-        // In the order in which they came, also so that a simulation goes the same way twice.
-        let mut desks: Vec<(&u64, &Desk)> = self.desks.iter().collect();
-        desks.sort_unstable_by_key(|(number, _)| **number);
-        for (_, desk) in desks {
-            for class in Class::all().filter(|class| desk.row.low[class.number()].is_some()) {
-                sched.open(LaneId { queue: desk.id, class });
+        // M5
+        let low = &mut row.low[class.number()];
+        if low.is_none_or(|low| item.key < low) {
+            *low = Some(item.key);
+            batch.put(Table::Queues, format::number(queue), row.encode());
+        }
+        if let Some(deadline) = item.deadline {
+            let timer = format::timer(deadline, format::Due::Expire, item.key.seq);
+            batch.put(Table::Timers, timer, Placed { queue, class, stage: Stage::Inbox, item }.encode());
+            if deadline < self.due_mark {
+                self.due_mark = deadline;
+                batch.put(Table::Meta, meta::DUE, format::number(deadline.0));
             }
         }
+        self.resumed += 1;
+        Ok(())
     }
+
+    /// Tells the scheduler, and opens the books. Touches no disk, and cannot fail. The batch is what is still to be written,
+    /// before anything else is: debts as they are in the virtual time of this scheduler.
+    pub fn open(self, sched: &mut Scheduler) -> (Ledger, Opened, Batch) {
+        let mut ledger = Ledger {
+            partition: self.partition,
+            next: self.next,
+            promised: self.next,
+            last: Millis(0),
+            numbers: HashMap::new(),
+            live: 0,
+            desks: HashMap::new(),
+            counted: false,
+            next_due: self.next_due,
+            due_mark: self.due_mark,
+        };
+        let mut lanes = Vec::new();
+        for (number, row) in self.queues {
+            let QueueRow { name, terms, paused, low, .. } = &row;
+            let id = sched.add_queue(name.clone(), (self.partition, number), terms, *paused);
+            let classes = Class::all().filter(|class| low[class.number()].is_some());
+            lanes.extend(classes.map(|class| LaneId { queue: id, class }));
+            ledger.numbers.insert(name.clone(), number);
+            ledger.desks.insert(number, Desk { id, live: 0, row: Box::new(row), starts: 0 });
+        }
+        // Before anybody comes to them: they are owed to whoever comes.
+        let batch = open_debts(&self.debts, sched);
+        for lane in lanes {
+            sched.open(lane);
+        }
+        let opened = Opened { queues: ledger.desks.len(), resumed: self.resumed };
+        (ledger, opened, batch)
+    }
+}
+
+impl Ledger {
+    /// Both at once, for whoever has the scheduler to himself: [`OnDisk::read`], then [`OnDisk::open`].
+    ///
+    /// # Errors
+    /// See [`OnDisk::read`].
+    pub fn open(
+        log: &dyn Log,
+        partition: u32,
+        fence: u64,
+        sched: &mut Scheduler,
+    ) -> Result<(Self, Opened), Error> {
+        let (ledger, opened, batch) = OnDisk::read(log, partition, fence)?.open(sched);
+        log.commit(batch, Sync::Write)?;
+        Ok((ledger, opened))
+    }
+}
+
+/// What tenants owed. A debt that the others have been served since is forgotten, so that rows do not pile up.
+fn open_debts(debts: &[(DebtOf, Debt)], sched: &mut Scheduler) -> Batch {
+    let mut batch = Batch::default();
+    for ((of, _), left) in debts.iter().zip(sched.set_debts(debts)) {
+        let key = format::debt(&of.target, of.class, &of.tenant);
+        if left.tokens == 0 {
+            batch.delete(Table::Debts, key);
+        } else {
+            batch.put(Table::Debts, key, format::debt_value(left));
+        }
+    }
+    batch
 }
 
 /// Counts entries queue by queue, in whatever stage they are, without touching a payload. `begun` is called once all of
@@ -212,6 +256,6 @@ pub(crate) fn each(
             ControlFlow::Break(())
         }
     };
-    log.scan(span, Patience::Wait, &mut visit)?;
+    log.scan(span, Patience::Wait, &mut visit)?.whole()?;
     wrong.map_or(Ok(()), Err)
 }

@@ -132,7 +132,10 @@ fn while_counting(
         let written = (1..=to).try_for_each(|number| {
             let mut batch = Batch::default();
             for (table, key) in rows {
-                batch.put(*table, key.clone(), number.to_be_bytes().to_vec());
+                // Large enough that tables are written meanwhile.
+                let mut value = number.to_be_bytes().to_vec();
+                value.resize(100, 7);
+                batch.put(*table, key.clone(), value);
             }
             commit(log, batch)
         });
@@ -144,9 +147,9 @@ fn while_counting(
 
 fn reads_go_forward(open: Open<'_>) -> Kept {
     let log = open();
-    let rows: Vec<_> = (0..40).map(|i| (TABLES[1 + i % 8], format!("row {i}"))).collect();
-    let (first, last) = (rows[0].clone(), rows[39].clone());
-    while_counting(&*log, 1_000, &rows, &|| {
+    let rows: Vec<_> = (0..400).map(|i| (TABLES[1 + i % 8], format!("row {i}"))).collect();
+    let (first, last) = (rows[0].clone(), rows[399].clone());
+    while_counting(&*log, 400, &rows, &|| {
         let early = number(get(&*log, first.0, first.1.as_bytes())?);
         let late = number(get(&*log, last.0, last.1.as_bytes())?);
         if late >= early { Ok(()) } else { Err(format!("batch {early}, and then only batch {late}")) }
@@ -556,7 +559,8 @@ fn get(log: &dyn Log, table: Table, key: &[u8]) -> Result<Option<Bytes>, String>
 }
 
 fn number(value: Option<Bytes>) -> u64 {
-    value.map_or(0, |value| value.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    let first = |value: Bytes| value.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
+    value.map_or(0, first)
 }
 
 fn visit(log: &dyn Log, table: Table, visit: super::Visit<'_>) -> Result<Scanned, String> {

@@ -17,7 +17,6 @@
 mod mark;
 mod tail;
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::ops::Bound;
@@ -46,6 +45,10 @@ pub const MIN_WRITE_BUFFER_BYTES: u64 = 1024 * 1024;
 /// Sealed buffers of one table at which a commit waits. The engine waits at four, without looking whether it will ever end.
 const SEALED: usize = 3;
 
+/// How often its share of the write buffer one table may take before a commit waits. The engine seals a buffer when a worker
+/// has time for it; while all of them merge it grows, and nothing in the engine stops it.
+const SHARES: u64 = 2;
+
 /// Sorted runs of one table at which a commit waits. The engine waits at thirty, in the same way.
 const RUNS: usize = 28;
 
@@ -57,8 +60,9 @@ const APART: u32 = 1024;
 pub struct Options {
     /// Memory for blocks that were read.
     pub cache_bytes: u64,
-    /// Memory for what is not in tables yet. It is divided among the tables when the log is made, and stays so. While tables
-    /// cannot be written as fast as commits come, it may be used four times before commits wait.
+    /// Memory for what is not in tables yet, as the engine counts it. It is divided among the tables when the log is made, and
+    /// stays so. While tables cannot be written as fast as commits come, a table may take eight times its share before
+    /// commits wait: twice for what is being filled, and as much in each of the three that wait to be written.
     pub write_buffer_bytes: u64,
     /// Disk for journals that are still needed by some table; there is one more that is being written.
     pub journal_bytes: u64,
@@ -76,6 +80,7 @@ pub struct Fjall {
     db: Database,
     mark: Mark,
     folder: PathBuf,
+    options: Options,
     /// Whether the mark already says that something was not synced.
     loose: AtomicBool,
     /// Why nothing is written any more.
@@ -156,7 +161,7 @@ impl Fjall {
         mark.sync()?;
         let (loose, poison) = (AtomicBool::new(false), Mutex::new(None));
         let seen = RwLock::new(db.snapshot());
-        let log = Self { seen, tables, db, mark, folder, loose, poison };
+        let log = Self { seen, tables, db, mark, folder, options, loose, poison };
         log.stamp()?;
         Ok(log)
     }
@@ -204,21 +209,26 @@ fn open_tables(db: &Database, options: Options) -> ::fjall::Result<[Keyspace; TA
 
 /// What a table is made for.
 fn tuned(table: Table, buffer: u64) -> KeyspaceCreateOptions {
-    let options = KeyspaceCreateOptions::default();
+    let options = KeyspaceCreateOptions::default().max_memtable_size(share(table, buffer));
     match table {
         // Read one by one and always there; what is large lies apart.
         Table::Entries => options
-            .max_memtable_size(buffer / 4)
             .expect_point_read_hits(true)
             .with_kv_separation(Some(KvSeparationOptions::default().separation_threshold(APART))),
         // Only ever scanned: a filter for single keys would be built for nobody.
-        Table::Inbox | Table::Running => {
-            options.max_memtable_size(buffer / 4).filter_policy(FilterPolicy::disabled())
+        Table::Inbox | Table::Running | Table::Timers | Table::Aside => {
+            options.filter_policy(FilterPolicy::disabled())
         }
-        Table::Timers | Table::Aside => {
-            options.max_memtable_size(buffer / 24).filter_policy(FilterPolicy::disabled())
-        }
-        Table::Meta | Table::Queues | Table::Once | Table::Debts => options.max_memtable_size(buffer / 24),
+        Table::Meta | Table::Queues | Table::Once | Table::Debts => options,
+    }
+}
+
+/// How much of the write buffer is a table's: a quarter for each of those that every entry passes through, since most of
+/// what passes is deleted before it is ever written to a table.
+const fn share(table: Table, buffer: u64) -> u64 {
+    match table {
+        Table::Entries | Table::Inbox | Table::Running => buffer / 4,
+        _ => buffer / 24,
     }
 }
 
@@ -310,10 +320,9 @@ impl Fjall {
             self.mark.set(Flag::Loose, true)?;
             self.mark.sync()?;
         }
-        let edits = last_of_each(batch);
         let mut touched = [false; TABLES.len()];
         let mut writes = self.db.batch().durability(Some(mode(sync)));
-        for edit in edits {
+        for edit in batch.into_edits() {
             touched[edit.table as usize] = true;
             let table = self.table(edit.table);
             match edit.value {
@@ -334,12 +343,23 @@ impl Fjall {
 
     /// Waits while tables are written slower than commits come, as long as there is somebody who writes them.
     fn wait_for_room(&self, touched: [bool; TABLES.len()]) -> Result<(), Error> {
-        let full =
-            |table: &Keyspace| table.sealed_memtable_count() >= SEALED || table.tree.l0_run_count() >= RUNS;
-        for (table, _) in self.tables.iter().zip(touched).filter(|(_, touched)| *touched) {
-            while full(table) {
+        let failed = |e| self.failed("writing", e);
+        for table in TABLES.into_iter().filter(|table| touched[*table as usize]) {
+            let most = SHARES * share(table, self.options.write_buffer_bytes);
+            let tree = self.table(table);
+            loop {
+                let queued = tree.sealed_memtable_count() >= SEALED || tree.tree.l0_run_count() >= RUNS;
+                let large = tree.tree.active_memtable().size() >= most;
+                if !queued && !large {
+                    break;
+                }
                 // Says whether the engine has given up.
-                self.db.persist(PersistMode::Buffer).map_err(|e| self.failed("writing", e))?;
+                self.db.persist(PersistMode::Buffer).map_err(failed)?;
+                if large && !queued {
+                    // The engine seals after a commit only; what was replayed from a journal may be too large before.
+                    tree.rotate_memtable().map_err(failed)?;
+                    continue;
+                }
                 #[expect(
                     clippy::disallowed_methods,
                     reason = "the engine tells nobody when it has made room"
@@ -404,17 +424,6 @@ fn bounds(span: &Span) -> (Bound<&[u8]>, Bound<&[u8]>) {
     (from, to)
 }
 
-/// The last edit of each row: the engine knows no order within a batch.
-fn last_of_each(batch: Batch) -> Vec<super::Edit> {
-    let mut edits = batch.into_edits();
-    let mut seen = HashSet::with_capacity(edits.len());
-    let keep: Vec<bool> =
-        edits.iter().rev().map(|edit| seen.insert((edit.table, edit.key.clone()))).collect();
-    let mut keep = keep.into_iter().rev();
-    edits.retain(|_| keep.next().unwrap_or(true));
-    edits
-}
-
 // === Errors and sizes ===
 
 impl Options {
@@ -440,8 +449,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             cache_bytes: 64 * 1024 * 1024,
-            // A quarter for each table that every entry passes through: most of what passes is deleted before it is
-            // ever written to a table. A third of this costs three times the processor.
+            // Half of this costs twice the processor (`benches/log.rs`).
             write_buffer_bytes: 192 * 1024 * 1024,
             journal_bytes: MIN_JOURNAL_BYTES,
             workers: 1,

@@ -152,8 +152,8 @@ pub trait Log: Send + std::marker::Sync + 'static {
 /// Why the log did not do as it was asked; each kind says what to do next.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Another process has it open: ask that one, or wait for its end.
-    #[error("{0} is open in another process")]
+    /// Somebody has it open, here or in another process: ask that one, or wait for its end.
+    #[error("{0} is open already, here or in another process")]
     Locked(String),
     /// Somebody with a higher fence owns the partition: give it up.
     #[error("the partition was taken over with fence {0}")]
@@ -203,6 +203,23 @@ pub enum Error {
         /// Why it failed.
         why: String,
     },
+}
+
+// === impl Scanned ===
+
+impl Scanned {
+    /// Of a scan that may wait ([`Patience::Wait`]): a log that would block all the same has failed, and what it did not
+    /// show must not be taken for what is not there.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub fn whole(self) -> Result<Self, Error> {
+        if self != Self::WouldBlock {
+            return Ok(self);
+        }
+        let why = "it would have to wait, although it may".to_owned();
+        Err(Error::Engine { what: "reading the log".to_owned(), why })
+    }
 }
 
 // === impl Batch ===

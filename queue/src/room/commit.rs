@@ -7,9 +7,10 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Condvar, Mutex};
 
 use super::Shared;
+use super::core::AFTER_FAILURE;
 use crate::ledger::{Ask, Ledger, Plan, Refused, What};
-use crate::log::{Log, Sync};
-use crate::name::{EntryId, Millis};
+use crate::log::{Batch, Log, Sync};
+use crate::name::Millis;
 
 /// Moves that wait for the committer. Bounded by who posts: each caller waits for its answer, and the scheduler has at most
 /// as many starts under way as there are places.
@@ -22,11 +23,26 @@ pub(super) struct Mailbox {
 #[derive(Default)]
 struct Posted {
     asks: VecDeque<Ask>,
+    /// The entries are to be counted.
+    count: bool,
     closed: bool,
+}
+
+/// What the committer is to do next.
+struct Work {
+    asks: Vec<Ask>,
+    count: bool,
 }
 
 impl Mailbox {
     pub(super) fn post(&self, ask: Ask) {
+        self.put(ask);
+        self.wake();
+    }
+
+    /// The same for whoever holds the lock of the room, so that starts are written in the order in which they were decided;
+    /// once the lock is let go, [`Self::wake`].
+    pub(super) fn put(&self, ask: Ask) {
         let mut inner = self.inner.lock();
         if inner.closed {
             drop(inner);
@@ -34,10 +50,20 @@ impl Mailbox {
             return;
         }
         inner.asks.push_back(ask);
+    }
+
+    pub(super) fn wake(&self) {
         self.came.notify_one();
     }
 
-    pub(super) fn close(&self) {
+    /// Asks for the entries to be counted. Only the committer can begin that: nothing may be committed meanwhile.
+    pub(super) fn count(&self) {
+        self.inner.lock().count = true;
+        self.came.notify_one();
+    }
+
+    /// Nothing is taken any more; what is being written is written.
+    pub(super) fn end(&self) {
         let refused = {
             let mut inner = self.inner.lock();
             inner.closed = true;
@@ -50,36 +76,48 @@ impl Mailbox {
     }
 
     /// Waits until there is something, and takes what is there. `None`: it is closed.
-    fn take(&self, most: usize, carried: usize) -> Option<Vec<Ask>> {
+    fn take(&self, most: usize, carried: usize) -> Option<Work> {
         let mut inner = self.inner.lock();
-        while inner.asks.is_empty() && carried == 0 && !inner.closed {
+        while inner.asks.is_empty() && !inner.count && carried == 0 && !inner.closed {
             self.came.wait(&mut inner);
         }
         if inner.closed {
             return None;
         }
         let some = inner.asks.len().min(most);
-        Some(inner.asks.drain(..some).collect())
+        Some(Work { asks: inner.asks.drain(..some).collect(), count: std::mem::take(&mut inner.count) })
     }
 }
 
-/// Commits until the partition is given up, or the room ends.
+/// Commits, first what is to be written before all else, until the partition is given up, or the room ends.
 pub(super) fn serve<P: Send + 'static>(
     shared: &Weak<Shared<P>>,
     partition: u32,
     log: &Arc<dyn Log>,
-    mailbox: &Mailbox,
+    mailbox: &Arc<Mailbox>,
+    first: Batch,
 ) {
+    if !first.is_empty()
+        && let Some(shared) = shared.upgrade()
+        && let Err(error) = log.commit(first, Sync::Write)
+    {
+        shared.poison(partition, Plan::default(), &error.to_string());
+    }
     let mut carried: Vec<Ask> = Vec::new();
     let most = match shared.upgrade() {
         Some(shared) => shared.options.batch.max(1),
         None => return,
     };
-    while let Some(came) = mailbox.take(most, carried.len()) {
+    while let Some(work) = mailbox.take(most, carried.len()) {
         let Some(shared) = shared.upgrade() else { break };
+        if work.count {
+            shared.count(partition, log, mailbox);
+        }
         let mut asks = std::mem::take(&mut carried);
-        asks.extend(came);
-        carried = shared.commit(partition, &**log, asks);
+        asks.extend(work.asks);
+        if !asks.is_empty() {
+            carried = shared.commit(partition, &**log, asks);
+        }
     }
     for ask in carried {
         ask.refuse(Refused::Closing);
@@ -98,14 +136,21 @@ impl<P: Send + 'static> Shared<P> {
         let mut looked = Vec::with_capacity(asks.len());
         let mut carried = Vec::new();
         let mut dealt_with_due = false;
+        let mut again_after = None;
         for mut ask in asks {
-            dealt_with_due |= matches!(ask.what, What::Due { .. });
+            let is_due = matches!(ask.what, What::Due { .. });
+            dealt_with_due |= is_due;
             match Ledger::look(&ask.what, due_from, log) {
                 Ok(seen) => {
                     ask.seen = seen;
                     looked.push(ask);
                 }
-                Err(why) => self.refuse(partition, ask, why),
+                Err(why) => {
+                    if is_due {
+                        again_after = Some(self.now().plus(AFTER_FAILURE));
+                    }
+                    unreadable(partition, ask, why);
+                }
             }
         }
         let mut plan = Plan::default();
@@ -129,12 +174,16 @@ impl<P: Send + 'static> Shared<P> {
             }
             core.take_undone(&plan.undone)
         };
+        let freed = !undone.is_empty();
         drop(undone);
         if !plan.is_empty() {
             self.write(partition, log, plan);
+        } else if freed {
+            // What the refused starts had taken of limits is free for others.
+            self.pump();
         }
         if dealt_with_due && !carried.iter().any(|ask| matches!(ask.what, What::Due { .. })) {
-            self.core.lock().due_done(partition);
+            self.core.lock().due_done(partition, again_after);
             self.pump();
         }
         carried
@@ -185,33 +234,18 @@ impl<P: Send + 'static> Shared<P> {
         for (id, lease) in ran {
             self.runner.revoked(id, lease);
         }
-    }
-
-    fn refuse(&self, partition: u32, ask: Ask, why: Refused) {
-        tracing::warn!(partition, what = ask.what.name(), %why, "a move could not be looked at");
-        let undone = {
-            let mut core = self.core.lock();
-            let now = self.now();
-            match ask.what {
-                What::Start { seq, lease } => {
-                    let id = EntryId { partition, seq };
-                    core.sched.undo(id, lease, now);
-                    core.take_undone(&[id])
-                }
-                // It is out of its lane already, and is there all the same.
-                What::Expire { lane, key } => {
-                    core.sched.removed(lane, key);
-                    core.sched.distrust(lane);
-                    Vec::new()
-                }
-                _ => Vec::new(),
-            }
-        };
-        drop(undone);
-        ask.refuse(why);
+        // What it had taken of limits is free for other logs, and for those who stand in line.
+        self.pump();
     }
 
     fn due_from(&self, partition: u32) -> Option<Millis> {
         self.core.lock().books.get(&partition).map(|book| book.ledger.due_from())
     }
+}
+
+/// A move of which it could not be read what it must know. (A start reads nothing.) An entry that should expire is out of
+/// its lane already, and stays so: its timer is still in the log, and is tried until it can be read.
+fn unreadable(partition: u32, ask: Ask, why: Refused) {
+    tracing::warn!(partition, what = ask.what.name(), %why, "a move could not be looked at");
+    ask.refuse(why);
 }

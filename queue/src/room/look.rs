@@ -7,7 +7,10 @@ use super::{Room, Shared, Told};
 use crate::entry::{Known, Stage, Terms};
 use crate::ledger::{Ledger, Listed, Page, Place, Refused};
 use crate::name::{Class, EntryId, Millis, QueueName};
-use crate::scheduler::{Depth, LaneId, QueueId, Why};
+use crate::scheduler::{Depth, LaneId, QueueId, Sizes, Why};
+
+/// How often an entry that moves is looked for again.
+const LOOKS: usize = 16;
 
 /// A durable queue as it stands.
 #[derive(Clone, Debug)]
@@ -24,8 +27,10 @@ pub struct QueueSeen {
     pub entries: Option<u64>,
     /// Since when the first that is ready has been ready, if that is known.
     pub oldest: Option<Millis>,
+    /// How many entries run.
+    pub running: usize,
     /// Entries that run.
-    pub running: Vec<Listed>,
+    pub runs: Vec<Listed>,
     /// Why the first of each class does not run.
     pub why: Vec<(Class, Why)>,
 }
@@ -91,6 +96,8 @@ pub struct Explained {
 pub struct Totals {
     /// What the scheduler holds.
     pub depth: Depth,
+    /// What it remembers beside that.
+    pub sizes: Sizes,
     /// The logs that are open.
     pub logs: Vec<LogSeen>,
     /// What was done.
@@ -146,6 +153,18 @@ impl<P: Send + 'static> Room<P> {
         Overview { left_off: count.saturating_sub(queues.len()), queues }
     }
 
+    /// Every durable queue.
+    pub fn queues(&self) -> Vec<QueueSeen> {
+        let mut all = self.overview(&Wish { most: usize::MAX, ..Wish::default() }).queues;
+        all.sort_by(|one, other| (&one.name, one.partition).cmp(&(&other.name, other.partition)));
+        all
+    }
+
+    /// One durable queue.
+    pub fn queue(&self, name: &QueueName) -> Option<QueueSeen> {
+        self.named(name).into_iter().next()
+    }
+
     /// The durable queues of this name, one a partition that has it.
     pub fn named(&self, name: &QueueName) -> Vec<QueueSeen> {
         let core = self.0.shared.core.lock();
@@ -179,19 +198,28 @@ impl<P: Send + 'static> Room<P> {
         self.0.shared.core.lock().sched.depth()
     }
 
-    /// What is in the room.
+    /// What is in the room. Looks at files: it may block.
     pub fn totals(&self) -> Totals {
-        let core = self.0.shared.core.lock();
-        let log = |book: &Book| LogSeen {
-            partition: book.ledger.partition(),
-            queues: book.ledger.count_queues(),
-            entries: book.ledger.entries(),
-            disk_bytes: book.log.disk_bytes(),
-            poisoned: book.poisoned.clone(),
+        let (mut totals, books) = {
+            let core = self.0.shared.core.lock();
+            let seen = |book: &Book| {
+                let seen = LogSeen {
+                    partition: book.ledger.partition(),
+                    queues: book.ledger.count_queues(),
+                    entries: book.ledger.entries(),
+                    disk_bytes: 0,
+                    poisoned: book.poisoned.clone(),
+                };
+                (seen, book.log.clone())
+            };
+            let books: Vec<_> = core.books.values().map(seen).collect();
+            let (depth, sizes, told) = (core.sched.depth(), core.sched.sizes(), core.told);
+            (Totals { depth, sizes, logs: Vec::new(), told }, books)
         };
-        let mut logs: Vec<LogSeen> = core.books.values().map(log).collect();
-        logs.sort_by_key(|log| log.partition);
-        Totals { depth: core.sched.depth(), logs, told: core.told }
+        totals.logs =
+            books.into_iter().map(|(seen, log)| LogSeen { disk_bytes: log.disk_bytes(), ..seen }).collect();
+        totals.logs.sort_by_key(|log| log.partition);
+        totals
     }
 
     /// An entry, with payload and result, and why it does not run. Reads the log: it may block.
@@ -201,10 +229,19 @@ impl<P: Send + 'static> Room<P> {
     pub fn show(&self, id: EntryId) -> Result<Explained, Refused> {
         let shared: &Shared<P> = &self.0.shared;
         let log = shared.core.lock().books.get(&id.partition).map(|book| book.log.clone());
-        let seen = Ledger::find(id.seq, &*log.ok_or(Refused::Unknown(id))?)?;
+        let log = log.ok_or(Refused::NotHere(id.partition))?;
+        let mut seen = Ledger::find(id.seq, &*log)?;
+        // It may move while it is looked for: seldom, and ever more seldom so many times in a row.
+        for _ in 0..LOOKS {
+            if !seen.is_torn() {
+                break;
+            }
+            seen = Ledger::find(id.seq, &*log)?;
+        }
         let entry = seen.known(id).ok_or(Refused::Unknown(id))?;
         let core = shared.core.lock();
-        let lane = core.books.get(&id.partition).and_then(|book| {
+        let writable = core.books.get(&id.partition).filter(|book| book.poisoned.is_none());
+        let lane = writable.and_then(|book| {
             let queue = book.ledger.queue(&entry.queue)?;
             Some(LaneId { queue, class: entry.class })
         });
@@ -212,6 +249,18 @@ impl<P: Send + 'static> Room<P> {
         let waits = matches!(entry.stage, Stage::Inbox | Stage::Running);
         let why = lane.filter(|_| waits).and_then(|lane| core.sched.why(lane, key));
         Ok(Explained { entry, why })
+    }
+
+    /// Entries of a queue, at most so many: those that are ready, then those that are held back or over, then those whose
+    /// time comes later. Reads the log: it may block.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub fn list(&self, name: &QueueName, most: usize) -> Result<Vec<EntryId>, Refused> {
+        let queue = self.queue(name).ok_or_else(|| Refused::NoQueue(name.clone()))?;
+        let partition = queue.partition;
+        let page = self.page(partition, name, None, most, |_| true)?;
+        Ok(page.found.into_iter().map(|listed| EntryId { partition, seq: listed.seq }).collect())
     }
 
     /// A page of the entries of a queue, of those stages that `wanted` says yes to: see [`Ledger::page`]. Reads the log: it
@@ -229,7 +278,7 @@ impl<P: Send + 'static> Room<P> {
     ) -> Result<Page, Refused> {
         let (log, number) = {
             let core = self.0.shared.core.lock();
-            let book = core.books.get(&partition).ok_or_else(|| Refused::NoQueue(name.clone()))?;
+            let book = core.books.get(&partition).ok_or(Refused::NotHere(partition))?;
             let (number, ..) = book.ledger.row(name).ok_or_else(|| Refused::NoQueue(name.clone()))?;
             (book.log.clone(), number)
         };
@@ -241,7 +290,7 @@ impl<P: Send + 'static> Room<P> {
     /// # Errors
     /// The name of the first that does not hold.
     pub fn check(&self) -> Result<(), &'static str> {
-        self.0.shared.core.lock().sched.check()
+        self.0.shared.core.lock().check()
     }
 }
 
@@ -279,6 +328,7 @@ impl<P> Core<P> {
             return None;
         }
         Some(match wish.first {
+            First::Oldest if book.poisoned.is_some() => u64::MAX,
             First::Oldest => self.oldest(id).map_or(u64::MAX, |at| at.0),
             // What is not counted yet may be the deepest of all.
             First::Deepest => entries.map_or(0, |entries| u64::MAX - entries),
@@ -286,16 +336,21 @@ impl<P> Core<P> {
     }
 
     fn seen(&self, partition: u32, number: u64) -> Option<QueueSeen> {
-        let (id, row, entries) = self.books.get(&partition)?.ledger.at(number)?;
+        let book = self.books.get(&partition)?;
+        let (id, row, entries) = book.ledger.at(number)?;
+        // The scheduler knows nothing of a log that can no longer be written.
+        let id = Some(id).filter(|_| book.poisoned.is_none());
+        let runs = id.map(|id| self.running(id)).unwrap_or_default();
         Some(QueueSeen {
             name: row.name.clone(),
             partition,
             terms: row.terms.clone(),
             paused: row.paused,
             entries,
-            oldest: self.oldest(id),
-            running: self.running(id),
-            why: self.why(id),
+            oldest: id.and_then(|id| self.oldest(id)),
+            running: runs.len(),
+            runs,
+            why: id.map(|id| self.why(id)).unwrap_or_default(),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! The room in motion: one scheduler, a committer for each log, readers, and a clock that wakes them.
 //!
 //! All decisions are made under one lock, which is never held while a disk is waited for. What is dropped or called that
-//! belongs to others (places, runners) is dropped and called outside of it.
+//! belongs to others (places, runners, callbacks) is dropped and called outside of it, so that it may ask the room at once.
 
 mod commit;
 mod core;
@@ -11,7 +11,7 @@ mod stand;
 mod told;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
@@ -19,14 +19,14 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use crate::entry::{Cost, Entry, Item, Lease, Outcome};
-use crate::ledger::{self, Ask, Done, Ledger, Opened, Refused, What};
+use crate::ledger::{self, Ask, Done, OnDisk, Opened, Refused, What};
 use crate::limits::Limits;
 use crate::log::{self, Log, Sync};
-use crate::name::{EntryId, Millis, QueueName};
+use crate::name::{EntryId, Millis, QueueName, Seq};
 use crate::scheduler::{self, Ground, Scheduler, Tenancy};
 
 use commit::Mailbox;
-use core::Core;
+use core::{Book, Core};
 use read::Readers;
 
 pub use look::{Explained, First, LineSeen, LogSeen, Overview, QueueSeen, Totals, Wish};
@@ -110,10 +110,12 @@ pub(crate) struct Shared<P: Send + 'static> {
     clock: Arc<dyn Clock>,
     readers: Readers,
     options: Options,
-    closing: AtomicBool,
     /// Lanes that have something: with none, whoever comes need not stand in line.
     waiting: AtomicUsize,
+    next_volatile: AtomicU64,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Committers of partitions that were given up on these very threads.
+    ending: Mutex<HashMap<u32, JoinHandle<()>>>,
 }
 
 impl Default for Options {
@@ -142,9 +144,10 @@ impl<P: Send + 'static> Room<P> {
             clock,
             readers,
             options,
-            closing: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
+            next_volatile: AtomicU64::new(Seq::VOLATILE),
             threads: Mutex::default(),
+            ending: Mutex::default(),
         });
         let jobs = Arc::new(Mutex::new(jobs));
         for _ in 0..threads {
@@ -156,41 +159,46 @@ impl<P: Send + 'static> Room<P> {
         Self(Arc::new(Handle { shared }))
     }
 
-    /// Takes a log's partition into the room: what waits in it waits here from now on.
+    /// Takes a log's partition into the room: what waits in it waits here from now on. Blocks while the log is read;
+    /// everybody else goes on meanwhile.
     ///
     /// # Errors
-    /// A log that cannot be read, belongs to another partition, or to somebody with a higher fence.
+    /// [`log::Error::Locked`] if it is open here; a log that cannot be read, belongs to another partition, or to somebody
+    /// with a higher fence.
     pub fn open(&self, partition: u32, fence: u64, log: Arc<dyn Log>) -> Result<Opened, log::Error> {
         let shared = &self.0.shared;
+        shared.reserve(partition)?;
+        let found = OnDisk::read(&*log, partition, fence);
         let mailbox = Arc::new(Mailbox::default());
+        // The first thing that it does: nothing is committed before the count has its snapshots.
+        mailbox.count();
         let opened = {
             let mut core = shared.core.lock();
-            if core.books.contains_key(&partition) {
-                return Err(log::Error::Locked(format!("partition {partition}")));
+            core.opening.remove(&partition);
+            let found = found?;
+            if core.closed {
+                return Err(cannot_open(partition, "the queues are closing"));
             }
-            let (ledger, opened) = Ledger::open(&*log, partition, fence, &mut core.sched)?;
-            core.books.insert(partition, core::Book::new(ledger, log.clone(), mailbox.clone()));
+            let (of, its_log, its_mailbox) = (shared.me.clone(), log.clone(), mailbox.clone());
+            let (first, comes) = std::sync::mpsc::channel();
+            let committer = thread("queue-commit", move || {
+                if let Ok(first) = comes.recv() {
+                    commit::serve(&of, partition, &its_log, &its_mailbox, first);
+                }
+            })
+            .map_err(|error| cannot_open(partition, &format!("no thread for it: {error}")))?;
+            let core = &mut *core;
+            let (ledger, opened, settled) = found.open(&mut core.sched);
+            let _waits = first.send(settled);
+            core.books.insert(partition, Book::new(ledger, log, mailbox, committer));
             opened
         };
-        // Nothing is committed until the count has its snapshots.
-        let (begun, counting) = std::sync::mpsc::channel();
-        let (of, counted) = (Arc::downgrade(shared), log.clone());
-        shared.spawn("queue-count", move || {
-            let counts = ledger::count(&*counted, || {
-                let _nobody_waits = begun.send(());
-            });
-            if let Some(shared) = of.upgrade() {
-                shared.counted(partition, counts);
-            }
-        });
-        let _panicked = counting.recv();
-        let of = Arc::downgrade(shared);
-        shared.spawn("queue-commit", move || commit::serve(&of, partition, &log, &mailbox));
         shared.pump();
         Ok(opened)
     }
 
-    /// Gives a partition up: what waits in it waits here no longer. What ran is revoked.
+    /// Gives a partition up: what waits in it waits here no longer. What ran is revoked. When it returns nothing more is
+    /// written (unless a runner asks for it while it is being called: then soon after), and the log can be opened anew.
     pub fn give_up(&self, partition: u32) {
         self.0.shared.give_up(partition);
     }
@@ -277,7 +285,8 @@ impl<P: Send + 'static> Room<P> {
         answer
     }
 
-    /// Something about where entries could run has changed. Cheap if nobody waits.
+    /// Something about where entries could run has changed. Cheap if nobody waits. Whoever frees a place calls it *after*
+    /// the place can be seen to be free.
     pub fn stir(&self, target: Option<&str>) {
         if self.has_line() {
             self.0.shared.core.lock().sched.stir(target);
@@ -287,7 +296,9 @@ impl<P: Send + 'static> Room<P> {
 
     /// Whether anybody waits for anything.
     pub fn has_line(&self) -> bool {
-        self.0.shared.waiting.load(Ordering::Acquire) > 0
+        // See `say_who_waits`.
+        fence(Ordering::SeqCst);
+        self.0.shared.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// What a tenant may use, and its part.
@@ -302,7 +313,8 @@ impl<P: Send + 'static> Room<P> {
         self.0.shared.pump();
     }
 
-    /// Ends everything that moves. What was acknowledged is in the logs.
+    /// Ends everything that moves, and lets go of the logs. What was acknowledged is in them; what runs, runs again once they
+    /// are opened. Whoever stands in line hears of it.
     pub fn close(&self) {
         self.0.shared.close();
     }
@@ -329,10 +341,12 @@ impl<P> Started<P> {
 // === impl Shared ===
 
 impl<P: Send + 'static> Shared<P> {
+    /// A thread that is waited for at the end.
     fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) {
-        let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(work);
-        match spawned {
-            Ok(thread) => self.threads.lock().push(thread),
+        let mut threads = self.threads.lock();
+        threads.retain(|thread| !thread.is_finished());
+        match thread(name, work) {
+            Ok(thread) => threads.push(thread),
             Err(error) => tracing::error!(%error, name, "a thread of the queues could not be started"),
         }
     }
@@ -343,56 +357,118 @@ impl<P: Send + 'static> Shared<P> {
 
     /// Puts a move where the partition's committer finds it.
     fn post(&self, partition: u32, ask: Ask) {
-        let mailbox = self.core.lock().books.get(&partition).map(|book| book.mailbox.clone());
+        let (mailbox, closed) = {
+            let core = self.core.lock();
+            (core.books.get(&partition).map(|book| book.mailbox.clone()), core.closed)
+        };
         match mailbox {
             Some(mailbox) => mailbox.post(ask),
-            None => ask.refuse(Refused::Closing),
+            None if closed => ask.refuse(Refused::Closing),
+            None => ask.refuse(Refused::NotHere(partition)),
         }
     }
 
-    fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Acquire)
+    /// Nobody else opens this partition while its log is read, and whoever had it has written for the last time.
+    fn reserve(&self, partition: u32) -> Result<(), log::Error> {
+        let locked = || log::Error::Locked(format!("partition {partition}"));
+        if partition == stand::NOWHERE {
+            return Err(cannot_open(partition, "this number is kept for what lives in memory only"));
+        }
+        let ending = self.ending.lock().remove(&partition);
+        if let Some(ending) = ending {
+            if ending.thread().id() == std::thread::current().id() {
+                self.ending.lock().insert(partition, ending);
+                return Err(locked());
+            }
+            let _panicked = ending.join();
+        }
+        let mut core = self.core.lock();
+        if core.closed {
+            return Err(cannot_open(partition, "the queues are closing"));
+        }
+        if core.books.contains_key(&partition) || !core.opening.insert(partition) {
+            return Err(locked());
+        }
+        Ok(())
     }
 
     fn close(&self) {
-        if self.closing.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let mailboxes: Vec<Arc<Mailbox>> =
-            self.core.lock().books.values().map(|book| book.mailbox.clone()).collect();
-        for mailbox in mailboxes {
-            mailbox.close();
-        }
-        self.readers.close();
-        self.ticked.notify_all();
-        let this = std::thread::current().id();
-        for thread in std::mem::take(&mut *self.threads.lock()) {
-            // The last clone may be dropped by a runner, on one of these.
-            if thread.thread().id() != this {
-                let _panicked = thread.join();
+        let committers: Vec<JoinHandle<()>> = {
+            let mut core = self.core.lock();
+            if core.closed {
+                return;
             }
-        }
-        self.core.lock().let_all_go();
+            core.closed = true;
+            for book in core.books.values() {
+                book.mailbox.end();
+            }
+            core.books.values_mut().filter_map(|book| book.committer.take()).collect()
+        };
+        self.ticked.notify_all();
+        self.readers.close();
+        let ending: Vec<JoinHandle<()>> = std::mem::take(&mut *self.ending.lock()).into_values().collect();
+        join(committers.into_iter().chain(ending));
+        // Committers start others, which count.
+        join(std::mem::take(&mut *self.threads.lock()));
+        let all = self.core.lock().let_all_go();
+        drop(all);
     }
 
     fn give_up(&self, partition: u32) {
-        let Some(book) = self.core.lock().books.remove(&partition) else { return };
-        book.mailbox.close();
-        let (ran, places) = {
+        let committer = {
+            let mut core = self.core.lock();
+            let committer = core.books.get_mut(&partition).and_then(|book| {
+                book.mailbox.end();
+                book.committer.take()
+            });
+            // It is not open, or somebody else is giving it up.
+            let Some(committer) = committer else { return };
+            committer
+        };
+        // What it is writing is written, told and run before it is revoked.
+        if committer.thread().id() == std::thread::current().id() {
+            self.ending.lock().insert(partition, committer);
+        } else {
+            let _panicked = committer.join();
+        }
+        let (book, ran, places) = {
             let mut core = self.core.lock();
             let now = self.now();
-            (core.sched.drop_partition(partition, now), core.take_starting(partition))
+            let Some(book) = core.books.remove(&partition) else { return };
+            (book, core.sched.drop_partition(partition, now), core.take_starting(partition))
         };
         drop(places);
+        drop(book);
         for (id, lease) in ran {
             self.runner.revoked(id, lease);
         }
         self.pump();
     }
 
-    fn counted(&self, partition: u32, counts: Result<HashMap<u64, u64>, log::Error>) {
+    /// Counts what is in a log. Called by its committer: once the count has its snapshots, that may go on.
+    fn count(&self, partition: u32, log: &Arc<dyn Log>, mailbox: &Arc<Mailbox>) {
+        if let Some(book) = self.core.lock().books.get_mut(&partition) {
+            book.ledger.begin_count();
+        }
+        let (begun, counting) = std::sync::mpsc::channel();
+        let (of, log, mailbox) = (self.me.clone(), log.clone(), mailbox.clone());
+        self.spawn("queue-count", move || {
+            let counts = ledger::count(&*log, || {
+                let _nobody_waits = begun.send(());
+            });
+            if let Some(shared) = of.upgrade() {
+                shared.counted(partition, &mailbox, counts);
+            }
+        });
+        let _panicked = counting.recv();
+    }
+
+    fn counted(&self, partition: u32, of: &Arc<Mailbox>, counts: Result<HashMap<u64, u64>, log::Error>) {
         let mut core = self.core.lock();
-        let Some(book) = core.books.get_mut(&partition) else { return };
+        let again = self.now().plus(core::AFTER_FAILURE);
+        // It may have been given up meanwhile, and opened anew.
+        let book = core.books.get_mut(&partition).filter(|book| Arc::ptr_eq(&book.mailbox, of));
+        let Some(book) = book else { return };
         match counts {
             Ok(counts) => {
                 for number in book.ledger.count(&counts) {
@@ -400,8 +476,26 @@ impl<P: Send + 'static> Shared<P> {
                 }
             }
             Err(error) => {
-                tracing::error!(partition, %error, "what waits could not be counted: depths stay unknown");
+                tracing::warn!(partition, %error, "what waits could not be counted; it is tried again");
+                book.count_at = Some(again);
+                self.ticked.notify_all();
             }
         }
     }
+}
+
+/// Waits for the end of threads. The last clone of a room may be dropped by a runner, on one of these.
+fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
+    let this = std::thread::current().id();
+    for thread in threads.into_iter().filter(|thread| thread.thread().id() != this) {
+        let _panicked = thread.join();
+    }
+}
+
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work)
+}
+
+fn cannot_open(partition: u32, why: &str) -> log::Error {
+    log::Error::Engine { what: format!("opening partition {partition}"), why: why.to_owned() }
 }

@@ -47,19 +47,15 @@ impl Readers {
 pub(super) fn serve<P: Send + 'static>(shared: &Weak<Shared<P>>, jobs: &Mutex<Receiver<Job>>) {
     loop {
         let Ok(job) = jobs.lock().recv() else { return };
-        let found = catch_unwind(AssertUnwindSafe(|| read(&job, Patience::Wait)));
+        let found = safely(&job, Patience::Wait);
         let Some(shared) = shared.upgrade() else { return };
         shared.pump_after(|core, now| {
             match found {
-                Ok(Ok(Some(found))) => core.sched.read(&job.hunger, found),
+                Ok(Some(found)) => core.sched.read(&job.hunger, found),
                 // It was cancelled, or cannot be had.
-                Ok(Ok(None)) => core.sched.read_failed(&job.hunger, now),
-                Ok(Err(error)) => {
+                Ok(None) => core.sched.read_failed(&job.hunger, now),
+                Err(error) => {
                     tracing::warn!(queue = job.queue, %error, "a lane could not be read; it is tried again");
-                    core.sched.read_failed(&job.hunger, now);
-                }
-                Err(_) => {
-                    tracing::error!(queue = job.queue, "reading a lane panicked; it is tried again");
                     core.sched.read_failed(&job.hunger, now);
                 }
             }
@@ -68,8 +64,15 @@ pub(super) fn serve<P: Send + 'static>(shared: &Weak<Shared<P>>, jobs: &Mutex<Re
     }
 }
 
+/// Reads one batch. A log that panics has failed, like any other.
+pub(super) fn safely(job: &Job, patience: Patience) -> Result<Option<Found>, Error> {
+    catch_unwind(AssertUnwindSafe(|| read(job, patience))).unwrap_or_else(|_| {
+        Err(Error::Engine { what: "reading a lane".to_owned(), why: "it panicked".to_owned() })
+    })
+}
+
 /// Reads one batch. `None`: it was cancelled, or would have to wait and may not.
-pub(super) fn read(job: &Job, patience: Patience) -> Result<Option<Found>, Error> {
+fn read(job: &Job, patience: Patience) -> Result<Option<Found>, Error> {
     let class = job.hunger.lane.class;
     let span: Span = format::lane(job.queue, class, job.from);
     let mut items: Vec<Item> = Vec::new();

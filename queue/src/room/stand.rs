@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
@@ -14,7 +15,7 @@ use crate::name::{Class, EntryId, Key, Millis, QueueName, Seq};
 use crate::scheduler::{LaneId, QueueId};
 
 /// Volatile queues are in no log.
-const NOWHERE: u32 = u32::MAX;
+pub(super) const NOWHERE: u32 = u32::MAX;
 
 /// What stands in line.
 #[derive(Clone, Debug)]
@@ -69,17 +70,14 @@ pub(super) struct Turned<P> {
 }
 
 impl<P: Send + 'static> Room<P> {
-    /// Stands in line. The id is known at once, so that whoever places it can find it.
+    /// Stands in line. `found` hears the id before anybody can be asked to place it.
     pub fn stand(&self, waiting: Waiting, found: impl FnOnce(EntryId)) -> Standing<P> {
         let shared = &self.0.shared;
         let (waits, turn) = oneshot::channel();
         let mut at = None;
+        let seq = Seq(shared.next_volatile.fetch_add(1, Ordering::Relaxed));
+        found(EntryId { partition: NOWHERE, seq });
         shared.pump_after(|core, now| {
-            let seq = Seq(core.next_volatile);
-            core.next_volatile += 1;
-            found(EntryId { partition: NOWHERE, seq });
-            let line = core.line(&waiting);
-            let lane = LaneId { queue: line, class: waiting.class };
             let key = Key { at: now, seq };
             let item = Item {
                 key,
@@ -88,8 +86,14 @@ impl<P: Send + 'static> Room<P> {
                 attempt: 0,
                 overtaken: 0,
                 remembered: false,
-                hint: waiting.hint,
+                hint: waiting.hint.clone(),
             };
+            // Whoever comes after the end hears so at once, since its sender is dropped.
+            if core.closed {
+                return Vec::new();
+            }
+            let line = core.line(&waiting);
+            let lane = LaneId { queue: line, class: waiting.class };
             match core.sched.stand_in_line(lane, item) {
                 Ok(()) => {
                     core.standing.insert(seq, waits);
@@ -115,10 +119,10 @@ impl<P> super::Core<P> {
     }
 
     /// A line in which nobody stands and of which nobody runs is forgotten.
-    fn let_line_go(&mut self, line: QueueId) {
+    pub(super) fn let_line_go(&mut self, line: QueueId) {
         let Some((name, ..)) = self.sched.queue(line) else { return };
         let Some(target) = self.sched.target_name(line) else { return };
-        let name = (name.clone(), Box::from(target));
+        let name = (name, Box::from(target));
         if self.lines.get(&name) == Some(&line) && self.sched.forget_queue(line) {
             self.lines.remove(&name);
         }
@@ -130,9 +134,11 @@ impl<P: Send + 'static> Future for Standing<P> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Poll::Ready(turn) = Pin::new(&mut self.turn).poll(context) else { return Poll::Pending };
+        // Nobody answers in a room that closes: then it must still leave the line.
+        let Ok(turn) = turn else { return Poll::Ready(Err(Gone::Closing)) };
         self.at = None;
         let shared = self.shared.clone();
-        Poll::Ready(turn.unwrap_or(Err(Gone::Closing)).map(|turned| Turn::new(shared, turned)))
+        Poll::Ready(turn.map(|turned| Turn::new(shared, turned)))
     }
 }
 
@@ -140,10 +146,14 @@ impl<P: Send + 'static> Drop for Standing<P> {
     fn drop(&mut self) {
         let Some((lane, key)) = self.at.take() else { return };
         let Some(shared) = self.shared.upgrade() else { return };
+        let mut waits = None;
         shared.pump_after(|core, _| {
-            core.standing.remove(&key.seq);
-            core.sched.removed(lane, key);
-            core.let_line_go(lane.queue);
+            waits = core.standing.remove(&key.seq);
+            // Else it had its turn, or none any more, and is not there; and who is at its place now is another.
+            if waits.is_some() || core.closed {
+                core.sched.removed(lane, key);
+                core.let_line_go(lane.queue);
+            }
             Vec::new()
         });
         // Its turn may have come in this very moment: then it is given back.

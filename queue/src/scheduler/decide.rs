@@ -3,9 +3,9 @@
 use smallvec::SmallVec;
 
 use super::lane::{At, member};
-use super::{LaneId, Run, Scheduler, SeatAt, TargetAt, Timer};
+use super::{LaneId, Run, Scheduler, SeatAt, TargetAt, Timer, Turns};
 use crate::entry::{Item, Lease, Order};
-use crate::limits::{Narrow, Room};
+use crate::limits::Room;
 use crate::name::{CLASSES, Class, EntryId, Millis};
 
 /// What is to be done next.
@@ -59,7 +59,8 @@ pub trait Ground {
 pub enum Placed<P> {
     /// The entry at this place of the window goes here.
     At(usize, P),
-    /// None of these can go now, but others for the same target may.
+    /// None of these can go now, but others for the same target may. The lane is asked again after [`Scheduler::stir`], and
+    /// when there are others among its first.
     NotThese,
     /// Nothing can go for this target until somebody says so by [`Scheduler::stir`].
     Full,
@@ -88,41 +89,28 @@ impl Scheduler {
                         return decision;
                     }
                 }
+                let turns = &self.targets[id as usize].turns;
+                let could =
+                    Class::all().any(|class| !self.is_full(class) && !turns[class.number()].fair.is_empty());
                 let target = &mut self.targets[id as usize];
                 if target.at == TargetAt::Live {
                     if self.fleet_full {
                         self.live.push_front(id);
+                    } else if could {
+                        target.at = TargetAt::Crowded;
+                        self.crowd.push_back(id);
                     } else {
                         target.at = TargetAt::Idle;
                     }
                 }
             }
-            if self.fleet_full || !self.let_one_in() {
+            if self.fleet_full || self.fleet.is_full(false) {
                 return Decision::Idle;
             }
+            // What was kept free for others is not needed any more.
+            let Some(id) = self.crowd.pop_front() else { return Decision::Idle };
+            self.liven(id);
         }
-    }
-
-    /// Lets one seat have turns again that was held back for the sake of places kept free for others, if one of the
-    /// others' is not needed any more.
-    fn let_one_in(&mut self) -> bool {
-        while let Some(id) = self.crowd.pop_front() {
-            let Some(seat) = self.seats.get(id as usize).filter(|seat| seat.at == SeatAt::Crowded) else {
-                continue;
-            };
-            if seat.fair.is_empty() {
-                self.seats[id as usize].at = SeatAt::Idle;
-                continue;
-            }
-            let kept = super::kept_free(&self.tenants[seat.tenant as usize]);
-            if self.fleet.is_full(kept) {
-                self.crowd.push_front(id);
-                return false;
-            }
-            self.seat_ready(id, false);
-            return true;
-        }
-        false
     }
 
     /// Goes through the seats of a target whose turn it is, until one has something that may start.
@@ -151,13 +139,21 @@ impl Scheduler {
     /// The class and the seat whose turn it is.
     fn turn(&self, target: u32) -> Option<(Class, u32)> {
         let turns = &self.targets[target as usize].turns;
-        let ready = |class: &Class| !turns[class.number()].fair.is_empty() && !self.is_full(*class);
-        let due = self.options.patience.saturating_mul(1_000);
-        // Q5: whoever has been passed over for too long comes first.
-        let aged = Class::all().filter(ready).filter(|class| turns[class.number()].owed > due);
-        let aged = aged.max_by_key(|class| turns[class.number()].owed);
-        let class = aged.or_else(|| Class::all().find(ready))?;
-        Some((class, turns[class.number()].fair.first()?))
+        // Of the last places only those have a turn for whom they are kept free.
+        let kept = self.fleet.is_full(false);
+        let due = i64::try_from(self.options.patience.saturating_mul(1_000)).unwrap_or(i64::MAX);
+        let mut aged: Option<(i64, Class, u32)> = None;
+        let mut urgent = None;
+        for class in Class::all().filter(|class| !self.is_full(*class)) {
+            let Turns { fair, owed, .. } = &turns[class.number()];
+            let Some(seat) = (if kept { fair.first_kept() } else { fair.first() }) else { continue };
+            // Q5: whoever has been passed over for too long comes first.
+            if *owed > due && aged.is_none_or(|(most, ..)| *owed > most) {
+                aged = Some((*owed, class, seat));
+            }
+            urgent = urgent.or(Some((class, seat)));
+        }
+        aged.map(|(_, class, seat)| (class, seat)).or(urgent)
     }
 
     /// Tries the lane whose turn it is. `None`: it has been moved out of the way, and the next may try.
@@ -169,9 +165,10 @@ impl Scheduler {
         now: Millis,
         ground: &mut G,
     ) -> Option<Decision<G::Place>> {
+        self.looks += 1;
         let queue = &self.queues[id.queue.0 as usize];
         let lane = queue.lanes[id.class.number()].as_deref()?;
-        let Some(head) = lane.inbox.items().front() else {
+        let Some(head) = lane.known().items().first() else {
             self.stand(id, At::Reading);
             self.want(id);
             return None;
@@ -184,14 +181,14 @@ impl Scheduler {
         let tenant_id = queue.tenant;
         let tenant = &self.tenants[tenant_id as usize];
         let target = &self.targets[target_id as usize];
-        let kept = super::kept_free(tenant);
+        let kept = self.seats[seat_id as usize].kept;
         let room = |item: &Item| {
             // The narrowest level first: there it waits.
-            let own = queue.pool.as_ref().map_or(Room::Free, |pool| pool.room(item.cost, 0, now));
+            let own = queue.pool.as_ref().map_or(Room::Free, |pool| pool.room(item.cost, false, now));
             let levels = [
                 (Level::Queue, own),
-                (Level::Tenant, tenant.pool.room(item.cost, 0, now)),
-                (Level::Target, target.pool.room(item.cost, 0, now)),
+                (Level::Tenant, tenant.pool.room(item.cost, false, now)),
+                (Level::Target, target.pool.room(item.cost, false, now)),
                 (Level::Fleet, self.fleet.room(item.cost, kept, now)),
             ];
             levels.into_iter().find(|(_, room)| *room != Room::Free)
@@ -206,7 +203,7 @@ impl Scheduler {
         };
         let mut window: SmallVec<[&Item; 8]> = SmallVec::new();
         let mut places: SmallVec<[usize; 8]> = SmallVec::new();
-        for (at, item) in lane.inbox.items().iter().take(reach).enumerate() {
+        for (at, item) in lane.known().items().iter().take(reach).enumerate() {
             let late = item.deadline.is_some_and(|deadline| deadline <= now);
             if at == 0 || !late && room(item).is_none() {
                 window.push(item);
@@ -251,24 +248,16 @@ impl Scheduler {
         let lane = queue.lanes[id.class.number()].as_deref_mut()?;
         let volatile = lane.rest.is_some();
         let ready = lane.at == At::Ready;
-        let low = lane.inbox.is_low();
+        let low = lane.known().is_low();
         let seat = &mut self.seats[seat_id as usize];
         seat.users += 1;
         seat.fair.charge(member(id), &mut lane.tag, cost.tokens, weight, ready);
         let weight = self.tenants[seat.tenant as usize].weight;
         let turns = &mut self.targets[seat.target as usize].turns;
         let ready = seat.at == SeatAt::Ready;
-        turns[id.class.number()].fair.charge(seat_id, &mut seat.tag, cost.tokens, weight, ready);
-        let tokens = u64::from(cost.tokens.max(1));
-        for class in Class::all() {
-            let turns = &mut turns[class.number()];
-            if class == id.class {
-                turns.owed = turns.owed.saturating_sub(tokens * 1_000);
-            } else if !turns.fair.is_empty() {
-                turns.owed =
-                    turns.owed.saturating_add(tokens * u64::from(self.options.share[class.number()]));
-            }
-        }
+        let member = seat.member(seat_id);
+        turns[id.class.number()].fair.charge(member, &mut seat.tag, cost.tokens, weight, ready);
+        pass_over(turns, id.class, cost.tokens, &self.options.share);
         self.enter_pools(id.queue, cost, now);
         self.leases += 1;
         let lease = Lease(self.leases);
@@ -310,7 +299,7 @@ impl Scheduler {
             Level::Tenant => {
                 let seat = &mut self.seats[seat_id as usize];
                 let fair = &mut self.targets[target as usize].turns[seat.class.number()].fair;
-                fair.leave(seat_id, seat.tag);
+                fair.leave(seat.member(seat_id), seat.tag);
                 seat.at = SeatAt::Full(narrow);
                 self.tenants[tenant as usize].held.push(seat_id);
                 Timer::Tenant(tenant)
@@ -318,15 +307,6 @@ impl Scheduler {
             Level::Target => {
                 self.targets[target as usize].at = TargetAt::Full(narrow);
                 Timer::Target(target)
-            }
-            Level::Fleet if narrow == Narrow::Running && !self.fleet.is_full(self.fleet.reserved) => {
-                // What is left is kept free for others: only they may go on.
-                let seat = &mut self.seats[seat_id as usize];
-                let fair = &mut self.targets[target as usize].turns[seat.class.number()].fair;
-                fair.leave(seat_id, seat.tag);
-                seat.at = SeatAt::Crowded;
-                self.crowd.push_back(seat_id);
-                Timer::Fleet
             }
             Level::Fleet => {
                 self.fleet_full = true;
@@ -339,6 +319,28 @@ impl Scheduler {
     }
 }
 
+/// Q5: a class was served; what that is to the others, and to its own share.
+fn pass_over(turns: &mut [Turns; CLASSES], served: Class, tokens: u32, share: &[u32; CLASSES]) {
+    let tokens = i64::from(tokens.max(1));
+    let urgent = Class::all().take_while(|class| *class != served);
+    let went_before = urgent.into_iter().any(|class| !turns[class.number()].fair.is_empty());
+    for class in Class::all() {
+        let Turns { fair, owed, .. } = &mut turns[class.number()];
+        let part = tokens * i64::from(share[class.number()]);
+        if class != served {
+            let ready = !fair.is_empty();
+            if ready || *owed < 0 {
+                *owed = owed.saturating_add(part).min(if ready { i64::MAX } else { 0 });
+            }
+        } else if went_before {
+            *owed = owed.saturating_add(part).saturating_sub(tokens * 1_000);
+        } else {
+            // Nobody was kept from anything.
+            *owed = (*owed).min(owed.saturating_sub(tokens * 1_000).max(0));
+        }
+    }
+}
+
 /// Where it can be narrow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Level {
@@ -347,5 +349,3 @@ enum Level {
     Target,
     Fleet,
 }
-
-const _: () = assert!(CLASSES <= u8::MAX as usize);

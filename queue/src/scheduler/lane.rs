@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{LaneId, Scheduler, SeatAt, TargetAt, Timer};
 use crate::entry::Item;
-use crate::inbox::{CAPACITY, Found, Inbox};
+use crate::fair::Member;
+use crate::inbox::{CAPACITY, Found, Inbox, UNKNOWN};
 use crate::limits::Narrow;
 use crate::name::{Key, Millis};
 
@@ -17,8 +18,10 @@ pub(crate) struct Lane {
     pub(super) asked: bool,
     /// A read has failed; until its time comes it is not tried again.
     pub(super) resting: bool,
-    pub(super) inbox: Inbox,
+    /// Nothing is known of it yet if there is none: most queues of a large log just wait.
+    inbox: Option<Box<Inbox>>,
     /// The log of a lane that has none: everything that waits, in memory.
+    #[expect(clippy::box_collection, reason = "most lanes have none, and there may be a million")]
     pub(super) rest: Option<Box<BTreeMap<Key, Item>>>,
 }
 
@@ -39,9 +42,24 @@ pub(super) enum At {
     Paused,
 }
 
+impl At {
+    /// Whether it would run if it could: whoever is absent earns nothing.
+    fn is_present(self) -> bool {
+        !matches!(self, Self::Empty | Self::Paused)
+    }
+}
+
 impl Lane {
+    pub(super) fn known(&self) -> &Inbox {
+        self.inbox.as_deref().unwrap_or(&UNKNOWN)
+    }
+
+    pub(super) fn inbox_mut(&mut self) -> &mut Inbox {
+        self.inbox.get_or_insert_with(|| Box::new(Inbox::unknown()))
+    }
+
     pub(super) fn is_bare(&self) -> bool {
-        self.inbox.is_bare()
+        self.known().is_bare()
     }
 }
 
@@ -68,7 +86,7 @@ impl Scheduler {
             at: At::Empty,
             asked: false,
             resting: false,
-            inbox: if known { Inbox::empty() } else { Inbox::unknown() },
+            inbox: known.then(|| Box::new(Inbox::empty())),
             rest: volatile.then(Box::default),
         };
         self.queues[id.queue.0 as usize].lanes[id.class.number()] = Some(Box::new(lane));
@@ -77,19 +95,33 @@ impl Scheduler {
     pub(super) fn drop_lane(&mut self, id: LaneId) {
         self.stand(id, At::Empty);
         let Some(mut lane) = self.queues[id.queue.0 as usize].lanes[id.class.number()].take() else { return };
-        lane.inbox.cancel();
+        if let Some(inbox) = &mut lane.inbox {
+            inbox.cancel();
+        }
         let seat = lane.seat;
         self.seats[seat as usize].users -= 1;
         self.let_seat_go(seat);
     }
 
-    /// Changes what is known of a lane, and moves the lane to where it then belongs.
+    /// Changes what is known of a lane, and moves the lane to where it then belongs. One that is held back because of what
+    /// was first in it is looked at again if that is something else now.
     pub(super) fn change<R>(&mut self, id: LaneId, change: impl FnOnce(&mut Inbox) -> R) -> Option<R> {
+        let reach = self.options.reach.max(1);
+        let window = self.lane(id)?.is_held().then(|| self.lane(id).map(|lane| lane.window(reach)));
+        let result = self.keep_place(id, change);
+        if window.is_some_and(|window| window != self.lane(id).map(|lane| lane.window(reach))) {
+            self.loosen(id);
+        }
+        result
+    }
+
+    /// The same for a lane that stays where it is, although less of it may be known.
+    pub(super) fn keep_place<R>(&mut self, id: LaneId, change: impl FnOnce(&mut Inbox) -> R) -> Option<R> {
         let lane = self.lane_mut(id)?;
-        let before = lane.inbox.items().len();
-        let result = change(&mut lane.inbox);
+        let before = lane.known().items().len();
+        let result = change(lane.inbox_mut());
         lane.feed();
-        let after = lane.inbox.items().len();
+        let after = lane.known().items().len();
         self.cached = self.cached + after - before;
         self.review(id);
         Some(result)
@@ -99,9 +131,9 @@ impl Scheduler {
     pub(super) fn review(&mut self, id: LaneId) {
         let Some(queue) = self.queues.get(id.queue.0 as usize) else { return };
         let Some(lane) = queue.lanes[id.class.number()].as_deref() else { return };
-        let nothing = lane.inbox.items().is_empty();
+        let nothing = lane.known().items().is_empty();
         let to = match lane.at {
-            _ if nothing && !lane.inbox.is_hungry() => At::Empty,
+            _ if nothing && !lane.known().is_hungry() => At::Empty,
             _ if queue.paused => At::Paused,
             // Once read, it has a turn again.
             At::Reading if nothing => At::Reading,
@@ -142,50 +174,59 @@ impl Scheduler {
             turns.waiting -= 1;
             self.waiting -= 1;
             if turns.waiting == 0 {
-                turns.owed = 0;
+                turns.owed = turns.owed.min(0);
             }
+        }
+        if to.is_present() && !from.is_present() {
+            seat.fair.arrive(&mut lane.tag);
+            if seat.present == 0 {
+                turns.fair.arrive(&mut seat.tag);
+            }
+            seat.present += 1;
+        } else if from.is_present() && !to.is_present() {
+            seat.present -= 1;
         }
         let member = member(id);
         if to == At::Ready {
-            let fresh = from == At::Empty;
-            if fresh {
-                seat.fair.join(member, &mut lane.tag)
-            } else {
-                seat.fair.rejoin(member, &mut lane.tag)
-            }
+            seat.fair.join(member, &mut lane.tag);
             if seat.at == SeatAt::Idle {
-                self.seat_ready(seat_id, fresh);
+                self.seat_ready(seat_id);
             }
         } else if from == At::Ready {
             seat.fair.leave(member, lane.tag);
             if seat.fair.is_empty() && seat.at == SeatAt::Ready {
-                turns.fair.leave(seat_id, seat.tag);
+                turns.fair.leave(seat.member(seat_id), seat.tag);
                 seat.at = SeatAt::Idle;
             }
         }
     }
 
     /// A seat has turns from now on.
-    pub(super) fn seat_ready(&mut self, id: u32, fresh: bool) {
+    pub(super) fn seat_ready(&mut self, id: u32) {
         let seat = &mut self.seats[id as usize];
         let target = &mut self.targets[seat.target as usize];
-        let fair = &mut target.turns[seat.class.number()].fair;
-        if fresh {
-            fair.join(id, &mut seat.tag)
-        } else {
-            fair.rejoin(id, &mut seat.tag)
-        }
+        target.turns[seat.class.number()].fair.join(seat.member(id), &mut seat.tag);
         seat.at = SeatAt::Ready;
-        if target.at == TargetAt::Idle {
-            target.at = TargetAt::Live;
-            self.live.push_back(seat.target);
+        let (target, kept) = (seat.target, seat.kept);
+        self.awaken(target, kept);
+    }
+
+    /// A target has something that it had not before; `kept`: of somebody for whom places are kept free.
+    pub(super) fn awaken(&mut self, id: u32, kept: bool) {
+        match self.targets[id as usize].at {
+            TargetAt::Idle => self.liven(id),
+            TargetAt::Crowded if kept || !self.fleet.is_full(false) => {
+                self.crowd.retain(|crowded| *crowded != id);
+                self.liven(id);
+            }
+            _ => {}
         }
     }
 
     /// A lane wants to read: when its turn comes, [`Scheduler::next_read`] says so.
     pub(super) fn want(&mut self, id: LaneId) {
         let Some(lane) = self.lane_mut(id) else { return };
-        if lane.rest.is_none() && !lane.asked && !lane.resting && !lane.inbox.is_filling() {
+        if lane.rest.is_none() && !lane.asked && !lane.resting && !lane.known().is_filling() {
             lane.asked = true;
             self.hungry.push_back(id);
         }
@@ -197,21 +238,37 @@ impl Scheduler {
 }
 
 impl Lane {
+    /// Whether it waits for something that what is first in it asks for.
+    fn is_held(&self) -> bool {
+        matches!(self.at, At::Full(Narrow::Tokens | Narrow::Blocks) | At::Picky)
+    }
+
+    /// Changes with what may be chosen from.
+    fn window(&self, reach: usize) -> (usize, Option<Key>, Option<Key>) {
+        let items = self.known().items();
+        let many = items.len().min(reach);
+        let key = |at: usize| items.get(at).map(|item| item.key);
+        (many, key(0), key(many.saturating_sub(1)))
+    }
+
     /// A lane without a log is refilled from memory, at once.
     fn feed(&mut self) {
-        let Some(rest) = &self.rest else { return };
-        while self.inbox.is_low() {
-            let Some(ticket) = self.inbox.begin() else { return };
+        if self.rest.is_none() {
+            return;
+        }
+        while self.known().is_low() {
+            let Some(ticket) = self.inbox_mut().begin() else { return };
+            let Some(rest) = &self.rest else { return };
             let mut rows = rest.range(ticket.from..).map(|(_, item)| item.clone());
             let items: Vec<Item> = rows.by_ref().take(CAPACITY).collect();
             let full = rows.next().is_some();
-            self.inbox.finish(&ticket, Found { items, full });
+            self.inbox_mut().finish(&ticket, Found { items, full });
         }
     }
 }
 
 /// What a lane is called among the turns of its seat.
-pub(super) fn member(id: LaneId) -> u32 {
+pub(super) fn member(id: LaneId) -> Member {
     // A seat has lanes of one class only.
-    id.queue.0
+    Member::from(id.queue.0)
 }

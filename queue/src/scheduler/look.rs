@@ -1,7 +1,10 @@
 //! Questions: what waits, what is held back and by what, and whether the invariants hold.
 
+use std::collections::HashSet;
+
 use super::lane::{At, member};
 use super::{LaneId, QueueId, Scheduler, SeatAt, TargetAt};
+use crate::entry::Lease;
 use crate::inbox::Edge;
 use crate::limits::Narrow;
 use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName};
@@ -59,7 +62,36 @@ pub struct Depth {
     pub of_class: [u32; CLASSES],
 }
 
+/// What the scheduler remembers, for whoever looks for what grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// What is contended for.
+    pub targets: usize,
+    /// Tenants that are named, have a queue, or owe something.
+    pub tenants: usize,
+    /// Their seats, one for each class of each target.
+    pub seats: usize,
+    /// Times at which something is looked at.
+    pub timers: usize,
+    /// Notes of who is to be looked at when something changes.
+    pub notes: usize,
+}
+
 impl Scheduler {
+    /// How much it remembers.
+    pub fn sizes(&self) -> Sizes {
+        let held: usize = self.tenants.iter().map(|(_, tenant)| tenant.held.len()).sum();
+        let picky: usize = self.targets.iter().map(|(_, target)| target.picky.len()).sum();
+        let lists = self.live.len() + self.crowd.len() + self.hungry.len() + self.indebted.len();
+        Sizes {
+            targets: self.targets.len(),
+            tenants: self.tenants.len(),
+            seats: self.seats.len(),
+            timers: self.timers.len(),
+            notes: held + picky + lists,
+        }
+    }
+
     /// What it holds.
     pub fn depth(&self) -> Depth {
         Depth {
@@ -72,14 +104,26 @@ impl Scheduler {
         }
     }
 
+    /// How often a lane was looked at for a decision: once a start, and once whenever one turned out to be held back.
+    pub fn looks(&self) -> u64 {
+        self.looks
+    }
+
     /// Lanes that have something, or may have.
     pub fn waiting(&self) -> usize {
         self.waiting
     }
 
     /// The queue of this place in the table: its name, its number in the log, and whether it is paused.
-    pub fn queue(&self, id: QueueId) -> Option<(&QueueName, u64, bool)> {
-        self.queues.get(id.0 as usize).map(|queue| (&queue.name, queue.number, queue.paused))
+    pub fn queue(&self, id: QueueId) -> Option<(QueueName, u64, bool)> {
+        let queue = self.queues.get(id.0 as usize)?;
+        let tenant = self.tenants[queue.tenant as usize].name.clone();
+        Some((QueueName { tenant, key: queue.key.clone() }, queue.number, queue.paused))
+    }
+
+    /// The number of a queue in its log.
+    pub fn number(&self, id: QueueId) -> Option<u64> {
+        self.queues.get(id.0 as usize).map(|queue| queue.number)
     }
 
     /// Why the first entry of a lane does not run.
@@ -95,9 +139,10 @@ impl Scheduler {
             At::Full(narrow) => Why::Held(Held::Queue, narrow),
             At::Ready => match (seat.at, target.at) {
                 (SeatAt::Full(narrow), _) => Why::Held(Held::Tenant, narrow),
-                (SeatAt::Crowded, _) => Why::Held(Held::Fleet, Narrow::Running),
+                (_, TargetAt::Crowded) => Why::Held(Held::Fleet, Narrow::Running),
                 (_, TargetAt::Full(narrow)) => Why::Held(Held::Target, narrow),
                 _ if self.fleet_full => Why::Held(Held::Fleet, Narrow::Running),
+                _ if self.is_full(id.class) => Why::Held(Held::Fleet, Narrow::Running),
                 (_, TargetAt::NoPlace) => Why::NoPlace,
                 _ => Why::Turn(0),
             },
@@ -113,7 +158,7 @@ impl Scheduler {
         if of_lane != Why::Turn(0) {
             return Some(of_lane);
         }
-        let items = self.lane(id)?.inbox.items();
+        let items = self.lane(id)?.known().items();
         Some(match items.binary_search_by_key(&key, |item| item.key) {
             Ok(before) => Why::Turn(before),
             Err(_) => Why::Far,
@@ -123,12 +168,12 @@ impl Scheduler {
     /// The least key of a lane that the log may hold: where a scan may begin. `None`: nothing is there.
     pub fn low_water(&self, id: LaneId) -> Option<Key> {
         let lane = self.lane(id)?;
-        lane.inbox.low_water()
+        lane.known().low_water()
     }
 
     /// The first entry of a lane that is known, and since when it could run.
     pub fn oldest(&self, id: LaneId) -> Option<Millis> {
-        self.lane(id)?.inbox.items().front().map(|item| item.key.at)
+        self.lane(id)?.known().items().first().map(|item| item.key.at)
     }
 
     /// Entries of a volatile lane that wait.
@@ -152,6 +197,17 @@ impl Scheduler {
         self.queues.get(id.0 as usize).map_or(0, |queue| queue.runs as usize)
     }
 
+    /// Whether nothing of a queue is in memory: nothing waits or leaves, and nothing runs.
+    pub fn is_bare(&self, id: QueueId) -> bool {
+        let Some(queue) = self.queues.get(id.0 as usize) else { return true };
+        queue.runs == 0 && queue.lanes.iter().flatten().all(|lane| lane.is_bare())
+    }
+
+    /// Whether a start with this lease is on its way to the log.
+    pub fn is_starting(&self, id: EntryId, lease: Lease) -> bool {
+        self.running.get(&id).is_some_and(|run| run.lease == lease && !run.confirmed)
+    }
+
     /// Entries that run, of a queue.
     pub fn runs_of(&self, id: QueueId) -> Vec<EntryId> {
         self.running.iter().filter(|(_, run)| run.lane.queue == id).map(|(entry, _)| *entry).collect()
@@ -170,26 +226,27 @@ impl Scheduler {
         ensure(self.fleet.reserved == kept, "Q1")?;
         ensure(self.of_class.iter().sum::<u32>() as usize == self.running.len(), "Q1")?;
         ensure(self.fleet.running() as usize == self.running.len(), "Q1")?;
+        let picky: HashSet<LaneId> =
+            self.targets.iter().flat_map(|(_, target)| target.picky.iter().copied()).collect();
         let mut waiting = 0;
         let mut ready_lanes = 0;
         for (at, queue) in &self.queues {
             for class in Class::all() {
                 let id = LaneId { queue: QueueId(at as u32), class };
                 let Some(lane) = queue.lanes[class.number()].as_deref() else { continue };
-                lane.inbox.check()?;
+                lane.known().check()?;
                 let seat = &self.seats[lane.seat as usize];
                 ensure(seat.fair.has(member(id), lane.tag) == (lane.at == At::Ready), "Q2")?;
-                let nothing = lane.inbox.items().is_empty() && !lane.inbox.is_hungry();
+                let nothing = lane.known().items().is_empty() && !lane.known().is_hungry();
                 ensure(nothing == (lane.at == At::Empty), "Q2")?;
                 ensure((lane.at == At::Paused) == (queue.paused && !nothing), "Q3")?;
-                let reads = lane.asked || lane.resting || lane.inbox.is_filling();
+                let reads = lane.asked || lane.resting || lane.known().is_filling();
                 ensure(lane.at != At::Reading || reads, "Q3")?;
-                let target = &self.targets[seat.target as usize];
-                ensure(lane.at != At::Picky || target.picky.contains(&id), "Q3")?;
+                ensure(lane.at != At::Picky || picky.contains(&id), "Q3")?;
                 waiting += u32::from(lane.at != At::Empty);
                 ready_lanes += usize::from(lane.at == At::Ready);
                 let everything = lane.rest.as_ref().map(|rest| rest.len());
-                let known = lane.inbox.items().len();
+                let known = lane.known().items().len();
                 ensure(everything.is_none_or(|all| known == all || known > 0 && known < all), "N1")?;
             }
         }
@@ -198,17 +255,20 @@ impl Scheduler {
         for (at, seat) in &self.seats {
             let target = &self.targets[seat.target as usize];
             let turns = &target.turns[seat.class.number()];
-            ensure(turns.fair.has(at as u32, seat.tag) == (seat.at == SeatAt::Ready), "Q2")?;
+            ensure(turns.fair.has(seat.member(at as u32), seat.tag) == (seat.at == SeatAt::Ready), "Q2")?;
             ensure(seat.at != SeatAt::Ready || !seat.fair.is_empty(), "Q2")?;
             ensure(seat.at != SeatAt::Idle || seat.fair.is_empty(), "Q2")?;
             let tenant = &self.tenants[seat.tenant as usize];
             ensure(!matches!(seat.at, SeatAt::Full(_)) || tenant.held.contains(&(at as u32)), "Q3")?;
-            ensure(seat.at != SeatAt::Crowded || self.crowd.contains(&(at as u32)), "Q3")?;
+            ensure(seat.kept == (super::kept_free(tenant) > 0), "Q1")?;
+            ensure(tenant.seats.contains(&(at as u32)), "Q3")?;
         }
         let counted: u32 =
             self.targets.iter().flat_map(|(_, target)| target.turns.iter().map(|turns| turns.waiting)).sum();
         ensure(counted == waiting && self.waiting == waiting as usize, "Q2")?;
         for (at, target) in &self.targets {
+            let crowded = self.crowd.iter().filter(|id| **id == at as u32).count();
+            ensure(crowded == usize::from(target.at == TargetAt::Crowded), "Q3")?;
             let live = self.live.iter().filter(|id| **id == at as u32).count();
             ensure(live == usize::from(target.at == TargetAt::Live), "Q2")?;
             let ready = |class: Class| !target.turns[class.number()].fair.is_empty() && !self.is_full(class);
@@ -219,7 +279,7 @@ impl Scheduler {
 
     /// How far a lane is known, for tests and for people who look closely.
     pub fn is_known(&self, id: LaneId) -> bool {
-        self.lane(id).is_some_and(|lane| lane.inbox.edge() == Edge::End)
+        self.lane(id).is_some_and(|lane| lane.known().edge() == Edge::End)
     }
 }
 

@@ -12,10 +12,16 @@
 //!   seat in its class's if and only if it is ready and has such a lane.
 //! - Q3: whoever is held back knows by what, and is looked at again when that changes and not before.
 //! - Q4: within a lane an entry is overtaken by later ones at most [`Options::overtake`] times.
-//! - Q5: a class that is ready is passed over by at most `patience / share` tokens of work (and one entry) before it has a
-//!   turn, and from then on gets its share.
+//! - Q5: a class that is ready is passed over by at most `(patience + e) / share` tokens of work and one entry of each
+//!   class before it has a turn, and gets its share of the work from then on; `e` is the entry that it had the last such turn
+//!   with. It holds for shares that are less than everything together. A share of 0 waits for as long as others want.
+//!   A class that has a turn because nobody more urgent is ready owes nothing for it.
+//! - Q6: nothing that could start waits. What is first at its level and too large for what is left there keeps that level
+//!   for itself until something ends there, and is then the first to be asked: small ones do not go past it for ever. If it
+//!   leaves or is paused, the level is free at once.
 
 mod decide;
+mod hash;
 mod lane;
 mod look;
 mod told;
@@ -23,14 +29,16 @@ mod told;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use crate::entry::{Cost, Item, Lease, Order, Terms};
-use crate::fair::Fair;
+use crate::fair::{Fair, Member};
 use crate::inbox;
 use crate::limits::{Limits, Narrow, Pool};
 use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName};
 
+use hash::Spread;
+
 pub use decide::{Decision, Ground, Placed, Start, Window};
 pub(crate) use lane::Lane;
-pub use look::{Depth, Held, Why};
+pub use look::{Depth, Held, Sizes, Why};
 
 /// How turns are given.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,7 +76,7 @@ pub struct Scheduler {
     fleet: Pool,
     /// Held back by the fleet's limit.
     fleet_full: bool,
-    /// Seats that are held back because what is left is kept free for others, in the order in which they came.
+    /// Targets whose seats are all held back because what is left is kept free for others, in the order in which they came.
     crowd: VecDeque<u32>,
     targets: slab::Slab<Target>,
     tenants: slab::Slab<Tenant>,
@@ -76,7 +84,7 @@ pub struct Scheduler {
     queues: slab::Slab<Queue>,
     target_of: HashMap<Box<str>, u32>,
     tenant_of: HashMap<Box<str>, u32>,
-    seat_of: HashMap<(u32, Class, u32), u32>,
+    seat_of: HashMap<(u32, Class, u32), u32, Spread>,
     /// Targets that may have something to start, each once.
     live: VecDeque<u32>,
     timers: BTreeSet<(Millis, Timer)>,
@@ -84,12 +92,13 @@ pub struct Scheduler {
     hungry: VecDeque<LaneId>,
     filling: usize,
     cached: usize,
-    running: HashMap<EntryId, Run>,
+    running: HashMap<EntryId, Run, Spread>,
     /// How many of each class run.
     of_class: [u32; CLASSES],
     /// Lanes that have something.
     waiting: usize,
     leases: u64,
+    looks: u64,
     /// Entries of volatile lanes that wait.
     volatile: usize,
     /// Seats that nobody uses and whose tenant still owed something when they were looked at last.
@@ -107,6 +116,26 @@ pub struct LaneId {
     pub queue: QueueId,
     /// The class.
     pub class: Class,
+}
+
+/// What a tenant owes the others of a class of a target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Debt {
+    /// In tokens.
+    pub tokens: u64,
+    /// The virtual time at which it owed them: what others were served later is no longer owed.
+    pub at: u64,
+}
+
+/// Who owes, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DebtOf {
+    /// What is contended for.
+    pub target: Box<str>,
+    /// In which class.
+    pub class: Class,
+    /// Who.
+    pub tenant: Box<str>,
 }
 
 /// A lane that wants to read, and what it wants.
@@ -132,8 +161,9 @@ struct Target {
 #[derive(Default)]
 struct Turns {
     fair: Fair,
-    /// What passed this class while it was ready, in thousandths of tokens of its share.
-    owed: u64,
+    /// What passed this class while it was ready, in thousandths of tokens of its share. Less than nothing: it went before
+    /// more urgent ones with more than its share.
+    owed: i64,
     /// Lanes that have something.
     waiting: u32,
 }
@@ -146,15 +176,19 @@ enum TargetAt {
     Live,
     /// No place on its engines.
     NoPlace,
-    /// At its limit, or the fleet at its own.
+    /// At its limit.
     Full(Narrow),
+    /// In `crowd`: what is left of the fleet's limit is kept free for others.
+    Crowded,
 }
 
 struct Tenant {
     name: Box<str>,
     weight: u32,
     pool: Pool,
-    /// Its seats that are held back by its limits.
+    /// Its seats: at most one for each class of each target that it uses.
+    seats: Vec<u32>,
+    /// Those that are held back by its limits.
     held: Vec<u32>,
     /// Known from the settings: stays.
     named: bool,
@@ -170,6 +204,10 @@ struct Seat {
     fair: Fair,
     tag: u64,
     at: SeatAt,
+    /// Whether places are kept free for its tenant.
+    kept: bool,
+    /// Lanes that have something and are not paused: without any, it is absent.
+    present: u32,
     /// Lanes and runs that know it.
     users: u32,
 }
@@ -182,12 +220,11 @@ enum SeatAt {
     Ready,
     /// At its tenant's limit.
     Full(Narrow),
-    /// What is left of the fleet's limit is kept free for others.
-    Crowded,
 }
 
 struct Queue {
-    name: QueueName,
+    /// Its name beside its tenant's.
+    key: Box<str>,
     /// The log that it is in, and its number there.
     partition: u32,
     number: u64,
@@ -255,16 +292,17 @@ impl Scheduler {
             queues: slab::Slab::new(),
             target_of: HashMap::new(),
             tenant_of: HashMap::new(),
-            seat_of: HashMap::new(),
+            seat_of: HashMap::default(),
             live: VecDeque::new(),
             timers: BTreeSet::new(),
             hungry: VecDeque::new(),
             filling: 0,
             cached: 0,
-            running: HashMap::new(),
+            running: HashMap::default(),
             of_class: [0; CLASSES],
             waiting: 0,
             leases: 0,
+            looks: 0,
             volatile: 0,
             indebted: VecDeque::new(),
         }
@@ -273,13 +311,11 @@ impl Scheduler {
     /// What a tenant may use and what its part is; it stays known.
     pub fn tenancy(&mut self, tenant: &str, tenancy: Tenancy) {
         let id = self.tenant(tenant);
-        let one = &mut self.tenants[id as usize];
-        let before = kept_free(one);
-        one.weight = tenancy.weight.max(1);
-        one.pool.set(tenancy.limits);
-        one.named = true;
-        let after = kept_free(one);
-        self.fleet.reserved = self.fleet.reserved - before + after;
+        self.with_tenant(id, |one| {
+            one.weight = tenancy.weight.max(1);
+            one.pool.set(tenancy.limits);
+            one.named = true;
+        });
         self.free_tenant(id);
         self.free_fleet();
     }
@@ -317,6 +353,7 @@ impl Scheduler {
             name: name.into(),
             weight: 1,
             pool: Pool::default(),
+            seats: Vec::new(),
             held: Vec::new(),
             named: false,
             users: 0,
@@ -329,10 +366,14 @@ impl Scheduler {
         if let Some(id) = self.seat_of.get(&(target, class, tenant)) {
             return *id;
         }
-        let seat = Seat { target, class, tenant, fair: Fair::default(), tag: 0, at: SeatAt::Idle, users: 0 };
+        let one = &mut self.tenants[tenant as usize];
+        let kept = kept_free(one) > 0;
+        let fair = Fair::default();
+        let seat = Seat { target, class, tenant, fair, tag: 0, at: SeatAt::Idle, kept, present: 0, users: 0 };
         let id = self.seats.insert(seat) as u32;
         self.seat_of.insert((target, class, tenant), id);
-        self.tenants[tenant as usize].users += 1;
+        one.seats.push(id);
+        one.users += 1;
         self.targets[target as usize].users += 1;
         id
     }
@@ -349,7 +390,9 @@ impl Scheduler {
             return;
         }
         let seat = self.seats.remove(id as usize);
-        self.tenants[seat.tenant as usize].held.retain(|held| *held != id);
+        let one = &mut self.tenants[seat.tenant as usize];
+        one.held.retain(|held| *held != id);
+        one.seats.retain(|seat| *seat != id);
         self.seat_of.remove(&(seat.target, seat.class, seat.tenant));
         self.let_target_go(seat.target);
         self.let_tenant_go(seat.tenant);
@@ -371,6 +414,7 @@ impl Scheduler {
             let target = self.targets.remove(id as usize);
             self.target_of.remove(&target.name);
             self.live.retain(|live| *live != id);
+            self.crowd.retain(|crowded| *crowded != id);
         }
     }
 
@@ -388,7 +432,7 @@ impl Scheduler {
         self.targets[target as usize].users += 1;
         let limits = &terms.limits;
         QueueId(self.queues.insert(Queue {
-            name,
+            key: name.key,
             partition,
             number,
             tenant,
@@ -438,6 +482,45 @@ impl Scheduler {
             self.forget_queue(id);
         }
         ran
+    }
+}
+
+impl Scheduler {
+    /// Changes what is used of a tenant's limits, or what they are; how many places are kept free for it follows.
+    fn with_tenant(&mut self, id: u32, change: impl FnOnce(&mut Tenant)) {
+        let one = &mut self.tenants[id as usize];
+        let before = kept_free(one);
+        change(one);
+        let after = kept_free(one);
+        if before == after {
+            return;
+        }
+        self.fleet.reserved = self.fleet.reserved - before + after;
+        if (before > 0) == (after > 0) {
+            return;
+        }
+        for at in 0..self.tenants[id as usize].seats.len() {
+            let seat_id = self.tenants[id as usize].seats[at];
+            let seat = &mut self.seats[seat_id as usize];
+            let turns = &mut self.targets[seat.target as usize].turns[seat.class.number()].fair;
+            let ready = seat.at == SeatAt::Ready;
+            if ready {
+                turns.leave(seat.member(seat_id), seat.tag);
+            }
+            seat.kept = after > 0;
+            if ready {
+                turns.join(seat.member(seat_id), &mut seat.tag);
+                let target = seat.target;
+                self.awaken(target, after > 0);
+            }
+        }
+    }
+}
+
+impl Seat {
+    /// What it is called among the turns of its class.
+    fn member(&self, id: u32) -> Member {
+        Member { id, kept: self.kept }
     }
 }
 

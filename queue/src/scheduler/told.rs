@@ -1,10 +1,13 @@
 //! What the scheduler is told: queues that open, entries that come and go, moves that were confirmed, reads that ended.
 
 use super::lane::At;
-use super::{Hunger, LaneId, QueueId, Run, Scheduler, SeatAt, TargetAt, Tenant, Timer, kept_free};
+use std::collections::HashMap;
+
+use super::{Debt, DebtOf, Hunger, LaneId, QueueId, Run, Scheduler, SeatAt, TargetAt, Timer};
 use crate::entry::{Cost, Item, Lease, Terms};
+use crate::fair;
 use crate::inbox::{Found, Left, Twice};
-use crate::limits::Pool;
+use crate::limits::{Narrow, Pool};
 use crate::name::{Class, EntryId, Key, Millis, Seq};
 
 /// How long a lane waits after a read that failed.
@@ -33,6 +36,7 @@ impl Scheduler {
             if paused {
                 self.review(lane);
                 self.spare(lane);
+                self.free_what_it_held(lane);
             } else {
                 self.loosen(lane);
             }
@@ -52,6 +56,7 @@ impl Scheduler {
                 for run in self.running.values().filter(|run| run.lane.queue == id) {
                     pool.take(run.item.cost, Millis(0));
                 }
+                pool.set(terms.limits.clone());
                 queue.pool = Some(Box::new(pool));
             }
         }
@@ -70,7 +75,7 @@ impl Scheduler {
                 .lane(id)
                 .is_some_and(|lane| lane.rest.is_none() && !matches!(lane.at, At::Ready | At::Empty))
         {
-            self.change(id, crate::inbox::Inbox::forget);
+            self.keep_place(id, crate::inbox::Inbox::forget);
         }
     }
 }
@@ -116,7 +121,28 @@ impl Scheduler {
             run.gone = true;
         }
         self.drop_volatile(lane, key);
-        self.change(lane, |inbox| inbox.removed(key)).unwrap_or(Left::Unknown)
+        let first = self.lane(lane).and_then(|lane| lane.known().items().first());
+        let first = first.is_some_and(|item| item.key == key);
+        let left = self.change(lane, |inbox| inbox.removed(key)).unwrap_or(Left::Unknown);
+        if first {
+            self.free_what_it_held(lane);
+        }
+        left
+    }
+
+    /// Q6: what was first in a lane has left, or may not. If a level was kept for it, others may go.
+    fn free_what_it_held(&mut self, id: LaneId) {
+        let Some(lane) = self.lane(id) else { return };
+        let size = |narrow: Narrow| matches!(narrow, Narrow::Tokens | Narrow::Blocks);
+        let seat = &self.seats[lane.seat as usize];
+        let (target, tenant) = (seat.target, seat.tenant);
+        if matches!(seat.at, SeatAt::Full(narrow) if size(narrow)) {
+            self.free_tenant(tenant);
+        }
+        if matches!(self.targets[target as usize].at, TargetAt::Full(narrow) if size(narrow)) {
+            self.free_target(target);
+        }
+        self.free_fleet();
     }
 
     pub(super) fn id(&self, lane: LaneId, seq: Seq) -> Option<EntryId> {
@@ -204,11 +230,10 @@ impl Scheduler {
         }
         let (tenant, target) = (queue.tenant, queue.target);
         self.charge_more(&run, more);
-        let one = &mut self.tenants[tenant as usize];
-        let kept = kept_free(one);
-        one.pool.release(cost);
-        one.pool.draw(more, now);
-        self.fleet.reserved = self.fleet.reserved - kept + kept_free(one);
+        self.with_tenant(tenant, |one| {
+            one.pool.release(cost);
+            one.pool.draw(more, now);
+        });
         for pool in [&mut self.targets[target as usize].pool, &mut self.fleet] {
             pool.release(cost);
             pool.draw(more, now);
@@ -231,35 +256,59 @@ impl Scheduler {
         }
         let weight = self.tenants[seat.tenant as usize].weight;
         let fair = &mut self.targets[seat.target as usize].turns[seat.class.number()].fair;
-        fair.settle(run.seat, &mut seat.tag, more, weight, seat.at == SeatAt::Ready);
+        let (member, ready) = (seat.member(run.seat), seat.at == SeatAt::Ready);
+        fair.settle(member, &mut seat.tag, more, weight, ready);
     }
 
-    /// What a tenant will owe the others of its class and target once this entry has ended with this cost.
-    pub fn debt_after(&self, id: EntryId, used: Cost) -> Option<u64> {
+    /// What a tenant will owe the others of its class and target once this entry has ended with this cost, and others of
+    /// its entries in the same batch with so much more than was thought.
+    pub fn debt_after(&self, id: EntryId, used: Cost, more: i64) -> Option<(Debt, i64)> {
         let run = self.running.get(&id)?;
         let seat = &self.seats[run.seat as usize];
         let weight = self.tenants[seat.tenant as usize].weight;
         let fair = &self.targets[seat.target as usize].turns[seat.class.number()].fair;
-        let more = i64::from(used.tokens.max(1)) - i64::from(run.item.cost.tokens.max(1));
-        Some(fair.owed(seat.tag, weight).saturating_add_signed(more))
+        let more = more + i64::from(used.tokens.max(1)) - i64::from(run.item.cost.tokens.max(1));
+        let tokens = fair.owed(seat.tag, weight).saturating_add_signed(more);
+        Some((Debt { tokens, at: fair.now() }, more))
     }
 
-    /// What a tenant owed before a restart.
-    pub fn set_debt(&mut self, target: &str, class: Class, tenant: &str, owed: u64) {
-        let (target, tenant) = (self.target(target), self.tenant(tenant));
-        let id = self.seat(target, class, tenant);
+    /// What tenants owed before a restart. What is left of each debt is returned: others were served after it was written.
+    pub fn set_debts(&mut self, debts: &[(DebtOf, Debt)]) -> Vec<Debt> {
+        let mut last: HashMap<(&str, Class), u64> = HashMap::new();
+        for (DebtOf { target, class, .. }, debt) in debts {
+            let last = last.entry((&**target, *class)).or_default();
+            *last = debt.at.max(*last);
+        }
+        let mut left = |of: &DebtOf, debt: &Debt| {
+            let passed = last.get(&(&*of.target, of.class)).map_or(0, |last| last - debt.at);
+            self.set_debt(of, debt.tokens, passed)
+        };
+        debts.iter().map(|(of, debt)| left(of, debt)).collect()
+    }
+
+    fn set_debt(&mut self, of: &DebtOf, tokens: u64, passed: u64) -> Debt {
+        let weight = self.tenant_of.get(&of.tenant).map_or(1, |id| self.tenants[*id as usize].weight);
+        let tokens = tokens.saturating_sub(fair::tokens(passed, weight));
+        let target = self.target(&of.target);
+        if tokens == 0 {
+            return Debt { tokens, at: self.targets[target as usize].turns[of.class.number()].fair.now() };
+        }
+        let tenant = self.tenant(&of.tenant);
+        let id = self.seat(target, of.class, tenant);
         let seat = &mut self.seats[id as usize];
-        let fair = &mut self.targets[target as usize].turns[class.number()].fair;
+        let fair = &mut self.targets[target as usize].turns[of.class.number()].fair;
         let ready = seat.at == SeatAt::Ready;
         if ready {
-            fair.leave(id, seat.tag);
+            fair.leave(seat.member(id), seat.tag);
         }
-        seat.tag = fair.tag_of_debt(owed, self.tenants[tenant as usize].weight);
+        // Another log may have said more.
+        seat.tag = seat.tag.max(fair.tag_of_debt(tokens, weight));
         if ready {
-            fair.rejoin(id, &mut seat.tag);
+            fair.join(seat.member(id), &mut seat.tag);
         } else if seat.users == 0 {
             self.indebted.push_back(id);
         }
+        Debt { tokens, at: fair.now() }
     }
 }
 
@@ -273,7 +322,7 @@ impl Scheduler {
             let id = self.hungry.pop_front()?;
             let Some(lane) = self.lane_mut(id) else { continue };
             lane.asked = false;
-            if let Some(ticket) = lane.inbox.begin() {
+            if let Some(ticket) = lane.inbox_mut().begin() {
                 self.filling += 1;
                 return Some(Hunger { lane: id, ticket });
             }
@@ -295,7 +344,7 @@ impl Scheduler {
         self.filling -= 1;
         let id = hunger.lane;
         let Some(lane) = self.lane_mut(id) else { return };
-        if lane.inbox.fail(&hunger.ticket) {
+        if lane.inbox_mut().fail(&hunger.ticket) {
             lane.resting = true;
             self.wake_at(now.plus(AFTER_FAILURE), Timer::Read(id));
         } else {
@@ -304,7 +353,7 @@ impl Scheduler {
     }
 
     fn loosen_reader(&mut self, id: LaneId) {
-        if self.lane(id).is_some_and(|lane| lane.at == At::Reading && !lane.inbox.is_filling()) {
+        if self.lane(id).is_some_and(|lane| lane.at == At::Reading && !lane.known().is_filling()) {
             self.loosen(id);
         }
     }
@@ -352,17 +401,14 @@ impl Scheduler {
 
     /// Something about where entries could run has changed: an engine has room again, or is there again.
     pub fn stir(&mut self, target: Option<&str>) {
-        match target {
-            Some(name) => {
-                if let Some(id) = self.target_of.get(name).copied() {
-                    self.stir_target(id);
-                }
+        if let Some(name) = target {
+            if let Some(id) = self.target_of.get(name).copied() {
+                self.stir_target(id);
             }
-            None => {
-                let all: Vec<u32> = self.targets.iter().map(|(id, _)| id as u32).collect();
-                for id in all {
-                    self.stir_target(id);
-                }
+        } else {
+            let all: Vec<u32> = self.targets.iter().map(|(id, _)| id as u32).collect();
+            for id in all {
+                self.stir_target(id);
             }
         }
     }
@@ -380,7 +426,7 @@ impl Scheduler {
         }
     }
 
-    fn liven(&mut self, id: u32) {
+    pub(super) fn liven(&mut self, id: u32) {
         let target = &mut self.targets[id as usize];
         if target.turns.iter().any(|turns| !turns.fair.is_empty()) {
             target.at = TargetAt::Live;
@@ -406,7 +452,7 @@ impl Scheduler {
             let seat = &mut self.seats[seat_id as usize];
             seat.at = SeatAt::Idle;
             if !seat.fair.is_empty() {
-                self.seat_ready(seat_id, false);
+                self.seat_ready(seat_id);
             }
         }
     }
@@ -436,15 +482,12 @@ impl Scheduler {
     pub(super) fn enter_pools(&mut self, queue: QueueId, cost: Cost, now: Millis) {
         let one = &mut self.queues[queue.0 as usize];
         one.runs += 1;
-        let (tenant, target) = (one.tenant as usize, one.target as usize);
+        let (tenant, target) = (one.tenant, one.target);
         if let Some(pool) = &mut one.pool {
             pool.take(cost, now);
         }
-        let one: &mut Tenant = &mut self.tenants[tenant];
-        let kept = kept_free(one);
-        one.pool.take(cost, now);
-        self.fleet.reserved = self.fleet.reserved - kept + kept_free(one);
-        self.targets[target].pool.take(cost, now);
+        self.with_tenant(tenant, |one| one.pool.take(cost, now));
+        self.targets[target as usize].pool.take(cost, now);
         self.fleet.take(cost, now);
     }
 }

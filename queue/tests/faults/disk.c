@@ -5,6 +5,7 @@
  * DISK_SYNC_FAILS  which sync of a file fails, counted from 1
  * DISK_SHORT       every write takes at most half of what it is given
  * DISK_DENIES      files with this in their path cannot be opened
+ * DISK_DAWDLES     so many milliseconds pass before such a file cannot be opened
  * DISK_TRACE       where to write down everything that happens to the disk, in order
  *
  * The trace is for a model of what a disk holds after a cut of power. A record is a letter, seven bytes of nothing, the
@@ -35,7 +36,7 @@ static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 static const char *folder, *denies;
 static size_t folder_length;
 static long long room = -1, sync_fails = -1;
-static int shortens, trace = -1;
+static int shortens, dawdles, trace = -1;
 
 static void end(const char *why) {
   dprintf(2, "disk.c: %s\n", why);
@@ -65,6 +66,7 @@ __attribute__((constructor)) static void begin(void) {
   folder_length = strlen(folder);
   denies = getenv("DISK_DENIES");
   shortens = getenv("DISK_SHORT") != NULL;
+  if (getenv("DISK_DAWDLES")) dawdles = atoi(getenv("DISK_DAWDLES"));
   if (getenv("DISK_FULL_AFTER")) room = atoll(getenv("DISK_FULL_AFTER"));
   if (getenv("DISK_SYNC_FAILS")) sync_fails = atoll(getenv("DISK_SYNC_FAILS"));
   const char *path = getenv("DISK_TRACE");
@@ -228,6 +230,7 @@ int fdatasync(int fd) { return sync_with(fd, SYS_fdatasync); }
 
 static int open_with(int at, const char *path, int flags, mode_t mode) {
   if (denies && below(path) && strstr(path, denies)) {
+    usleep(dawdles * 1000);
     errno = EACCES;
     return -1;
   }

@@ -105,12 +105,9 @@ impl Admin {
             (&Method::GET, ["explain", id]) => self.explain(id).await,
             (&Method::POST, ["route"]) => self.dry_run(incoming).await,
             (&Method::GET, ["metrics"]) => {
-                let text = crate::metrics::text(
-                    self.fleet(),
-                    self.gateway.counters(),
-                    self.gateway.stored(),
-                    self.gateway.lines(),
-                );
+                let (counters, files) = (self.gateway.counters(), self.gateway.stored());
+                let (batches, lines) = (self.gateway.batches(), self.gateway.lines());
+                let text = crate::metrics::text(self.fleet(), counters, files, batches, lines);
                 answer(StatusCode::OK, "text/plain; version=0.0.4", text)
             }
             (&Method::GET, ["config"]) => respond(StatusCode::OK, self.fleet().settings()),

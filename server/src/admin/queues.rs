@@ -190,7 +190,10 @@ impl Desk {
     async fn entry(&self, text: &str, payload: bool) -> Result<EntryShown, ApiError> {
         let id = id_of(text)?;
         let here = self.here().entry(id, payload).await;
-        let Err(error @ ApiError::NotFound(_)) = here else { return here };
+        let error = match here {
+            Err(error) if !self.gateway.work().partitions().contains(&id.partition) => error,
+            here => return here,
+        };
         let question = Question::Entry { id: id.to_string(), payload };
         match self.ask::<EntryShown>(&question, true).await {
             Ok(Answers { mut found, silent: 0, .. }) => match found.pop() {
@@ -218,7 +221,7 @@ impl Desk {
         if found.is_empty() {
             return Err(self.not_here(name).await);
         }
-        let running = found.iter().map(|queue| queue.running.len()).sum();
+        let running = found.iter().map(|queue| queue.running).sum();
         let Swept { entries, more } = match word {
             "pause" | "resume" => {
                 work.pause_queue(name, word == "pause").await?;
@@ -442,8 +445,8 @@ impl Here {
                 age_s: (now.0 as f64 - listed.at.0 as f64) / 1e3,
             };
             let left = limit.saturating_sub(shown.entries.len());
-            shown.more |= queue.running.len() > left;
-            shown.entries.extend(queue.running.iter().take(left).map(listed));
+            shown.more |= queue.running > left;
+            shown.entries.extend(queue.runs.iter().take(left).map(listed));
             shown.queues.push(durable(queue.clone(), &me, now));
             let left = limit.saturating_sub(shown.entries.len());
             let (entries, more) = match self.gateway.work().entries(partition, name, left).await {
@@ -527,7 +530,7 @@ fn durable(queue: QueueSeen, me: &str, now: Millis) -> QueueStatus {
         key: queue.name.key.into(),
         target: queue.terms.target.into(),
         entries: queue.entries,
-        running: queue.running.len(),
+        running: queue.running,
         oldest_s: queue.oldest.map(|at| now.since(at) as f64 / 1e3),
         paused: queue.paused,
         waits_for: waits(queue.why),

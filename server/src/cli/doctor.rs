@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 use super::Source;
 use super::client::Client;
 use super::output::{self, Failure};
+use crate::clock::Clock;
+use crate::files::Files;
 use crate::prompt::{Kind, Request};
 use crate::settings::{self, Settings};
 use crate::tokens::Tokeniser;
@@ -51,8 +53,9 @@ impl Doctor {
     pub(super) fn run(self, registry: &Registry) -> Result<(), Failure> {
         let settings = self.source.settings()?;
         let mut findings = examine(&settings);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        findings.push(runtime.block_on(examine_files(&settings)));
         if settings.coordination.backend != "memory" {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             findings.push(runtime.block_on(examine_coordination(&settings.coordination, registry)));
         }
         let bad = findings.iter().filter(|finding| finding.verdict == Verdict::Bad).count();
@@ -150,6 +153,30 @@ async fn examine_coordination(settings: &settings::Coordination, registry: &Regi
     match asked.await {
         Ok(()) => finding(Verdict::Good, what, format!("{described} runs our scripts in all of its shards")),
         Err(error) => finding(Verdict::Bad, what, format!("{described}: {error}")),
+    }
+}
+
+async fn examine_files(settings: &Settings) -> Finding {
+    let what = "files";
+    let place = match &settings.files.url {
+        Some(url) => url.clone(),
+        None => settings.data.dir.display().to_string(),
+    };
+    if settings.files.url.is_none() && !settings.data.dir.exists() {
+        return finding(Verdict::Good, what, format!("{place} is made with the first file"));
+    }
+    // Opened here: its connections live in this runtime.
+    let proved = match Files::open(settings, Clock::start()) {
+        Ok(files) => files.prove().await,
+        Err(why) => Err(why),
+    };
+    match proved {
+        Ok(()) => finding(
+            Verdict::Good,
+            what,
+            format!("{place} takes, lists, gives and deletes, and gives no name twice"),
+        ),
+        Err(why) => finding(Verdict::Bad, what, why),
     }
 }
 

@@ -252,7 +252,8 @@ impl Common {
                 .and_then(|answer| answer.parse())
                 .map_err(Failure::Work)?;
             all = Done { entries: all.entries + done.entries, ..done };
-            if !all.more {
+            // What fails again at once would be tried again for ever.
+            if !all.more || word == "retry" {
                 break;
             }
         }
@@ -265,6 +266,9 @@ impl Common {
         };
         if all.running > 0 {
             said += &format!("; {} run and come to their end", all.running);
+        }
+        if all.more {
+            said += "; there are more: say it again";
         }
         output::line(&said)
     }

@@ -163,13 +163,13 @@ pub(super) fn fresh(tenant: Option<&str>, id: &Id) -> Name {
 
 /// A tenant's name as part of a path, unlike every other tenant's: `t-` and the name, with what is not a-z, 0-9 or `-`
 /// written as `_` and its number. Without tenants: `open`.
-fn space(tenant: Option<&str>) -> String {
+pub(crate) fn space(tenant: Option<&str>) -> String {
     let Some(tenant) = tenant else { return "open".to_owned() };
     let mut space = "t-".to_owned();
     for byte in tenant.bytes() {
         match byte {
             b'a'..=b'z' | b'0'..=b'9' | b'-' => space.push(char::from(byte)),
-            other => space.push_str(&format!("_{other:02x}")),
+            other => space.extend(format!("_{other:02x}").chars()),
         }
     }
     if space.len() > MAX_TENANT {

@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::card::{self, Known};
 use super::{Error, File, Files, Id, Purpose};
+use crate::settings::Span;
 use crate::shelf::{Name, Writer};
 
 /// How often a card is tried that somebody puts and takes away at the same time.
@@ -142,9 +143,9 @@ impl Upload {
         if self.room != u64::MAX && self.bytes > self.files.room(tenant).await? {
             return Err(self.files.too_much());
         }
-        let writer = self.writer.as_mut().map(|_| ()).and_then(|()| self.writer.take());
-        writer.expect("only the end takes it").finish().await?;
-        let keep = self.files.0.settings.keep.map(|span| span.get());
+        let writer = self.writer.take().expect("only the end takes it");
+        writer.finish().await?;
+        let keep = self.files.0.settings.keep.map(Span::get);
         let after = [facts.expires_after, keep].into_iter().flatten().min();
         let file = File::new(Known {
             expires_at: after.map(|after| (self.id.time() + after).as_secs()),

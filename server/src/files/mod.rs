@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::settings::{self, Settings};
 use crate::shelf::{self, Reading, Shelf};
 
+pub(crate) use card::space;
 pub use card::{File, Purpose};
 pub use id::Id;
 pub use keep::{Facts, Upload};
@@ -115,9 +116,22 @@ impl Files {
         }))
     }
 
+    /// Whether the place of files keeps its promises; what is there is not touched.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub async fn prove(&self) -> Result<(), String> {
+        self.0.shelf.prove(&id::chance()).await
+    }
+
     /// The limits.
     pub fn settings(&self) -> &settings::Files {
         &self.0.settings
+    }
+
+    /// Where they lie; others may keep things there under names of their own.
+    pub fn shelf(&self) -> &Shelf {
+        &self.0.shelf
     }
 
     /// What happened.

@@ -24,7 +24,7 @@ impl Files {
                 Ok(0) => {}
                 Ok(count) => tracing::info!(count, "took away expired files and litter"),
                 Err(error) => {
-                    tracing::warn!(%error, "the place of files could not be tidied; trying again in an hour")
+                    tracing::warn!(%error, "the place of files could not be tidied; trying again in an hour");
                 }
             }
             tokio::time::sleep(EVERY).await;
@@ -37,7 +37,7 @@ impl Files {
     /// [`Error::Shelf`].
     pub async fn tidy(&self, unix: Duration) -> Result<usize, Error> {
         let shelf = &self.0.shelf;
-        let mut count = shelf.sweep().await?;
+        let mut count = shelf.sweep(unix).await?;
         // Cards and contents come in the same order, so one walk along both tells which belong together.
         let mut cards = Walk::new(shelf, card::CARDS);
         let mut contents = Walk::new(shelf, card::CONTENTS);

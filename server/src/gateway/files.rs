@@ -88,10 +88,8 @@ impl Gateway {
         let unknown = || ApiError::UnknownFile(given.chars().take(80).collect());
         let id = Id::parse(given).ok_or_else(unknown)?;
         if request.method() == Method::DELETE {
-            return match files.delete(tenant, &id).await? {
-                true => Ok(said(&json!({"id": id.as_str(), "object": "file", "deleted": true}))),
-                false => Err(unknown()),
-            };
+            let gone = || said(&json!({"id": id.as_str(), "object": "file", "deleted": true}));
+            return files.delete(tenant, &id).await?.then(gone).ok_or_else(unknown);
         }
         let file = files.find(tenant, &id).await?.ok_or_else(unknown)?;
         if target == Target::One {

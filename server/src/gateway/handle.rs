@@ -13,7 +13,7 @@ use super::keys::Admitted;
 use super::relay::{Answer, Patience, Relay};
 use super::sse::Stream;
 use super::upstream::{self, Connection};
-use super::{Gateway, edit, files, jobs, usage};
+use super::{Gateway, batches, edit, files, jobs, usage};
 use crate::error::ApiError;
 use crate::fleet::{Ask, Failure, Model, Outcome, Ticket};
 use crate::lines::Entered;
@@ -43,6 +43,7 @@ enum Endpoint {
     OpenApi,
     Files(files::Target),
     Jobs(jobs::Target),
+    Batches(batches::Target),
     /// Goes to an engine; these the gateway understands.
     Inference(Kind, Form),
     /// Goes to an engine as it is.
@@ -111,6 +112,7 @@ impl Gateway {
             Endpoint::Inference(..) => &[Method::POST],
             Endpoint::Files(target) => target.allowed(),
             Endpoint::Jobs(target) => target.allowed(),
+            Endpoint::Batches(target) => target.allowed(),
             Endpoint::Other => return self.pass(request, id).await,
             Endpoint::Nothing => return Err(ApiError::UnknownPath(request.uri().path().to_owned())),
             _ => &[Method::GET, Method::HEAD],
@@ -132,6 +134,7 @@ impl Gateway {
             // Boxed: it is larger than what every other request carries along.
             Endpoint::Files(target) => Box::pin(self.files(target, request)).await,
             Endpoint::Jobs(target) => Box::pin(self.jobs(target, request)).await,
+            Endpoint::Batches(target) => Box::pin(self.batches_of(target, request)).await,
             Endpoint::Other | Endpoint::Nothing => unreachable!("answered above"),
         }
     }
@@ -540,6 +543,9 @@ fn endpoint(path: &str) -> Endpoint {
         }
         path if path == "/v1/jobs" || path.starts_with("/v1/jobs/") => {
             jobs::Target::at(path).map_or(Endpoint::Nothing, Endpoint::Jobs)
+        }
+        path if path == "/v1/batches" || path.starts_with("/v1/batches/") => {
+            batches::Target::at(path).map_or(Endpoint::Nothing, Endpoint::Batches)
         }
         path if path.starts_with("/v1/") || path == "/tokenize" || path == "/detokenize" => Endpoint::Other,
         _ => Endpoint::Nothing,

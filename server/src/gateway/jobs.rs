@@ -241,10 +241,11 @@ impl Gateway {
 /// A job as clients see it.
 fn job(shown: &Explained) -> Value {
     let Known { id, target, stage, outcome, came, at, deadline, attempt, payload, result, .. } = &shown.entry;
-    let errand = Errand::decode(payload).ok();
+    let result = ErrandResult::decode(result);
+    let kept = result.as_ref().and_then(|result| result.of.clone());
+    let errand = Errand::decode(payload).ok().or(kept);
     let note = errand.as_ref().and_then(|errand| errand.note.as_deref());
     let note: Option<Note> = note.and_then(|note| serde_json::from_str(note.get()).ok());
-    let result = ErrandResult::decode(result);
     let (result, error) = match result {
         Some(result) => {
             let error = result.error.clone();
@@ -303,7 +304,7 @@ fn time_of(seconds: f64) -> Result<Duration, ApiError> {
         .map_err(|_| wrong("not_before", &format!("found {seconds}; allowed are seconds since 1970")))
 }
 
-fn check_metadata(metadata: Option<&BTreeMap<String, String>>) -> Result<(), ApiError> {
+pub(super) fn check_metadata(metadata: Option<&BTreeMap<String, String>>) -> Result<(), ApiError> {
     let (pairs, key, value) = MAX_METADATA;
     let sane = |metadata: &&BTreeMap<String, String>| {
         metadata.len() <= pairs

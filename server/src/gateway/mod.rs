@@ -2,9 +2,10 @@
 //!
 //! [`handle`] is the way of one request, [`upstream`] the connections to engines, [`relay`] an answer on its way,
 //! [`serve`] the threads and connections,
-//! [`files`] OpenAI's Files. Nothing else in the house touches a client.
+//! [`files`] OpenAI's Files, [`batches`] its Batches. Nothing else in the house touches a client.
 
 mod arriving;
+mod batches;
 mod edit;
 pub(crate) mod errand;
 mod files;
@@ -16,7 +17,7 @@ mod relay;
 mod serve;
 mod sse;
 mod upstream;
-mod usage;
+pub(crate) mod usage;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use crate::admin::api::DryRun;
+use crate::batches::Batches;
 use crate::error::ApiError;
 use crate::files::Files;
 use crate::fleet::{Ask, Fleet};
@@ -47,6 +49,7 @@ struct Inner {
     lines: Lines,
     work: Work,
     files: Files,
+    batches: Batches,
     /// Places for uploads: each holds buffers.
     uploads: tokio::sync::Semaphore,
     counters: Arc<Counters>,
@@ -86,6 +89,7 @@ impl Gateway {
         files: Files,
         lines: Lines,
         work: Work,
+        batches: Batches,
     ) -> Result<Self, String> {
         let settings = fleet.settings().clone();
         let unix = fleet.clock().unix();
@@ -102,6 +106,7 @@ impl Gateway {
                 files.settings().max_uploads.min(tokio::sync::Semaphore::MAX_PERMITS),
             ),
             files,
+            batches,
             counters: Arc::default(),
             seed,
             minted: AtomicU64::new(0),
@@ -132,6 +137,11 @@ impl Gateway {
     /// The files of clients.
     pub fn stored(&self) -> &Files {
         &self.0.files
+    }
+
+    /// The batches of clients.
+    pub fn batches(&self) -> &Batches {
+        &self.0.batches
     }
 
     /// What has passed.

@@ -55,7 +55,7 @@ pub(super) fn in_event(data: &[u8]) -> Option<InEvent> {
 }
 
 /// The usage of a plain answer. Engines write it near the end: only what is behind its name is parsed.
-pub(super) fn in_answer(body: &[u8]) -> Option<Usage> {
+pub(crate) fn in_answer(body: &[u8]) -> Option<Usage> {
     let from = find(body)?;
     let value = body[from..].trim_ascii_start().strip_prefix(b":")?;
     let mut values = serde_json::Deserializer::from_slice(value).into_iter::<Counts>();

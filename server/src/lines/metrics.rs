@@ -63,7 +63,7 @@ fn requests(told: &Told) -> [Row; 3] {
 
 /// What is durable.
 fn queues(totals: &Totals) -> [Row; 10] {
-    let Totals { depth, logs, told } = totals;
+    let Totals { depth, logs, told, .. } = totals;
     let poisoned = logs.iter().filter(|log| log.poisoned.is_some()).count();
     let sum = |of: fn(&queue::room::LogSeen) -> u64| logs.iter().map(of).sum::<u64>() as f64;
     [

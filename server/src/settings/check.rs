@@ -20,6 +20,7 @@ pub fn together(settings: &Settings) -> Result<(), String> {
     queue(settings)?;
     coordination(settings)?;
     settings.files.check()?;
+    settings.batches.check()?;
     if settings.data.dir.as_os_str().is_empty() {
         return Err("data.dir: it is empty; allowed is a directory, such as warmline-data".to_owned());
     }

@@ -47,6 +47,38 @@ pub struct Files {
     pub max_uploads: usize,
 }
 
+/// Batches: files of requests that are answered within a day.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Batches {
+    /// Requests of one batch.
+    pub max_lines: u64,
+    /// How long a batch that has ended can be asked about. Its files have times of their own.
+    pub keep: Span,
+}
+
+/// The most parts of a batch that are listed in one go, times their lines.
+const MOST_LINES: u64 = 100_000;
+
+impl Default for Batches {
+    fn default() -> Self {
+        Self { max_lines: 50_000, keep: Span::seconds(30 * 24 * 3_600) }
+    }
+}
+
+impl Batches {
+    /// Whether all of it makes sense.
+    ///
+    /// # Errors
+    /// The key, what was found and what is allowed.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if !(1..=MOST_LINES).contains(&self.max_lines) {
+            return Err(format!("batches.max_lines: found {}; allowed is 1 to {MOST_LINES}", self.max_lines));
+        }
+        Ok(())
+    }
+}
+
 impl Default for Data {
     fn default() -> Self {
         Self { dir: "warmline-data".into() }

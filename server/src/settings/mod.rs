@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use files::{Data, Files};
+pub use files::{Batches, Data, Files};
 pub use load::{Error, Origin, load, variable};
 pub use span::Span;
 
@@ -37,6 +37,8 @@ pub struct Settings {
     pub data: Data,
     /// Files that clients upload, and where they lie.
     pub files: Files,
+    /// Batches: files of requests that are answered within a day.
+    pub batches: Batches,
     /// Logs.
     pub log: Log,
     /// Models that need a word about their tokenizer; others are served too.

@@ -176,13 +176,11 @@ impl Writer {
     async fn send_part(&mut self) -> Result<(), Error> {
         let filled = std::mem::take(&mut self.filling);
         let wrong = |error| said(&self.place, &error);
-        let parts = match &mut self.parts {
-            Some(parts) => parts,
-            None => {
-                let upload = self.store.put_multipart(&self.path).await.map_err(wrong)?;
-                self.parts.insert(Parts { upload: Some(upload), travelling: JoinSet::new() })
-            }
-        };
+        if self.parts.is_none() {
+            let upload = self.store.put_multipart(&self.path).await.map_err(wrong)?;
+            self.parts = Some(Parts { upload: Some(upload), travelling: JoinSet::new() });
+        }
+        let Some(parts) = &mut self.parts else { return Ok(()) };
         parts.arrive().await.map_err(wrong)?;
         parts.send(filled.into());
         Ok(())

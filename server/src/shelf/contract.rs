@@ -10,6 +10,9 @@ use super::*;
 /// Larger than any buffer on the way: three parts of a bucket's upload, and a piece that is no multiple of anything.
 const LARGE: usize = 20_000_003;
 
+/// As late as can be: what lives is safe by its lock, not by its age.
+const NOW: Duration = Duration::MAX;
+
 fn name(name: &str) -> Name {
     Name::new(name).unwrap()
 }
@@ -42,6 +45,8 @@ async fn check(shelf: &Shelf) {
     large_things(shelf).await;
     nothing_shows_before_the_end(shelf).await;
     lists_are_in_order(shelf).await;
+    assert_eq!(shelf.prove("x").await, Ok(()));
+    assert_eq!(shelf.head(&name("proof/x")).await, Ok(None), "a proof leaves nothing");
 }
 
 async fn nothing_is_there(shelf: &Shelf) {
@@ -52,7 +57,7 @@ async fn nothing_is_there(shelf: &Shelf) {
     );
     assert_eq!(names(shelf, "a", None, 10).await, Vec::<String>::new());
     assert_eq!(shelf.delete(&name("a/none")).await, Ok(()));
-    assert_eq!(shelf.sweep().await, Ok(0));
+    assert_eq!(shelf.sweep(NOW).await, Ok(0));
 }
 
 async fn small_things(shelf: &Shelf) {
@@ -118,7 +123,7 @@ async fn nothing_shows_before_the_end(shelf: &Shelf) {
     writer.write(&bytes).await.unwrap();
     assert_eq!(shelf.head(&at).await, Ok(None), "not before its end");
     assert_eq!(names(shelf, "hidden", None, 10).await, Vec::<String>::new());
-    assert_eq!(shelf.sweep().await, Ok(0), "a writer that lives is not litter");
+    assert_eq!(shelf.sweep(NOW).await, Ok(0), "a writer that lives is not litter");
     shelf.put(&at, Bytes::from_static(b"old")).await.unwrap();
     drop(writer);
     assert_eq!(
@@ -198,7 +203,7 @@ async fn litter_of_the_dead_is_swept_and_that_of_the_living_is_not() {
     living.write(&large(1_000_000)).await.unwrap();
     let unfinished = folder.path().join(".unfinished");
     std::fs::write(unfinished.join("wDEAD"), b"half of it").unwrap();
-    assert_eq!(other.sweep().await, Ok(1));
+    assert_eq!(other.sweep(NOW).await, Ok(1));
     assert!(!unfinished.join("wDEAD").exists());
     living.finish().await.unwrap();
     assert_eq!(one.head(&name("a/living")).await.unwrap().unwrap().size, 1_000_000);
@@ -212,7 +217,7 @@ async fn a_directory_that_cannot_be_written_is_named_with_what_to_do() {
     let shelf = Shelf::local(file.join("below"));
     let error = shelf.put(&name("a"), Bytes::new()).await.unwrap_err();
     assert!(matches!(&error, Error::Denied(why) if why.contains("file/below")), "{error:?}");
-    assert_eq!(shelf.sweep().await, Ok(0));
+    assert_eq!(shelf.sweep(NOW).await, Ok(0));
 }
 
 #[test]

@@ -127,13 +127,13 @@ impl Local {
         .await
     }
 
-    pub(super) async fn sweep(&self) -> Result<usize, Error> {
+    pub(super) async fn sweep(&self, unix: Duration) -> Result<usize, Error> {
         let folder = self.0.join(UNFINISHED);
         blocking(self.0.clone(), move || {
             let Some(entries) = if_there(std::fs::read_dir(&folder))? else { return Ok(0) };
             let mut swept = 0;
             for entry in entries {
-                swept += usize::from(take_away(&entry?.path())?);
+                swept += usize::from(take_away(&entry?.path(), unix)?);
             }
             Ok(swept)
         })
@@ -190,10 +190,9 @@ fn unfinished(root: &Path) -> std::io::Result<NamedTempFile> {
             }
             made => made?,
         };
-        match file.as_file().lock() {
-            // A file system without locks: then litter is judged by its age.
-            Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(file),
-            locked => locked?,
+        // A file system may have no locks: then litter is judged by its age.
+        if file.as_file().lock().is_err() {
+            return Ok(file);
         }
         // Between making and locking it a sweep may have taken it for litter.
         if file.as_file().metadata()?.nlink() > 0 {
@@ -245,15 +244,17 @@ fn sync_folder(folder: &Path) -> std::io::Result<()> {
 }
 
 /// Takes away one unfinished file if nobody works on it.
-fn take_away(path: &Path) -> std::io::Result<bool> {
+fn take_away(path: &Path, unix: Duration) -> std::io::Result<bool> {
     const OLD: Duration = Duration::from_hours(24);
     let Some(file) = if_there(File::open(path))? else { return Ok(false) };
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Ok(false),
+    let left = match file.try_lock() {
+        Ok(()) => true,
+        Err(TryLockError::WouldBlock) => false,
         // A file system without locks: nobody uploads for a day.
-        Err(TryLockError::Error(_)) if file.metadata()?.modified()?.elapsed().is_ok_and(|age| age > OLD) => {}
-        Err(TryLockError::Error(_)) => return Ok(false),
+        Err(TryLockError::Error(_)) => modified(&file.metadata()?) + OLD < unix,
+    };
+    if !left {
+        return Ok(false);
     }
     Ok(if_there(std::fs::remove_file(path))?.is_some())
 }
@@ -292,8 +293,12 @@ fn walk(root: &Path, prefix: &str, after: &str, most: usize, found: &mut Vec<Ite
 }
 
 fn item(name: Name, found: &std::fs::Metadata) -> Item {
-    let modified = found.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    Item { name, size: found.len(), modified: modified.unwrap_or_default(), tag: None }
+    Item { name, size: found.len(), modified: modified(found), tag: None }
+}
+
+fn modified(found: &std::fs::Metadata) -> Duration {
+    let time = found.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    time.unwrap_or_default()
 }
 
 /// What is not there is an answer, not an error.
@@ -327,6 +332,8 @@ pub(super) fn said(root: &Path, error: &std::io::Error) -> Error {
         ErrorKind::UnexpectedEof => {
             Error::Damaged(format!("a file in {place} is shorter than it was: {error}"))
         }
-        _ => Error::Denied(format!("{place} does not work as a place for files: {error}")),
+        _ => Error::Denied(format!(
+            "{place} does not work as a place for files: {error}; set data.dir to one that does"
+        )),
     }
 }

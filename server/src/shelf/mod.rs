@@ -12,6 +12,7 @@ mod bucket;
 mod connect;
 mod local;
 mod name;
+mod prove;
 mod s3;
 
 #[cfg(test)]
@@ -213,9 +214,9 @@ impl Shelf {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn sweep(&self) -> Result<usize, Error> {
+    pub async fn sweep(&self, unix: Duration) -> Result<usize, Error> {
         match &*self.0 {
-            Kind::Local(local) => local.sweep().await,
+            Kind::Local(local) => local.sweep(unix).await,
             Kind::Bucket(_) => Ok(0),
         }
     }

@@ -42,7 +42,10 @@ pub struct Result {
     /// The engine's answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Box<RawValue>>,
-    /// Why there is no answer: `code: message`.
+    /// What was asked, less its body: of what is done, the request itself is kept no longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<Errand>,
+    /// Why there is no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Trouble>,
 }
@@ -66,21 +69,35 @@ const PATHS: [(&str, Kind); 4] = [
 /// Tokens that an answer is taken to have if nobody says how many at most.
 const ANSWER: u32 = 256;
 
+/// Whether requests to this path can wait.
+///
+/// # Errors
+/// What is allowed.
+pub fn can_wait(path: &str) -> std::result::Result<(), ApiError> {
+    if PATHS.iter().any(|(known, _)| *known == path) {
+        return Ok(());
+    }
+    let known: Vec<&str> = PATHS.iter().map(|(known, _)| *known).collect();
+    Err(ApiError::Invalid {
+        message: format!("endpoint: found {path:?}; allowed are {}.", known.join(", ")),
+        param: Some("endpoint".to_owned()),
+    })
+}
+
+fn kind_of(path: &str) -> Kind {
+    PATHS.iter().find(|(known, _)| *known == path).map_or(Kind::Other, |(_, kind)| *kind)
+}
+
 impl Errand {
     /// A request that can wait, read from a client.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn read(path: &str, body: &RawValue) -> std::result::Result<Self, ApiError> {
-        let Some((_, kind)) = PATHS.iter().find(|(known, _)| *known == path) else {
-            let known: Vec<&str> = PATHS.iter().map(|(known, _)| *known).collect();
-            return Err(ApiError::Invalid {
-                message: format!("endpoint: found {path:?}; allowed are {}.", known.join(", ")),
-                param: Some("endpoint".to_owned()),
-            });
-        };
+        can_wait(path)?;
+        let kind = kind_of(path);
         let bytes = Bytes::copy_from_slice(body.get().as_bytes());
-        let asked = Request::read(*kind, &bytes)?;
+        let asked = Request::read(kind, &bytes)?;
         if asked.stream {
             return Err(ApiError::Invalid {
                 message: "stream: what waits cannot be streamed; leave it out.".to_owned(),
@@ -110,7 +127,7 @@ impl Errand {
     }
 
     fn kind(&self) -> Kind {
-        PATHS.iter().find(|(known, _)| *known == self.path).map_or(Kind::Other, |(_, kind)| *kind)
+        kind_of(&self.path)
     }
 
     /// Tokens that are expected of the answer.
@@ -161,6 +178,7 @@ impl Result {
             status_code: Some(status.as_u16()),
             request_id: request_id.to_owned(),
             body: raw.or_else(quoted),
+            of: None,
             error: None,
         }
     }
@@ -168,7 +186,13 @@ impl Result {
     /// There is no answer.
     pub fn failed(request_id: &str, code: &str, message: impl Into<String>) -> Self {
         let error = Some(Trouble { code: code.to_owned(), message: message.into() });
-        Self { status_code: None, request_id: request_id.to_owned(), body: None, error }
+        Self { status_code: None, request_id: request_id.to_owned(), body: None, of: None, error }
+    }
+
+    /// It is the answer to this.
+    #[must_use]
+    pub fn to(self, errand: &Errand) -> Self {
+        Self { of: Some(Errand { body: RawValue::NULL.to_owned(), ..errand.clone() }), ..self }
     }
 
     /// As bytes, for the log.

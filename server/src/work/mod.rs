@@ -30,7 +30,7 @@ use crate::lines::Lines;
 use crate::replicas::Replicas;
 use crate::settings;
 
-pub use errand::{Errand, Result as ErrandResult};
+pub use errand::{Errand, Result as ErrandResult, can_wait};
 pub use operate::{Sweep, Swept};
 pub use partitions::{Owner, name_of, on_disk};
 
@@ -242,6 +242,14 @@ impl Work {
         self.0.troubles.lock().clone()
     }
 
+    /// A partition that is open here: for orders that belong together.
+    ///
+    /// # Errors
+    /// None can be opened.
+    pub async fn partition(&self) -> Result<u32, ApiError> {
+        self.a_partition().await
+    }
+
     /// The coordination of this replica.
     pub fn replicas(&self) -> &Replicas {
         &self.0.replicas
@@ -319,6 +327,11 @@ pub fn refusal(refused: Refused) -> ApiError {
         Refused::Log(why) => ApiError::Unavailable {
             message: format!("The durable queue cannot be used: {why}."),
             retry_after: 10,
+        },
+        Refused::NotHere(_) => ApiError::Unavailable {
+            message: "The durable queue is not open here at the moment; it is taken over, or comes back."
+                .to_owned(),
+            retry_after: 2,
         },
         Refused::Closing => ApiError::Unavailable {
             message: "This replica gives the queue to another one.".to_owned(),

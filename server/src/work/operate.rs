@@ -32,7 +32,7 @@ pub enum Sweep {
 /// Entries that are read, moved and waited for at a time: about one batch of the committer.
 const PAGE: usize = 256;
 /// Entries after which a request answers, whether or not there are more: a second or so of a disk that syncs.
-const MOST: u64 = 20_000;
+const MOST: u64 = 5_000;
 
 impl Work {
     /// The durable queues that come first.

@@ -183,7 +183,7 @@ impl Work {
                         held.fence = now;
                     }
                 }
-                Err(Error::NotFound { .. } | Error::StateLost { .. }) => {
+                Err(Error::NotFound | Error::StateLost { .. }) => {
                     if let Ok(Claimed::Held { by, .. }) = coord.claim(&key, &me, self.lease()).await {
                         tracing::warn!(partition = %name_of(partition), %by, "a durable queue is claimed by another replica; it is given up");
                         self.give_up(partition).await;

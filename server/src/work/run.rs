@@ -60,15 +60,17 @@ impl Work {
             return;
         }
         // The tenant's limit counts what waits as it counts what does not.
-        let mut _place = None;
-        if let Some(pool) = self.0.limits.get(&*queue.tenant) {
-            _place = self.0.replicas.enter(pool).await;
-            if _place.is_none() {
-                drop(ticket);
-                self.again(&held, TENANT_FULL, Cost::default()).await;
-                return;
+        let _place = match self.0.limits.get(&*queue.tenant) {
+            None => None,
+            Some(pool) => {
+                let Some(place) = self.0.replicas.enter(pool).await else {
+                    drop(ticket);
+                    self.again(&held, TENANT_FULL, Cost::default()).await;
+                    return;
+                };
+                Some(place)
             }
-        }
+        };
         let body = Bytes::copy_from_slice(errand.body.get().as_bytes());
         let (status, answer, usage) =
             match wire::post(&ticket, self.0.fleet.settings(), &errand.path, &name, body).await {
@@ -92,7 +94,7 @@ impl Work {
         ticket.finish(Ended::Served(usage));
         let used = usage.map_or(expected, |usage| cost_of(usage, expected));
         let outcome = if status.is_success() { Outcome::Done } else { Outcome::Failed };
-        self.end(&held, outcome, used, &ErrandResult::answered(&name, status, &answer)).await;
+        self.end(&held, outcome, used, &ErrandResult::answered(&name, status, &answer).to(&errand)).await;
     }
 
     /// An engine failed it: again after a pause, or for good.

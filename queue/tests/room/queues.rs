@@ -1,0 +1,194 @@
+//! Queues as operators see them: they come and go, are paused, changed, listed and explained.
+
+use std::sync::Arc;
+
+use queue::entry::{Entry, Outcome, Terms};
+use queue::ledger::{Done, Refused, What};
+use queue::limits::{Limits, Narrow};
+use queue::log::Memory;
+use queue::scheduler::{Held, Tenancy, Why};
+
+use crate::kit::{PARTITION, World, at_most, block, class, entry, fifo, name};
+
+fn pause(world: &World, paused: bool) -> Result<Done, Refused> {
+    world.ask(What::PauseQueue { name: name("q"), paused })
+}
+
+#[test]
+fn a_queue_is_forgotten_when_empty_and_comes_back() {
+    let log = Arc::new(Memory::new());
+    let world = World::over(1, &log);
+    for round in 0..20 {
+        let id = world.enqueue(entry("q", "a"));
+        let seen = world.room.queue(&name("q")).unwrap();
+        assert_eq!((seen.partition, seen.paused), (PARTITION, false), "round {round}");
+        let held = world.start();
+        assert_eq!(held.id, id);
+        world.finish(&held, Outcome::Done).unwrap();
+        world.until("the queue is forgotten", || world.room.queue(&name("q")).is_none());
+    }
+    world.is_empty();
+    let world = world.restart(&log);
+    world.is_empty();
+}
+
+#[test]
+fn a_paused_queue_starts_nothing_also_after_a_restart() {
+    let log = Arc::new(Memory::new());
+    let world = World::over(0, &log);
+    assert_eq!(pause(&world, true), Err(Refused::NoQueue(name("q"))));
+    let first = world.enqueue(entry("q", "a"));
+    assert_eq!(pause(&world, true), Ok(Done::Moved));
+    world.places(2);
+    let second = world.enqueue(entry("q", "b"));
+    let other = world.enqueue(entry("r", "c"));
+    let held = world.start();
+    assert_eq!(held.id, other, "only the other queue goes on");
+    world.finish(&held, Outcome::Done).unwrap();
+    assert_eq!(world.room.show(first).unwrap().why, Some(Why::Paused));
+    let seen = world.room.queue(&name("q")).unwrap();
+    assert_eq!((seen.paused, seen.why.clone()), (true, vec![(class(1), Why::Paused)]), "{seen:?}");
+
+    let world = world.restart(&log);
+    world.places(2);
+    let third = world.enqueue(entry("q", "d"));
+    let other = world.enqueue(entry("r", "c"));
+    let held = world.start();
+    assert_eq!(held.id, other, "only the other queue goes on");
+    world.finish(&held, Outcome::Done).unwrap();
+    assert!(world.notes.is_quiet());
+    pause(&world, false).unwrap();
+    for id in [first, second, third] {
+        let held = world.start();
+        assert_eq!(held.id, id);
+        world.finish(&held, Outcome::Done).unwrap();
+    }
+    world.is_empty();
+}
+
+#[test]
+fn a_paused_queue_that_is_empty_stays_until_it_goes_on() {
+    let log = Arc::new(Memory::new());
+    let world = World::over(0, &log);
+    let id = world.enqueue(entry("q", "a"));
+    pause(&world, true).unwrap();
+    world.ask(What::Cancel { seq: id.seq }).unwrap();
+    let world = world.restart(&log);
+    world.until("it is counted", || world.room.queue(&name("q")).unwrap().entries == Some(0));
+    assert!(world.room.queue(&name("q")).unwrap().paused);
+    pause(&world, false).unwrap();
+    world.is_empty();
+}
+
+#[test]
+fn what_a_queue_is_can_be_changed_and_stays() {
+    let log = Arc::new(Memory::new());
+    let world = World::over(10, &log);
+    let set = |world: &World, terms: Terms| world.ask(What::SetTerms { name: name("q"), terms });
+    assert_eq!(set(&world, at_most(2)), Ok(Done::Moved));
+    world.until("the count is over", || world.room.totals().logs[0].entries == Some(0));
+    let all: Vec<Entry> = (0..5).map(|_| entry("q", "a")).collect();
+    block(world.room.enqueue_all(PARTITION, all)).unwrap();
+    let held = [world.start(), world.start()];
+    let head = world.room.queue(&name("q")).unwrap();
+    assert_eq!((head.running, head.entries), (2, Some(5)));
+    world.until("the third waits for the limit", || {
+        world.room.queue(&name("q")).unwrap().why == [(class(1), Why::Held(Held::Queue, Narrow::Running))]
+    });
+    assert!(world.notes.is_quiet());
+    set(&world, at_most(4)).unwrap();
+    let more = [world.start(), world.start()];
+    assert_eq!(world.room.queue(&name("q")).unwrap().running, 4);
+    set(&world, fifo()).unwrap();
+    let last = world.start();
+    for held in held.iter().chain(&more).chain([&last]) {
+        world.finish(held, Outcome::Done).unwrap();
+    }
+    let world = world.restart(&log);
+    world.until("it is counted", || world.room.queue(&name("q")).unwrap().entries == Some(0));
+    assert_eq!(world.room.queue(&name("q")).unwrap().terms, fifo(), "it stays although it is empty");
+    let mut other = fifo();
+    other.target = "n".into();
+    assert!(matches!(set(&world, other), Err(Refused::Invalid(_))));
+}
+
+#[test]
+fn queues_are_listed_with_their_depths_and_reasons() {
+    let log = Arc::new(Memory::new());
+    let world = World::over(0, &log);
+    world.until("the count is over", || world.room.totals().logs[0].entries == Some(0));
+    let first = world.enqueue(entry("a", "1"));
+    let second = world.enqueue(entry("a", "2"));
+    world.enqueue(entry("b", "3"));
+    let queues = world.room.queues();
+    let seen: Vec<_> = queues.iter().map(|queue| (&*queue.name.key, queue.entries, queue.running)).collect();
+    assert_eq!(seen, [("a", Some(2), 0), ("b", Some(1), 0)]);
+    assert_eq!(queues[0].oldest, Some(world.time.pass(0)));
+    world.until("the engines are full", || world.room.show(second).unwrap().why == Some(Why::NoPlace));
+    assert_eq!(world.room.list(&name("a"), 1), Ok(vec![first]));
+    assert_eq!(world.room.list(&name("a"), 9), Ok(vec![first, second]));
+    let totals = world.room.totals();
+    assert_eq!((totals.depth.queues, totals.depth.cached, totals.depth.running), (2, 3, 0));
+    assert_eq!(totals.logs, [(PARTITION, Some(3), 0, None)]);
+    world.places(1);
+    let started = world.notes.started();
+    world.until("the others wait for its place", || {
+        world.room.show(second).unwrap().why == Some(Why::NoPlace)
+    });
+    world.finish(&started.hold(), Outcome::Done).unwrap();
+    drop(started);
+    for _ in 0..2 {
+        let held = world.start();
+        world.finish(&held, Outcome::Done).unwrap();
+    }
+    world.is_empty();
+}
+
+#[test]
+fn a_depth_is_right_from_the_start_of_a_log_that_is_full() {
+    let log = Arc::new(Memory::new());
+    let world = World::over(1, &log);
+    let many = |key: &'static str, many: usize| (0..many).map(move |_| entry(key, "x")).collect::<Vec<_>>();
+    block(world.room.enqueue_all(PARTITION, many("a", 200))).unwrap();
+    block(world.room.enqueue_all(PARTITION, many("b", 90))).unwrap();
+    let later = Some(world.time.pass(0).plus(5_000));
+    world.enqueue(Entry { not_before: later, ..entry("b", "later") });
+    let held = world.start();
+    let world = world.restart(&log);
+    world.until("all are counted", || {
+        let depths: Vec<_> = world.room.queues().iter().map(|queue| queue.entries).collect();
+        depths == [Some(200), Some(91)]
+    });
+    world.places(4);
+    let again = (0..291).map(|number| {
+        if number == 290 {
+            world.time.pass(5_000);
+        }
+        let held = world.start();
+        world.finish(&held, Outcome::Done).unwrap();
+        held.id
+    });
+    assert!(again.collect::<Vec<_>>().contains(&held.id));
+    world.is_empty();
+}
+
+#[test]
+fn a_tenant_that_waits_for_its_own_limit_is_told_so() {
+    let log = Arc::new(Memory::new());
+    let world = World::over(5, &log);
+    let limits = Limits { running: Some(1), ..Limits::default() };
+    world.room.tenancy("t", Tenancy { weight: 1, limits });
+    world.enqueue(entry("a", "1"));
+    let held = world.start();
+    let second = world.enqueue(entry("b", "2"));
+    world.until("it waits for the tenant's limit", || {
+        world.room.show(second).unwrap().why == Some(Why::Held(Held::Tenant, Narrow::Running))
+    });
+    world.room.tenancy("t", Tenancy::default());
+    let next = world.start();
+    assert_eq!(next.id, second, "a limit that is lifted lets it go on");
+    for held in [held, next] {
+        world.finish(&held, Outcome::Done).unwrap();
+    }
+    world.is_empty();
+}

@@ -1,0 +1,157 @@
+"""Jobs: requests that are taken now and answered later, whatever dies meanwhile."""
+
+import time
+
+import httpx
+import pytest
+from conftest import until
+from replicas import Counting, Plain, Redis, settings
+
+CHAT = {"model": "sim", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+
+
+def make(gateway, status=202, headers=None, endpoint="/v1/chat/completions", body=None, **more):
+    job = {"endpoint": endpoint, "body": body or CHAT, **more}
+    answer = httpx.post(f"{gateway.url}/v1/jobs", json=job, headers=headers, timeout=30)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def job(gateway, one, wait=None, headers=None):
+    query = f"?wait={wait}" if wait else ""
+    return httpx.get(f"{gateway.url}/v1/jobs/{one['id']}{query}", timeout=60, headers=headers)
+
+
+def done(gateway, one):
+    return until(lambda: (seen := job(gateway, one, wait="5s")).status_code == 200 and seen.json()["result"] and seen.json(), "the job to be done", 60)
+
+
+@pytest.fixture(scope="module")
+def alone(start):
+    engine = Counting("e")
+    gateway = Plain(start.path, [engine])
+    gateway.of = engine
+    yield gateway
+    gateway.run.kill()
+
+
+def test_a_job_is_taken_at_once_and_its_answer_comes_to_whoever_waits(alone):
+    made = make(alone, metadata={"for": "me"})
+    assert made["object"] == "job" and made["status"] in ("queued", "running", "succeeded")
+    seen = done(alone, made)
+    assert seen["status"] == "succeeded" and seen["metadata"] == {"for": "me"}
+    assert seen["result"]["status_code"] == 200
+    assert seen["result"]["body"]["choices"][0]["message"]["content"]
+    assert seen["attempts"] == 1 and seen["model"] == "sim"
+
+
+def test_the_same_idempotency_key_runs_once_and_answers_twice(alone):
+    before = alone.of.served
+    key = {"idempotency-key": f"k-{time.monotonic_ns()}"}
+    one, two = make(alone, headers=key), make(alone, headers=key)
+    assert one["id"] == two["id"]
+    done(alone, one)
+    assert alone.of.served == before + 1
+    other = {"model": "sim", "messages": [{"role": "user", "content": "something else"}]}
+    refused = make(alone, status=400, headers=key, body=other)
+    assert "idempotency key" in refused["error"]["message"]
+
+
+def test_a_job_for_later_is_scheduled_and_can_be_taken_back(alone):
+    made = make(alone, delay="1h")
+    assert made["status"] == "scheduled"
+    gone = httpx.delete(f"{alone.url}/v1/jobs/{made['id']}")
+    assert gone.status_code == 200 and gone.json()["status"] == "cancelled"
+    assert job(alone, made).json()["status"] == "cancelled"
+    assert httpx.delete(f"{alone.url}/v1/jobs/{made['id']}").json()["deleted"] is True
+    assert job(alone, made).status_code == 404
+    soon = make(alone, delay="50ms")
+    assert done(alone, soon)["status"] == "succeeded"
+
+
+def test_what_an_engine_answers_is_kept_also_when_it_is_a_refusal(alone):
+    alone.of.status = 422
+    try:
+        seen = done(alone, make(alone))
+    finally:
+        alone.of.status = 200
+    assert seen["status"] == "failed" and seen["result"]["status_code"] == 422
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "says"),
+    [
+        ({"body": {"model": "nobody", "messages": []}}, 404, "nobody"),
+        ({"endpoint": "/v1/nothing"}, 400, "/v1/chat/completions"),
+        ({"body": {**CHAT, "stream": True}}, 400, "stream"),
+        ({"delay": "soon"}, 400, "soon"),
+        ({"delay": "1s", "not_before": 1}, 400, "one of the two"),
+        ({"start_within": "0s"}, 400, "not"),
+        ({"metadata": {"k" * 65: "v"}}, 400, "metadata"),
+        ({"priority": "whenever"}, 400, "whenever"),
+        ({"colour": "red"}, 400, "colour"),
+    ],
+)
+def test_a_bad_job_is_refused_with_what_would_be_right(alone, given, status, says):
+    refused = make(alone, status=status, **given)
+    assert says in refused["error"]["message"], refused
+
+
+def test_bad_questions_are_answered(alone):
+    made = make(alone)
+    for path, status in [
+        ("/v1/jobs/job_zz-1", 404),
+        ("/v1/jobs/nothing", 404),
+        (f"/v1/jobs/{made['id'][:-1]}ffffff", 404),
+        (f"/v1/jobs/{made['id']}?wait=forever", 400),
+        (f"/v1/jobs/{made['id']}?wait=1h", 400),
+    ]:
+        answer = httpx.get(alone.url + path, timeout=30)
+        assert answer.status_code == status, (path, answer.text)
+        assert answer.json()["error"]["message"]
+    assert httpx.put(f"{alone.url}/v1/jobs/{made['id']}").status_code == 405
+    assert httpx.get(f"{alone.url}/v1/jobs").status_code == 405
+
+
+def test_jobs_survive_a_kill_and_each_is_done(start):
+    engine = Counting("slow", seconds=0.02)
+    gateway = Plain(start.path, [engine], extra="[routing]\nmax_in_flight = 2\n")
+    try:
+        made = [make(gateway) for _ in range(60)]
+        assert len({one["id"] for one in made}) == 60
+        until(lambda: engine.served >= 5, "some to be done")
+        gateway.run.kill()
+        gateway.start()
+        seen = [done(gateway, one) for one in made]
+        assert all(one["status"] == "succeeded" for one in seen)
+        assert engine.ledger.most <= 2, "the engine is never given more than it may have"
+        # What was in hand when it died runs again, and nothing else.
+        assert 60 <= engine.served <= 60 + 4
+    finally:
+        gateway.run.kill()
+
+
+def test_another_replica_answers_for_a_job_and_takes_over_when_its_owner_dies(start):
+    redis = Redis(start.path)
+    engine = Counting("shared", seconds=0.02)
+    extra = settings(redis.dsn, replicas=2) + "\n[routing]\nmax_in_flight = 2\n"
+    gateways = []
+    try:
+        for _ in range(2):
+            gateways.append(Plain(start.path, [engine], extra=extra, data=start.path / "shared"))
+        one, two = gateways
+        made = [make(one) for _ in range(40)]
+        seen = job(two, made[0], wait="20s")
+        assert seen.status_code == 200 and seen.json()["status"] == "succeeded", seen.text
+        one.run.kill()
+        seen = [done(two, each) for each in made]
+        assert all(each["status"] == "succeeded" for each in seen)
+        # The dead one comes back, and leaves what is no longer its own to the other.
+        one.start()
+        again = job(one, made[-1], wait="20s")
+        assert again.status_code == 200 and again.json()["status"] == "succeeded", again.text
+    finally:
+        for each in gateways:
+            each.run.kill()
+        redis.kill()
+
