@@ -41,9 +41,10 @@ def desk(shared):
     """The gateway that tests share, with nothing in its queues."""
     door, engine = shared
     engine.refuses = set()
-    engine.forget()
+    engine.open()
     # What runs comes to its end first, and leaves an outcome.
     until(lambda: queue(door, "purge", JOBS, "--yes", okay=(0, 1)) and listed(door)["queues"] == [], "no queue to be left")
+    engine.forget()
     return door, engine
 
 
