@@ -105,9 +105,7 @@ impl Admin {
             (&Method::GET, ["explain", id]) => self.explain(id).await,
             (&Method::POST, ["route"]) => self.dry_run(incoming).await,
             (&Method::GET, ["metrics"]) => {
-                let (counters, files) = (self.gateway.counters(), self.gateway.stored());
-                let (batches, lines) = (self.gateway.batches(), self.gateway.lines());
-                let text = crate::metrics::text(self.fleet(), counters, files, batches, lines);
+                let text = crate::metrics::text(&self.gateway);
                 answer(StatusCode::OK, "text/plain; version=0.0.4", text)
             }
             (&Method::GET, ["config"]) => respond(StatusCode::OK, self.fleet().settings()),

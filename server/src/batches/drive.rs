@@ -169,9 +169,14 @@ impl Batches {
         Ok(())
     }
 
-    /// Takes away what only whoever went on with it needed; the marker last.
+    /// Sees to it that its tenant is told, and takes away what only whoever went on with it needed; the marker last.
     async fn clear(&self, made: &Made) -> Result<(), String> {
         let (shelf, tenant) = (&self.0.shelf, made.tenant.as_deref());
+        let ended = note::read::<Ended>(shelf, &Kind::Ended.of(tenant, &made.id)).await.map_err(words)?;
+        if let Some(ended) = ended {
+            // Before the marker goes, with which it would be forgotten.
+            self.0.webhooks.of_batch(made, &ended).await.map_err(words)?;
+        }
         loop {
             let parts = shelf.list(&note::parts(made), None, NAMES).await.map_err(words)?;
             for part in &parts {
