@@ -89,7 +89,7 @@ fn what_a_queue_is_can_be_changed_and_stays() {
     let world = World::over(10, &log);
     let set = |world: &World, terms: Terms| world.ask(What::SetTerms { name: name("q"), terms });
     assert_eq!(set(&world, at_most(2)), Ok(Done::Moved));
-    world.until("the count is over", || world.room.totals().logs[0].1 == Some(0));
+    world.until("the count is over", || world.room.totals().logs[0].entries == Some(0));
     let all: Vec<Entry> = (0..5).map(|_| entry("q", "a")).collect();
     block(world.room.enqueue_all(PARTITION, all)).unwrap();
     let held = [world.start(), world.start()];
@@ -119,6 +119,7 @@ fn what_a_queue_is_can_be_changed_and_stays() {
 fn queues_are_listed_with_their_depths_and_reasons() {
     let log = Arc::new(Memory::new());
     let world = World::over(0, &log);
+    world.until("the count is over", || world.room.totals().logs[0].entries == Some(0));
     let first = world.enqueue(entry("a", "1"));
     let second = world.enqueue(entry("a", "2"));
     world.enqueue(entry("b", "3"));

@@ -159,7 +159,7 @@ pub(crate) fn drain(folder: &str, facts: &str) -> Result<(), String> {
         let left = room.queues().iter().filter(|queue| queue.name.key.as_ref() != "once").count();
         if totals.depth.running == 0 && totals.depth.cached == 0 && left == 0 && !room.has_line() {
             room.check().map_err(|broken| format!("invariant {broken} does not hold"))?;
-            facts.say(&format!("drained {}", totals.logs[0].1.unwrap_or(u64::MAX)));
+            facts.say(&format!("drained {}", totals.logs[0].entries.unwrap_or(u64::MAX)));
             room.close();
             return Ok(());
         }
