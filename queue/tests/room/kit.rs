@@ -314,7 +314,6 @@ impl World {
     }
 
     /// Waits until something is so. What is asked changes by itself, or never.
-    #[expect(clippy::unused_self, reason = "it reads as the other questions to the world do")]
     pub(crate) fn until(&self, what: &str, is: impl Fn() -> bool) {
         assert!(comes_true(is), "{what} never happened: {:?}", self.room.totals());
     }

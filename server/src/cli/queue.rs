@@ -265,7 +265,7 @@ impl Common {
             Subject::Queue { name, .. } => format!("{}: {}, {} entries", name, all.done, all.entries),
         };
         if all.running > 0 {
-            said += &format!("; {} run and come to their end", all.running);
+            said = format!("{said}; {} run and come to their end", all.running);
         }
         if all.more {
             said += "; there are more: say it again";
