@@ -1,5 +1,6 @@
 //! An operator's hands on lines, queues and entries: of this replica, and as far as looking goes of all others.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
@@ -137,7 +138,7 @@ impl Desk {
                 query.only(&[])?;
                 Ok(respond(StatusCode::OK, &self.do_to_entry(id, word).await?))
             }
-            (_, ["queues"] | ["queues", _, _] | ["queues", _, _, _] | ["entries", _] | ["entries", _, _]) => {
+            (_, ["queues"] | ["queues" | "entries", _, _] | ["queues", _, _, _] | ["entries", _]) => {
                 Err(ApiError::Method(method.to_string()))
             }
             _ => Err(ApiError::UnknownPath(format!(
@@ -337,15 +338,16 @@ impl Desk {
         let mut message = format!("There is no queue {name}: one is there while something is in it");
         let near = near(&name.to_string(), &names);
         if !near.is_empty() {
-            message += &format!("; there is {}", near.join(", "));
+            message += "; there is ";
+            message += &near.join(", ");
         } else if names.is_empty() {
             message += "; there is none at the moment";
         }
         if silent > 0 {
-            message += &format!("; {silent} other replica(s) did not answer");
+            let _written = write!(message, "; {silent} other replica(s) did not answer");
         }
         if let Some(why) = unasked {
-            message += &format!("; the other replicas could not be asked: {why}");
+            let _written = write!(message, "; the other replicas could not be asked: {why}");
         }
         ApiError::NotFound(message + ".")
     }
@@ -476,7 +478,7 @@ impl Here {
             stage: entry.stage.name().to_owned(),
             class: Priority::of(entry.class).name().to_owned(),
             outcome: entry.outcome.map(|outcome| outcome.name().to_owned()),
-            waits_for: self.waits_for(entry.stage, shown.why),
+            waits_for: waits_for(entry.stage, shown.why),
             age_s: self.now().since(entry.came) as f64 / 1e3,
             not_before: seconds(entry.at),
             start_before: entry.deadline.map(seconds),
@@ -488,15 +490,16 @@ impl Here {
             result: payload.then(|| json(&entry.result)).flatten(),
         })
     }
+}
 
-    fn waits_for(&self, stage: Stage, why: Option<queue::scheduler::Why>) -> Option<String> {
-        match stage {
-            Stage::Scheduled => Some("its time: see not_before".to_owned()),
-            Stage::Paused => Some("an operator: the entry itself is paused".to_owned()),
-            Stage::Suspended => Some("an event: its runner has put it aside".to_owned()),
-            Stage::Finished => None,
-            Stage::Inbox | Stage::Running => why.map(why_in_words),
-        }
+/// Why an entry at this stage does not run.
+fn waits_for(stage: Stage, why: Option<queue::scheduler::Why>) -> Option<String> {
+    match stage {
+        Stage::Scheduled => Some("its time: see not_before".to_owned()),
+        Stage::Paused => Some("an operator: the entry itself is paused".to_owned()),
+        Stage::Suspended => Some("an event: its runner has put it aside".to_owned()),
+        Stage::Finished => None,
+        Stage::Inbox | Stage::Running => why.map(why_in_words),
     }
 }
 
