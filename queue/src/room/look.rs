@@ -105,7 +105,7 @@ pub struct Totals {
 }
 
 /// A log that is open.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSeen {
     /// Its partition.
     pub partition: u32,

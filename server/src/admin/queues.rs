@@ -1,5 +1,6 @@
 //! An operator's hands on lines, queues and entries: of this replica, and as far as looking goes of all others.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
@@ -337,15 +338,16 @@ impl Desk {
         let mut message = format!("There is no queue {name}: one is there while something is in it");
         let near = near(&name.to_string(), &names);
         if !near.is_empty() {
-            message = format!("{message}; there is {}", near.join(", "));
+            message += "; there is ";
+            message += &near.join(", ");
         } else if names.is_empty() {
             message += "; there is none at the moment";
         }
         if silent > 0 {
-            message = format!("{message}; {silent} other replica(s) did not answer");
+            let _written = write!(message, "; {silent} other replica(s) did not answer");
         }
         if let Some(why) = unasked {
-            message = format!("{message}; the other replicas could not be asked: {why}");
+            let _written = write!(message, "; the other replicas could not be asked: {why}");
         }
         ApiError::NotFound(message + ".")
     }
@@ -490,6 +492,7 @@ impl Here {
     }
 }
 
+/// Why an entry at this stage does not run.
 fn waits_for(stage: Stage, why: Option<queue::scheduler::Why>) -> Option<String> {
     match stage {
         Stage::Scheduled => Some("its time: see not_before".to_owned()),

@@ -1,5 +1,6 @@
 //! `warmline queue`: what waits, why, and an operator's hands on it.
 
+use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -265,7 +266,7 @@ impl Common {
             Subject::Queue { name, .. } => format!("{}: {}, {} entries", name, all.done, all.entries),
         };
         if all.running > 0 {
-            said = format!("{said}; {} run and come to their end", all.running);
+            let _written = write!(said, "; {} run and come to their end", all.running);
         }
         if all.more {
             said += "; there are more: say it again";

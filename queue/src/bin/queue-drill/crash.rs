@@ -125,12 +125,14 @@ fn run(room: &Room<Place>, facts: &Facts, dice: &mut Dice, started: Started<Plac
     if dice.roll(10) == 0 {
         let used = queue::entry::Cost { tokens: 3, blocks: 1 };
         let back = What::Yield { seq: held.id.seq, lease: held.lease, not_before: None, used };
-        match ask(room, back) {
-            Ok(_) => facts.say(&format!("back {}", held.id)),
-            Err(Refused::Stale(_)) => {}
-            Err(why) => return Err(format!("give back: {why}")),
-        }
-        return Ok(());
+        return match ask(room, back) {
+            Ok(_) => {
+                facts.say(&format!("back {}", held.id));
+                Ok(())
+            }
+            Err(Refused::Stale(_)) => Ok(()),
+            Err(why) => Err(format!("give back: {why}")),
+        };
     }
     end(room, facts, &held)
 }
