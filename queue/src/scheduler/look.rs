@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use super::lane::{At, member};
+use super::lane::{At, Lane, member};
 use super::{LaneId, QueueId, Scheduler, SeatAt, TargetAt};
 use crate::entry::Lease;
 use crate::inbox::Edge;
 use crate::limits::Narrow;
-use crate::name::{Class, EntryId, Key, Millis, QueueName};
+use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName};
 
 /// Why something does not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,8 @@ pub struct Depth {
     pub volatile: usize,
     /// Reads under way.
     pub reading: usize,
+    /// How many of each class run.
+    pub of_class: [u32; CLASSES],
 }
 
 /// What the scheduler remembers, for whoever looks for what grows.
@@ -98,6 +100,7 @@ impl Scheduler {
             cached: self.cached,
             volatile: self.volatile,
             reading: self.filling,
+            of_class: self.of_class,
         }
     }
 
@@ -139,6 +142,7 @@ impl Scheduler {
                 (_, TargetAt::Crowded) => Why::Held(Held::Fleet, Narrow::Running),
                 (_, TargetAt::Full(narrow)) => Why::Held(Held::Target, narrow),
                 _ if self.fleet_full => Why::Held(Held::Fleet, Narrow::Running),
+                _ if self.is_full(id.class) => Why::Held(Held::Fleet, Narrow::Running),
                 (_, TargetAt::NoPlace) => Why::NoPlace,
                 _ => Why::Turn(0),
             },
@@ -172,6 +176,11 @@ impl Scheduler {
         self.lane(id)?.known().items().first().map(|item| item.key.at)
     }
 
+    /// Entries of a volatile lane that wait.
+    pub fn standing(&self, id: LaneId) -> usize {
+        self.lane(id).and_then(|lane| lane.rest.as_ref()).map_or(0, |rest| rest.len())
+    }
+
     /// The log that a queue is in.
     pub fn partition(&self, id: QueueId) -> Option<u32> {
         self.queues.get(id.0 as usize).map(|queue| queue.partition)
@@ -191,7 +200,7 @@ impl Scheduler {
     /// Whether nothing of a queue is in memory: nothing waits or leaves, and nothing runs.
     pub fn is_bare(&self, id: QueueId) -> bool {
         let Some(queue) = self.queues.get(id.0 as usize) else { return true };
-        queue.runs == 0 && queue.lanes.iter().flatten().all(|lane| lane.is_bare())
+        queue.runs == 0 && queue.lanes.all().all(Lane::is_bare)
     }
 
     /// Whether a start with this lease is on its way to the log.
@@ -224,7 +233,7 @@ impl Scheduler {
         for (at, queue) in &self.queues {
             for class in Class::all() {
                 let id = LaneId { queue: QueueId(at as u32), class };
-                let Some(lane) = queue.lanes[class.number()].as_deref() else { continue };
+                let Some(lane) = queue.lanes.get(class) else { continue };
                 lane.known().check()?;
                 let seat = &self.seats[lane.seat as usize];
                 ensure(seat.fair.has(member(id), lane.tag) == (lane.at == At::Ready), "Q2")?;
