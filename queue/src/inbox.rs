@@ -14,12 +14,16 @@
 //!
 //! A lane is empty only if its edge is the end and nothing is in it. What is not known is never taken for nothing.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use smallvec::SmallVec;
+
 use crate::entry::Item;
 use crate::name::Key;
+
+/// A lane of which nothing is known yet.
+pub(crate) static UNKNOWN: Inbox = Inbox::with_edge(Edge::At(Key::MIN));
 
 /// Entries that are kept of a lane: 24 items of 64 bytes are 1.5 KiB, and one batch of reading fills a run of them.
 pub const CAPACITY: usize = 24;
@@ -29,9 +33,10 @@ pub const LOW: usize = CAPACITY / 3;
 /// What is known of one lane.
 #[derive(Debug)]
 pub struct Inbox {
-    items: VecDeque<Item>,
+    /// Most lanes have one or two.
+    items: SmallVec<[Item; 2]>,
     /// Taken by a decision that the log has not confirmed; few, and soon gone.
-    leaving: Vec<Key>,
+    leaving: SmallVec<[Key; 1]>,
     edge: Edge,
     refill: Option<Box<Refill>>,
     /// How often an entry that was crowded out had been overtaken: whatever is read again counts from here.
@@ -109,8 +114,14 @@ impl Inbox {
         Self::with_edge(Edge::End)
     }
 
-    fn with_edge(edge: Edge) -> Self {
-        Self { items: VecDeque::new(), leaving: Vec::new(), edge, refill: None, overtaken: 0 }
+    const fn with_edge(edge: Edge) -> Self {
+        Self {
+            items: SmallVec::new_const(),
+            leaving: SmallVec::new_const(),
+            edge,
+            refill: None,
+            overtaken: 0,
+        }
     }
 
     /// An entry became ready.
@@ -161,7 +172,10 @@ impl Inbox {
     /// Takes out the entry at this place, for a decision that is yet to be confirmed by [`Self::removed`]. Those before
     /// it have been overtaken.
     pub fn take(&mut self, at: usize) -> Option<Item> {
-        let item = self.items.remove(at)?;
+        if at >= self.items.len() {
+            return None;
+        }
+        let item = self.items.remove(at);
         for passed in self.items.iter_mut().take(at) {
             passed.overtaken = passed.overtaken.saturating_add(1);
         }
@@ -186,10 +200,10 @@ impl Inbox {
 
     /// Forgets what can be read again.
     pub fn forget(&mut self) {
-        if let Some(first) = self.items.front() {
+        if let Some(first) = self.items.first() {
             let first = first.key;
             self.overtaken = self.items.iter().map(|item| item.overtaken).fold(self.overtaken, u8::max);
-            self.items = VecDeque::new();
+            self.items = SmallVec::new_const();
             self.shrink(first);
         }
     }
@@ -203,7 +217,7 @@ impl Inbox {
 
     fn crowd_out(&mut self) {
         while self.items.len() > CAPACITY {
-            if let Some(last) = self.items.pop_back() {
+            if let Some(last) = self.items.pop() {
                 self.overtaken = self.overtaken.max(last.overtaken);
                 self.shrink(last.key);
             }
@@ -276,11 +290,11 @@ impl Inbox {
                 break;
             }
             debug_assert!(
-                self.items.back().is_none_or(|last| last.key < item.key),
+                self.items.last().is_none_or(|last| last.key < item.key),
                 "what is merged is appended"
             );
             item.overtaken = item.overtaken.max(self.overtaken);
-            self.items.push_back(item);
+            self.items.push(item);
         }
         if self.edge == Edge::End {
             self.overtaken = 0;
@@ -346,7 +360,7 @@ impl Ticket {
 
 impl Inbox {
     /// What is known to be ready, in order.
-    pub fn items(&self) -> &VecDeque<Item> {
+    pub fn items(&self) -> &[Item] {
         &self.items
     }
 
@@ -382,7 +396,7 @@ impl Inbox {
 
     /// No entry of the log sorts below this: where a scan may begin. `None`: there is none at all.
     pub fn low_water(&self) -> Option<Key> {
-        let first = self.items.front().map(|item| item.key);
+        let first = self.items.first().map(|item| item.key);
         let leaving = self.leaving.iter().min().copied();
         let edge = match self.edge {
             Edge::At(key) => Some(key),

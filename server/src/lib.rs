@@ -27,5 +27,6 @@ pub mod shelf;
 pub mod sink;
 pub mod telemetry;
 pub mod tokens;
+pub mod webhooks;
 pub mod wiring;
 pub mod work;

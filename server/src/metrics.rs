@@ -4,10 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
 use crate::admin::api::{EngineStatus, ShareStatus, Status};
-use crate::batches::Batches;
-use crate::files::Files;
-use crate::fleet::Fleet;
-use crate::gateway::Counters;
+use crate::gateway::Gateway;
 use crate::route::Standing;
 
 /// One metric of an engine.
@@ -63,7 +60,8 @@ const ENGINE: [OfEngine; 14] = [
 ];
 
 /// Everything, in Prometheus's text form.
-pub fn text(fleet: &Fleet, gateway: &Counters, files: &Files, batches: &Batches) -> String {
+pub fn text(gateway: &Gateway) -> String {
+    let fleet = gateway.fleet();
     let status = fleet.status();
     let mut out = String::with_capacity(8 << 10);
     for (name, kind, help, value) in ENGINE {
@@ -115,9 +113,14 @@ pub fn text(fleet: &Fleet, gateway: &Counters, files: &Files, batches: &Batches)
         single(&mut out, name, kind, help, value);
     }
     coordination(&mut out, &status);
-    for (name, kind, help, value) in
-        gateway.rows().into_iter().chain(files.counters().rows()).chain(batches.counters().rows())
-    {
+    gateway.lines().metrics(&mut out);
+    let rows = [
+        gateway.counters().rows(),
+        gateway.stored().counters().rows(),
+        gateway.batches().counters().rows(),
+        gateway.webhooks().counters().rows(),
+    ];
+    for (name, kind, help, value) in rows.into_iter().flatten() {
         single(&mut out, name, kind, help, value);
     }
     out

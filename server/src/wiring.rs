@@ -20,6 +20,7 @@ use crate::lines::Lines;
 use crate::replicas::{Replicas, Watch};
 use crate::settings::Settings;
 use crate::sink::IndexSink;
+use crate::webhooks::Webhooks;
 use crate::work::Work;
 
 /// Everything that runs. Dropping it ends it at once; [`Running::stop`] lets requests come to their end.
@@ -62,10 +63,17 @@ pub async fn start_with(settings: Settings, registry: &Registry) -> Result<Runni
     let work = Work::new(fleet.clone(), replicas.clone())?;
     let lines = Lines::new(fleet.clone(), work.runner());
     work.join(&lines);
-    let batches = Batches::new(files.clone(), work.clone());
-    let (at_lines, at_work) = (lines.clone(), work.clone());
-    let gateway =
-        Gateway::new(fleet.clone(), replicas.clone(), files.clone(), at_lines, at_work, batches.clone())?;
+    let webhooks = Webhooks::new(&settings, files.shelf().clone(), work.clone())?;
+    let batches = Batches::new(files.clone(), work.clone(), webhooks.clone());
+    let gateway = Gateway::new(
+        fleet.clone(),
+        replicas.clone(),
+        files.clone(),
+        lines.clone(),
+        work.clone(),
+        batches.clone(),
+        webhooks.clone(),
+    )?;
 
     let (stop, stopped) = watch::channel(false);
     let others = Arc::new(parking_lot::Mutex::new(tokio::task::JoinSet::new()));
@@ -78,6 +86,7 @@ pub async fn start_with(settings: Settings, registry: &Registry) -> Result<Runni
     others.lock().spawn(look::expectations(fleet));
     others.lock().spawn(lines.look());
     others.lock().spawn(work.clone().run());
+    others.lock().spawn(webhooks.run());
     others.lock().spawn(batches.clone().run());
     others.lock().spawn(batches.keep_tidy());
     others.lock().spawn(files.keep_tidy());

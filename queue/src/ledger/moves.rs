@@ -1,6 +1,6 @@
 //! One method a move: what must hold, which rows change, what the scheduler is told.
 
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use super::ask::new_row;
 use super::{Ask, DEBTS_A_CLOSE, Desk, Done, Effect, Ledger, Plan, Refused, STARTS_A_MARK, Seen, What, get};
 use crate::entry::{Cost, Entry, Item, Lease, MAX_HINT, MAX_ONCE, Outcome, Stage, Terms};
 use crate::format::{self, Due, Head, Placed};
-use crate::log::{Log, Patience, Scanned, Span, Sync, Table};
+use crate::log::{Log, Sync, Table};
 use crate::name::{Class, Key, Millis, QueueName, Seq};
 use crate::scheduler::{DebtOf, LaneId, Scheduler};
 
@@ -87,29 +87,6 @@ impl Ledger {
             }
         }
         Ok(seen)
-    }
-
-    /// Numbers of entries of a queue, in whatever stage but scheduled, at most so many.
-    ///
-    /// # Errors
-    /// The log cannot be read.
-    pub fn list(log: &dyn Log, queue: u64, most: usize) -> Result<Vec<Seq>, Refused> {
-        let mut found = Vec::new();
-        let inbox = Span { table: Table::Inbox, from: format::number(queue), to: format::number(queue + 1) };
-        for span in [inbox, format::aside_of(queue, Seq(0))] {
-            let mut visit = |key: &[u8], _: &[u8]| {
-                if found.len() == most {
-                    return ControlFlow::Break(());
-                }
-                if let Some(seq) = key.last_chunk::<8>() {
-                    found.push(Seq(u64::from_be_bytes(*seq)));
-                }
-                ControlFlow::Continue(())
-            };
-            let scanned = log.scan(&span, Patience::Wait, &mut visit).and_then(Scanned::whole);
-            scanned.map_err(|error| Refused::Log(error.to_string()))?;
-        }
-        Ok(found)
     }
 
     /// Puts a move into the batch. `Some`: it must wait for the next batch.
@@ -267,7 +244,7 @@ impl Ledger {
             return Err(Refused::Stale(self.id(seq)));
         }
         let (lane, _, item) = sched.run(self.id(seq)).ok_or(Refused::Stale(self.id(seq)))?;
-        let (_, number, _) = sched.queue(lane.queue).ok_or(Refused::Stale(self.id(seq)))?;
+        let number = sched.number(lane.queue).ok_or(Refused::Stale(self.id(seq)))?;
         let mut item = item.clone();
         plan.batch.delete(Table::Inbox, format::inbox(number, lane.class, item.key));
         drop_expiry(&item, plan);
@@ -558,6 +535,7 @@ impl Ledger {
     fn lives(&mut self, number: u64, by: i64) {
         if let Some(desk) = self.desks.get_mut(&number) {
             desk.live += by;
+            self.live += by;
         }
     }
 }
@@ -571,7 +549,7 @@ impl Ledger {
             return Err(stale());
         }
         let (lane, _, item) = sched.run(self.id(seq)).ok_or_else(stale)?;
-        let (_, number, _) = sched.queue(lane.queue).ok_or_else(stale)?;
+        let number = sched.number(lane.queue).ok_or_else(stale)?;
         Ok((number, lane.class, item.clone()))
     }
 

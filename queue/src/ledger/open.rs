@@ -129,6 +129,7 @@ impl OnDisk {
             promised: self.next,
             last: Millis(0),
             numbers: HashMap::new(),
+            live: 0,
             desks: HashMap::new(),
             counted: false,
             next_due: self.next_due,

@@ -122,7 +122,7 @@ impl<P> super::Core<P> {
     pub(super) fn let_line_go(&mut self, line: QueueId) {
         let Some((name, ..)) = self.sched.queue(line) else { return };
         let Some(target) = self.sched.target_name(line) else { return };
-        let name = (name.clone(), Box::from(target));
+        let name = (name, Box::from(target));
         if self.lines.get(&name) == Some(&line) && self.sched.forget_queue(line) {
             self.lines.remove(&name);
         }

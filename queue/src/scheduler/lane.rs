@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::SmallVec;
+
 use super::{LaneId, Scheduler, SeatAt, TargetAt, Timer};
 use crate::entry::Item;
 use crate::fair::Member;
-use crate::inbox::{CAPACITY, Found, Inbox};
+use crate::inbox::{CAPACITY, Found, Inbox, UNKNOWN};
 use crate::limits::Narrow;
-use crate::name::{Key, Millis};
+use crate::name::{Class, Key, Millis};
 
 /// A queue in one class.
 pub(crate) struct Lane {
+    class: Class,
     pub(super) seat: u32,
     pub(super) tag: u64,
     pub(super) at: At,
@@ -18,11 +21,16 @@ pub(crate) struct Lane {
     pub(super) asked: bool,
     /// A read has failed; until its time comes it is not tried again.
     pub(super) resting: bool,
-    pub(super) inbox: Inbox,
+    /// Nothing is known of it yet if there is none: most queues of a large log just wait.
+    inbox: Option<Box<Inbox>>,
     /// The log of a lane that has none: everything that waits, in memory.
     #[expect(clippy::box_collection, reason = "most lanes have none, and there may be a million")]
     pub(super) rest: Option<Box<BTreeMap<Key, Item>>>,
 }
+
+/// The lanes of a queue. Most have one: it lies in the queue's own row, so that a turn looks at one place less.
+#[derive(Default)]
+pub(super) struct Lanes(SmallVec<[Lane; 1]>);
 
 /// Where a lane stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,45 +56,79 @@ impl At {
     }
 }
 
+impl Lanes {
+    pub(super) fn get(&self, class: Class) -> Option<&Lane> {
+        self.0.iter().find(|lane| lane.class == class)
+    }
+
+    pub(super) fn get_mut(&mut self, class: Class) -> Option<&mut Lane> {
+        self.0.iter_mut().find(|lane| lane.class == class)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Lane> {
+        self.0.iter()
+    }
+
+    fn add(&mut self, lane: Lane) {
+        self.0.push(lane);
+    }
+
+    fn take(&mut self, class: Class) -> Option<Lane> {
+        let at = self.0.iter().position(|lane| lane.class == class)?;
+        Some(self.0.swap_remove(at))
+    }
+}
+
 impl Lane {
+    pub(super) fn known(&self) -> &Inbox {
+        self.inbox.as_deref().unwrap_or(&UNKNOWN)
+    }
+
+    pub(super) fn inbox_mut(&mut self) -> &mut Inbox {
+        self.inbox.get_or_insert_with(|| Box::new(Inbox::unknown()))
+    }
+
     pub(super) fn is_bare(&self) -> bool {
-        self.inbox.is_bare()
+        self.known().is_bare()
     }
 }
 
 impl Scheduler {
     pub(super) fn lane(&self, id: LaneId) -> Option<&Lane> {
-        self.queues.get(id.queue.0 as usize)?.lanes[id.class.number()].as_deref()
+        self.queues.get(id.queue.0 as usize)?.lanes.get(id.class)
     }
 
     pub(super) fn lane_mut(&mut self, id: LaneId) -> Option<&mut Lane> {
-        self.queues.get_mut(id.queue.0 as usize)?.lanes[id.class.number()].as_deref_mut()
+        self.queues.get_mut(id.queue.0 as usize)?.lanes.get_mut(id.class)
     }
 
     /// The lane, made if it is not there.
     pub(super) fn make_lane(&mut self, id: LaneId, known: bool, volatile: bool) {
         let queue = &self.queues[id.queue.0 as usize];
-        if queue.lanes[id.class.number()].is_some() {
+        if queue.lanes.get(id.class).is_some() {
             return;
         }
         let seat = self.seat(queue.target, id.class, queue.tenant);
         self.seats[seat as usize].users += 1;
         let lane = Lane {
+            class: id.class,
             seat,
             tag: 0,
             at: At::Empty,
             asked: false,
             resting: false,
-            inbox: if known { Inbox::empty() } else { Inbox::unknown() },
+            inbox: known.then(|| Box::new(Inbox::empty())),
             rest: volatile.then(Box::default),
         };
-        self.queues[id.queue.0 as usize].lanes[id.class.number()] = Some(Box::new(lane));
+        self.queues[id.queue.0 as usize].lanes.add(lane);
     }
 
     pub(super) fn drop_lane(&mut self, id: LaneId) {
         self.stand(id, At::Empty);
-        let Some(mut lane) = self.queues[id.queue.0 as usize].lanes[id.class.number()].take() else { return };
-        lane.inbox.cancel();
+        let Some(mut lane) = self.queues[id.queue.0 as usize].lanes.take(id.class) else { return };
+        if let Some(inbox) = &mut lane.inbox {
+            inbox.cancel();
+        }
         let seat = lane.seat;
         self.seats[seat as usize].users -= 1;
         self.let_seat_go(seat);
@@ -107,10 +149,10 @@ impl Scheduler {
     /// The same for a lane that stays where it is, although less of it may be known.
     pub(super) fn keep_place<R>(&mut self, id: LaneId, change: impl FnOnce(&mut Inbox) -> R) -> Option<R> {
         let lane = self.lane_mut(id)?;
-        let before = lane.inbox.items().len();
-        let result = change(&mut lane.inbox);
+        let before = lane.known().items().len();
+        let result = change(lane.inbox_mut());
         lane.feed();
-        let after = lane.inbox.items().len();
+        let after = lane.known().items().len();
         self.cached = self.cached + after - before;
         self.review(id);
         Some(result)
@@ -119,10 +161,10 @@ impl Scheduler {
     /// Moves a lane to where it belongs. Paused, held back and empty are looked at here, and every change passes here.
     pub(super) fn review(&mut self, id: LaneId) {
         let Some(queue) = self.queues.get(id.queue.0 as usize) else { return };
-        let Some(lane) = queue.lanes[id.class.number()].as_deref() else { return };
-        let nothing = lane.inbox.items().is_empty();
+        let Some(lane) = queue.lanes.get(id.class) else { return };
+        let nothing = lane.known().items().is_empty();
         let to = match lane.at {
-            _ if nothing && !lane.inbox.is_hungry() => At::Empty,
+            _ if nothing && !lane.known().is_hungry() => At::Empty,
             _ if queue.paused => At::Paused,
             // Once read, it has a turn again.
             At::Reading if nothing => At::Reading,
@@ -145,7 +187,7 @@ impl Scheduler {
 
     /// The only writer of [`Lane::at`], and of who has a turn in a seat.
     pub(super) fn stand(&mut self, id: LaneId, to: At) {
-        let Some(lane) = self.queues[id.queue.0 as usize].lanes[id.class.number()].as_deref_mut() else {
+        let Some(lane) = self.queues[id.queue.0 as usize].lanes.get_mut(id.class) else {
             return;
         };
         let from = lane.at;
@@ -215,7 +257,7 @@ impl Scheduler {
     /// A lane wants to read: when its turn comes, [`Scheduler::next_read`] says so.
     pub(super) fn want(&mut self, id: LaneId) {
         let Some(lane) = self.lane_mut(id) else { return };
-        if lane.rest.is_none() && !lane.asked && !lane.resting && !lane.inbox.is_filling() {
+        if lane.rest.is_none() && !lane.asked && !lane.resting && !lane.known().is_filling() {
             lane.asked = true;
             self.hungry.push_back(id);
         }
@@ -234,7 +276,7 @@ impl Lane {
 
     /// Changes with what may be chosen from.
     fn window(&self, reach: usize) -> (usize, Option<Key>, Option<Key>) {
-        let items = self.inbox.items();
+        let items = self.known().items();
         let many = items.len().min(reach);
         let key = |at: usize| items.get(at).map(|item| item.key);
         (many, key(0), key(many.saturating_sub(1)))
@@ -242,13 +284,16 @@ impl Lane {
 
     /// A lane without a log is refilled from memory, at once.
     fn feed(&mut self) {
-        let Some(rest) = &self.rest else { return };
-        while self.inbox.is_low() {
-            let Some(ticket) = self.inbox.begin() else { return };
+        if self.rest.is_none() {
+            return;
+        }
+        while self.known().is_low() {
+            let Some(ticket) = self.inbox_mut().begin() else { return };
+            let Some(rest) = &self.rest else { return };
             let mut rows = rest.range(ticket.from..).map(|(_, item)| item.clone());
             let items: Vec<Item> = rows.by_ref().take(CAPACITY).collect();
             let full = rows.next().is_some();
-            self.inbox.finish(&ticket, Found { items, full });
+            self.inbox_mut().finish(&ticket, Found { items, full });
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use super::lane::{At, member};
+use super::lane::{At, Lane, member};
 use super::{LaneId, QueueId, Scheduler, SeatAt, TargetAt};
 use crate::entry::Lease;
 use crate::inbox::Edge;
 use crate::limits::Narrow;
-use crate::name::{Class, EntryId, Key, Millis, QueueName};
+use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName};
 
 /// Why something does not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,8 @@ pub struct Depth {
     pub volatile: usize,
     /// Reads under way.
     pub reading: usize,
+    /// How many of each class run.
+    pub of_class: [u32; CLASSES],
 }
 
 /// What the scheduler remembers, for whoever looks for what grows.
@@ -98,6 +100,7 @@ impl Scheduler {
             cached: self.cached,
             volatile: self.volatile,
             reading: self.filling,
+            of_class: self.of_class,
         }
     }
 
@@ -112,8 +115,15 @@ impl Scheduler {
     }
 
     /// The queue of this place in the table: its name, its number in the log, and whether it is paused.
-    pub fn queue(&self, id: QueueId) -> Option<(&QueueName, u64, bool)> {
-        self.queues.get(id.0 as usize).map(|queue| (&queue.name, queue.number, queue.paused))
+    pub fn queue(&self, id: QueueId) -> Option<(QueueName, u64, bool)> {
+        let queue = self.queues.get(id.0 as usize)?;
+        let tenant = self.tenants[queue.tenant as usize].name.clone();
+        Some((QueueName { tenant, key: queue.key.clone() }, queue.number, queue.paused))
+    }
+
+    /// The number of a queue in its log.
+    pub fn number(&self, id: QueueId) -> Option<u64> {
+        self.queues.get(id.0 as usize).map(|queue| queue.number)
     }
 
     /// Why the first entry of a lane does not run.
@@ -132,6 +142,7 @@ impl Scheduler {
                 (_, TargetAt::Crowded) => Why::Held(Held::Fleet, Narrow::Running),
                 (_, TargetAt::Full(narrow)) => Why::Held(Held::Target, narrow),
                 _ if self.fleet_full => Why::Held(Held::Fleet, Narrow::Running),
+                _ if self.is_full(id.class) => Why::Held(Held::Fleet, Narrow::Running),
                 (_, TargetAt::NoPlace) => Why::NoPlace,
                 _ => Why::Turn(0),
             },
@@ -147,7 +158,7 @@ impl Scheduler {
         if of_lane != Why::Turn(0) {
             return Some(of_lane);
         }
-        let items = self.lane(id)?.inbox.items();
+        let items = self.lane(id)?.known().items();
         Some(match items.binary_search_by_key(&key, |item| item.key) {
             Ok(before) => Why::Turn(before),
             Err(_) => Why::Far,
@@ -157,12 +168,17 @@ impl Scheduler {
     /// The least key of a lane that the log may hold: where a scan may begin. `None`: nothing is there.
     pub fn low_water(&self, id: LaneId) -> Option<Key> {
         let lane = self.lane(id)?;
-        lane.inbox.low_water()
+        lane.known().low_water()
     }
 
     /// The first entry of a lane that is known, and since when it could run.
     pub fn oldest(&self, id: LaneId) -> Option<Millis> {
-        self.lane(id)?.inbox.items().front().map(|item| item.key.at)
+        self.lane(id)?.known().items().first().map(|item| item.key.at)
+    }
+
+    /// Entries of a volatile lane that wait.
+    pub fn standing(&self, id: LaneId) -> usize {
+        self.lane(id).and_then(|lane| lane.rest.as_ref()).map_or(0, |rest| rest.len())
     }
 
     /// The log that a queue is in.
@@ -184,7 +200,7 @@ impl Scheduler {
     /// Whether nothing of a queue is in memory: nothing waits or leaves, and nothing runs.
     pub fn is_bare(&self, id: QueueId) -> bool {
         let Some(queue) = self.queues.get(id.0 as usize) else { return true };
-        queue.runs == 0 && queue.lanes.iter().flatten().all(|lane| lane.is_bare())
+        queue.runs == 0 && queue.lanes.all().all(Lane::is_bare)
     }
 
     /// Whether a start with this lease is on its way to the log.
@@ -217,20 +233,20 @@ impl Scheduler {
         for (at, queue) in &self.queues {
             for class in Class::all() {
                 let id = LaneId { queue: QueueId(at as u32), class };
-                let Some(lane) = queue.lanes[class.number()].as_deref() else { continue };
-                lane.inbox.check()?;
+                let Some(lane) = queue.lanes.get(class) else { continue };
+                lane.known().check()?;
                 let seat = &self.seats[lane.seat as usize];
                 ensure(seat.fair.has(member(id), lane.tag) == (lane.at == At::Ready), "Q2")?;
-                let nothing = lane.inbox.items().is_empty() && !lane.inbox.is_hungry();
+                let nothing = lane.known().items().is_empty() && !lane.known().is_hungry();
                 ensure(nothing == (lane.at == At::Empty), "Q2")?;
                 ensure((lane.at == At::Paused) == (queue.paused && !nothing), "Q3")?;
-                let reads = lane.asked || lane.resting || lane.inbox.is_filling();
+                let reads = lane.asked || lane.resting || lane.known().is_filling();
                 ensure(lane.at != At::Reading || reads, "Q3")?;
                 ensure(lane.at != At::Picky || picky.contains(&id), "Q3")?;
                 waiting += u32::from(lane.at != At::Empty);
                 ready_lanes += usize::from(lane.at == At::Ready);
                 let everything = lane.rest.as_ref().map(|rest| rest.len());
-                let known = lane.inbox.items().len();
+                let known = lane.known().items().len();
                 ensure(everything.is_none_or(|all| known == all || known > 0 && known < all), "N1")?;
             }
         }
@@ -263,7 +279,7 @@ impl Scheduler {
 
     /// How far a lane is known, for tests and for people who look closely.
     pub fn is_known(&self, id: LaneId) -> bool {
-        self.lane(id).is_some_and(|lane| lane.inbox.edge() == Edge::End)
+        self.lane(id).is_some_and(|lane| lane.known().edge() == Edge::End)
     }
 }
 

@@ -21,6 +21,7 @@
 //!   leaves or is paused, the level is free at once.
 
 mod decide;
+mod hash;
 mod lane;
 mod look;
 mod told;
@@ -33,8 +34,10 @@ use crate::inbox;
 use crate::limits::{Limits, Narrow, Pool};
 use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName};
 
+use hash::Spread;
+use lane::{Lane, Lanes};
+
 pub use decide::{Decision, Ground, Placed, Start, Window};
-pub(crate) use lane::Lane;
 pub use look::{Depth, Held, Sizes, Why};
 
 /// How turns are given.
@@ -81,7 +84,7 @@ pub struct Scheduler {
     queues: slab::Slab<Queue>,
     target_of: HashMap<Box<str>, u32>,
     tenant_of: HashMap<Box<str>, u32>,
-    seat_of: HashMap<(u32, Class, u32), u32>,
+    seat_of: HashMap<(u32, Class, u32), u32, Spread>,
     /// Targets that may have something to start, each once.
     live: VecDeque<u32>,
     timers: BTreeSet<(Millis, Timer)>,
@@ -89,7 +92,7 @@ pub struct Scheduler {
     hungry: VecDeque<LaneId>,
     filling: usize,
     cached: usize,
-    running: HashMap<EntryId, Run>,
+    running: HashMap<EntryId, Run, Spread>,
     /// How many of each class run.
     of_class: [u32; CLASSES],
     /// Lanes that have something.
@@ -222,7 +225,8 @@ enum SeatAt {
 }
 
 struct Queue {
-    name: QueueName,
+    /// Its name beside its tenant's.
+    key: Box<str>,
     /// The log that it is in, and its number there.
     partition: u32,
     number: u64,
@@ -232,7 +236,7 @@ struct Queue {
     order: Order,
     pool: Option<Box<Pool>>,
     paused: bool,
-    lanes: [Option<Box<Lane>>; CLASSES],
+    lanes: Lanes,
     runs: u32,
 }
 
@@ -290,13 +294,13 @@ impl Scheduler {
             queues: slab::Slab::new(),
             target_of: HashMap::new(),
             tenant_of: HashMap::new(),
-            seat_of: HashMap::new(),
+            seat_of: HashMap::default(),
             live: VecDeque::new(),
             timers: BTreeSet::new(),
             hungry: VecDeque::new(),
             filling: 0,
             cached: 0,
-            running: HashMap::new(),
+            running: HashMap::default(),
             of_class: [0; CLASSES],
             waiting: 0,
             leases: 0,
@@ -449,7 +453,7 @@ impl Scheduler {
         self.targets[target as usize].users += 1;
         let limits = &terms.limits;
         QueueId(self.queues.insert(Queue {
-            name,
+            key: name.key,
             partition,
             number,
             tenant,
@@ -458,7 +462,7 @@ impl Scheduler {
             order: terms.order,
             pool: (!limits.is_none()).then(|| Box::new(Pool::new(limits.clone()))),
             paused,
-            lanes: [const { None }; CLASSES],
+            lanes: Lanes::default(),
             runs: 0,
         }) as u32)
     }
@@ -466,8 +470,7 @@ impl Scheduler {
     /// Forgets a queue that is known to be empty by whoever counts; `false`: something is known to be there.
     pub fn forget_queue(&mut self, id: QueueId) -> bool {
         let Some(queue) = self.queues.get(id.0 as usize) else { return true };
-        let empty = |lane: &Option<Box<Lane>>| lane.as_ref().is_none_or(|lane| lane.is_bare());
-        if queue.runs > 0 || !queue.lanes.iter().all(empty) {
+        if queue.runs > 0 || !queue.lanes.all().all(Lane::is_bare) {
             return false;
         }
         for class in Class::all() {

@@ -121,7 +121,7 @@ impl Scheduler {
             run.gone = true;
         }
         self.drop_volatile(lane, key);
-        let first = self.lane(lane).and_then(|lane| lane.inbox.items().front());
+        let first = self.lane(lane).and_then(|lane| lane.known().items().first());
         let first = first.is_some_and(|item| item.key == key);
         let left = self.change(lane, |inbox| inbox.removed(key)).unwrap_or(Left::Unknown);
         if first {
@@ -250,7 +250,7 @@ impl Scheduler {
     fn charge_more(&mut self, run: &Run, more: i64) {
         let seat = &mut self.seats[run.seat as usize];
         let queue = &mut self.queues[run.lane.queue.0 as usize];
-        if let Some(lane) = queue.lanes[run.lane.class.number()].as_deref_mut() {
+        if let Some(lane) = queue.lanes.get_mut(run.lane.class) {
             let ready = lane.at == At::Ready;
             seat.fair.settle(super::lane::member(run.lane), &mut lane.tag, more, queue.weight, ready);
         }
@@ -331,7 +331,7 @@ impl Scheduler {
             let id = self.hungry.pop_front()?;
             let Some(lane) = self.lane_mut(id) else { continue };
             lane.asked = false;
-            if let Some(ticket) = lane.inbox.begin() {
+            if let Some(ticket) = lane.inbox_mut().begin() {
                 self.filling += 1;
                 return Some(Hunger { lane: id, ticket });
             }
@@ -353,7 +353,7 @@ impl Scheduler {
         self.filling -= 1;
         let id = hunger.lane;
         let Some(lane) = self.lane_mut(id) else { return };
-        if lane.inbox.fail(&hunger.ticket) {
+        if lane.inbox_mut().fail(&hunger.ticket) {
             lane.resting = true;
             self.wake_at(now.plus(AFTER_FAILURE), Timer::Read(id));
         } else {
@@ -362,7 +362,7 @@ impl Scheduler {
     }
 
     fn loosen_reader(&mut self, id: LaneId) {
-        if self.lane(id).is_some_and(|lane| lane.at == At::Reading && !lane.inbox.is_filling()) {
+        if self.lane(id).is_some_and(|lane| lane.at == At::Reading && !lane.known().is_filling()) {
             self.loosen(id);
         }
     }

@@ -322,7 +322,7 @@ impl World {
     pub(crate) fn is_empty(&self) {
         self.until("an empty room", || {
             let totals = self.room.totals();
-            let counted = totals.logs.iter().all(|log| log.1 == Some(0));
+            let counted = totals.logs.iter().all(|log| log.entries == Some(0));
             totals.depth == scheduler::Depth { reading: totals.depth.reading, ..Default::default() }
                 && counted
         });

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use queue::entry::{Outcome, Stage};
+use queue::entry::{Known, Outcome, Stage};
 use queue::name::{EntryId, Seq};
 use tokio::sync::{Notify, broadcast};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -111,21 +111,19 @@ async fn run(all: &Batches, made: &Made, poke: &Notify) -> Result<(), String> {
     let place = |kind: Kind| kind.of(made.tenant.as_deref(), &made.id);
     let finisher = Finisher::new(all.0.files.clone(), all.0.clock, all.0.counters.clone());
     let begun = match note::read::<Begun>(shelf, &place(Kind::Begun)).await.map_err(words)? {
-        Some(begun) => begun,
-        None => {
-            if let Some(cancel) = all.cancel_of(made).await? {
-                return finisher
-                    .end(made, nothing(all, Status::Cancelled, Some(cancel.at), Vec::new()))
-                    .await;
-            }
-            match all.begin(made).await {
-                Ok(begun) => note::write_once(shelf, &place(Kind::Begun), begun).await.map_err(words)?.0,
-                Err(Ok(problems)) => {
-                    return finisher.end(made, nothing(all, Status::Failed, None, problems)).await;
-                }
+        Some(begun) => Ok(begun),
+        None => match all.cancel_of(made).await? {
+            Some(cancel) => Err(nothing(all, Status::Cancelled, Some(cancel.at), Vec::new())),
+            None => match all.begin(made).await {
+                Ok(begun) => Ok(note::write_once(shelf, &place(Kind::Begun), begun).await.map_err(words)?.0),
+                Err(Ok(problems)) => Err(nothing(all, Status::Failed, None, problems)),
                 Err(Err(why)) => return Err(why),
-            }
-        }
+            },
+        },
+    };
+    let begun = match begun {
+        Ok(begun) => begun,
+        Err(ended) => return finisher.end(made, ended).await,
     };
     let mut driver = Driver::new(all, made, begun).await?;
     driver.run(poke).await?;
@@ -171,9 +169,14 @@ impl Batches {
         Ok(())
     }
 
-    /// Takes away what only whoever went on with it needed; the marker last.
+    /// Sees to it that its tenant is told, and takes away what only whoever went on with it needed; the marker last.
     async fn clear(&self, made: &Made) -> Result<(), String> {
         let (shelf, tenant) = (&self.0.shelf, made.tenant.as_deref());
+        let ended = note::read::<Ended>(shelf, &Kind::Ended.of(tenant, &made.id)).await.map_err(words)?;
+        if let Some(ended) = ended {
+            // Before the marker goes, with which it would be forgotten.
+            self.0.webhooks.of_batch(made, &ended).await.map_err(words)?;
+        }
         loop {
             let parts = shelf.list(&note::parts(made), None, NAMES).await.map_err(words)?;
             for part in &parts {
@@ -530,9 +533,9 @@ impl Driver<'_> {
     async fn look_at(&mut self, mut ids: Vec<EntryId>) -> Result<(), String> {
         // The last first: a place that becomes free must not be taken by one that is stopped next.
         ids.sort_unstable_by(|a, b| b.cmp(a));
-        let (all, made, closing) = (self.all, self.made, self.closing);
+        let (all, closing) = (self.all, self.closing);
         let looked = stream::iter(ids).map(|id| async move {
-            let (stage, outcome) = all.stands(made, id).await?;
+            let (stage, outcome) = all.stands(id).await?;
             let stop = match closing {
                 None => false,
                 Some(Closing::Cancelled) => true,
@@ -546,7 +549,7 @@ impl Driver<'_> {
                 Ok(()) | Err(ApiError::Conflict(_) | ApiError::NotFound(_)) => {}
                 Err(error) => return Err(error.to_string()),
             }
-            Ok((id, all.stands(made, id).await?.1))
+            Ok((id, all.stands(id).await?.1))
         });
         let looked: Vec<Result<(EntryId, Option<Outcome>), String>> =
             looked.buffer_unordered(AT_ONCE).collect().await;
@@ -607,7 +610,7 @@ impl Batches {
                 State::Bad(problem) => part::problem(made, at, name, Sort::Bad, problem),
                 State::Never(outcome) => part::answer(made, at, name, row.number, *outcome, None, was_late),
                 State::In(id, outcome) => {
-                    let result = self.result(made, *id).await?;
+                    let result = self.result(*id).await?;
                     let outcome = outcome.unwrap_or(Outcome::Failed);
                     part::answer(made, at, name, row.number, outcome, result.as_ref(), was_late)
                 }
@@ -626,27 +629,22 @@ impl Batches {
     }
 
     /// Where an entry is. One that an operator has taken out of the log counts as lost.
-    async fn stands(&self, made: &Made, id: EntryId) -> Result<(Stage, Option<Outcome>), String> {
-        let known = self.known(made, id).await?;
+    async fn stands(&self, id: EntryId) -> Result<(Stage, Option<Outcome>), String> {
+        let known = self.known(id).await?;
         Ok(known.map_or((Stage::Finished, Some(Outcome::Failed)), |known| (known.stage, known.outcome)))
     }
 
-    async fn result(&self, made: &Made, id: EntryId) -> Result<Option<ErrandResult>, String> {
-        let known = self.known(made, id).await?;
+    async fn result(&self, id: EntryId) -> Result<Option<ErrandResult>, String> {
+        let known = self.known(id).await?;
         Ok(known.and_then(|known| ErrandResult::decode(&known.result)))
     }
 
-    /// An entry, unless the log, which is open here, does not know it.
-    async fn known(&self, made: &Made, id: EntryId) -> Result<Option<queue::entry::Known>, String> {
-        let ours = || self.0.work.partitions().contains(&made.partition);
-        for _ in 0..2 {
-            match self.0.work.show(id).await {
-                Ok(shown) => return Ok(Some(shown.entry)),
-                // A log that was given up in this moment knows nothing either.
-                Err(ApiError::NotFound(_)) if ours() => {}
-                Err(error) => return Err(error.to_string()),
-            }
+    /// An entry, unless the log does not know it. A log that is not open here says something else.
+    async fn known(&self, id: EntryId) -> Result<Option<Known>, String> {
+        match self.0.work.show(id).await {
+            Ok(shown) => Ok(Some(shown.entry)),
+            Err(ApiError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error.to_string()),
         }
-        Ok(None)
     }
 }

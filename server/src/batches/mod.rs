@@ -30,6 +30,7 @@ use crate::error::ApiError;
 use crate::files::{self, Files};
 use crate::settings;
 use crate::shelf::{self, Shelf};
+use crate::webhooks::Webhooks;
 use crate::work::Work;
 
 pub use id::Id;
@@ -44,6 +45,7 @@ struct Inner {
     shelf: Shelf,
     files: Files,
     work: Work,
+    webhooks: Webhooks,
     jobs: Jobs,
     clock: Clock,
     settings: settings::Batches,
@@ -97,7 +99,7 @@ const NAMES: usize = 1_000;
 
 impl Batches {
     /// Begins to make the files of batches whose lines are over. Lines run only with [`Batches::run`].
-    pub fn new(files: Files, work: Work) -> Self {
+    pub fn new(files: Files, work: Work, webhooks: Webhooks) -> Self {
         let fleet = work.fleet().clone();
         let settings = fleet.settings();
         let counters = Arc::<Counters>::default();
@@ -119,6 +121,7 @@ impl Batches {
             max_line: settings.gateway.max_body_bytes,
             files,
             work,
+            webhooks,
             jobs,
             driven: parking_lot::Mutex::default(),
             turns: parking_lot::Mutex::default(),

@@ -17,7 +17,7 @@ impl Batches {
                 Ok(0) => {}
                 Ok(count) => tracing::info!(count, "took away batches that ended long ago"),
                 Err(error) => {
-                    tracing::warn!(%error, "old batches could not be taken away; trying again in an hour")
+                    tracing::warn!(%error, "old batches could not be taken away; trying again in an hour");
                 }
             }
             tokio::time::sleep(EVERY).await;

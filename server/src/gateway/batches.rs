@@ -151,7 +151,7 @@ fn wanted(query: &str) -> Result<(Option<Id>, usize), ApiError> {
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         match &*name {
             "after" => {
-                after = Some(Id::parse(&value).ok_or_else(|| wrong("after", &value, "the id of a batch"))?)
+                after = Some(Id::parse(&value).ok_or_else(|| wrong("after", &value, "the id of a batch"))?);
             }
             "limit" => {
                 let found = value.parse().ok().filter(|limit| (1..=PAGE.1).contains(limit));

@@ -100,7 +100,8 @@ impl Gateway {
                 admitted.may_use(model)?;
                 self.must_serve(model)
             };
-            return self.new_job(&tenant, &head.headers, &body, known).await;
+            let whose = admitted.tenant();
+            return self.new_job((&tenant, whose), &head.headers, &body, known).await;
         }
         let path = head.uri.path();
         let id = path.rsplit('/').next().unwrap_or_default();
@@ -157,7 +158,7 @@ impl Gateway {
 
     async fn new_job(
         &self,
-        tenant: &str,
+        (line, tenant): (&str, Option<&str>),
         headers: &HeaderMap,
         body: &Bytes,
         known: impl Fn(&str) -> Result<(), ApiError>,
@@ -192,8 +193,10 @@ impl Gateway {
             once: once.transpose()?,
             keep: self.0.settings.queue.keep.get(),
         };
-        let ids = self.0.work.submit(tenant, vec![wanted]).await?;
+        let ids = self.0.work.submit(line, vec![wanted]).await?;
         let id = ids.first().copied().ok_or_else(|| ApiError::Internal("no job was made".to_owned()))?;
+        // A job that nobody was told of at its end was never acknowledged.
+        self.0.webhooks.of_job(tenant, id).await.map_err(crate::files::Error::from)?;
         Ok(said(StatusCode::ACCEPTED, &job(&self.0.work.show(id).await?)))
     }
 

@@ -33,8 +33,10 @@ use crate::lines::Lines;
 use crate::prompt::{Kind, Request};
 use crate::replicas::Replicas;
 use crate::settings::Settings;
+use crate::webhooks::Webhooks;
 use crate::work::Work;
 
+pub(crate) use handle::decoded;
 pub use serve::run;
 
 /// The gateway; cheap to clone.
@@ -49,6 +51,7 @@ struct Inner {
     work: Work,
     files: Files,
     batches: Batches,
+    webhooks: Webhooks,
     /// Places for uploads: each holds buffers.
     uploads: tokio::sync::Semaphore,
     counters: Arc<Counters>,
@@ -89,6 +92,7 @@ impl Gateway {
         lines: Lines,
         work: Work,
         batches: Batches,
+        webhooks: Webhooks,
     ) -> Result<Self, String> {
         let settings = fleet.settings().clone();
         let unix = fleet.clock().unix();
@@ -106,10 +110,17 @@ impl Gateway {
             ),
             files,
             batches,
+            webhooks,
             counters: Arc::default(),
             seed,
             minted: AtomicU64::new(0),
         })))
+    }
+
+    /// The gateway for as long as others keep it.
+    pub(crate) fn weak(&self) -> impl Fn() -> Option<Self> + Send + Sync + 'static {
+        let weak = Arc::downgrade(&self.0);
+        move || weak.upgrade().map(Self)
     }
 
     /// The engines behind it.
@@ -135,6 +146,11 @@ impl Gateway {
     /// The batches of clients.
     pub fn batches(&self) -> &Batches {
         &self.0.batches
+    }
+
+    /// Those who are told of ends.
+    pub fn webhooks(&self) -> &Webhooks {
+        &self.0.webhooks
     }
 
     /// What has passed.

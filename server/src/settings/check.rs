@@ -21,6 +21,10 @@ pub fn together(settings: &Settings) -> Result<(), String> {
     coordination(settings)?;
     settings.files.check()?;
     settings.batches.check()?;
+    settings.webhook.check().map_err(|why| format!("webhook.{why}"))?;
+    for (i, tenant) in settings.tenants.iter().enumerate() {
+        tenant.webhook.check().map_err(|why| format!("tenants[{i}].webhook.{why}"))?;
+    }
     if settings.data.dir.as_os_str().is_empty() {
         return Err("data.dir: it is empty; allowed is a directory, such as warmline-data".to_owned());
     }

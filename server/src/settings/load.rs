@@ -171,6 +171,10 @@ fn keys() -> Vec<(String, Value)> {
         keep: Some(super::Span::seconds(30 * 24 * 3_600)),
         ..super::Files::default()
     };
+    example.webhook = super::Webhook {
+        url: Some("https://example.com/warmline".to_owned()),
+        secret_file: Some("/run/secrets/webhook".into()),
+    };
     let table = Table::try_from(&example).expect("settings are a table");
     let mut keys = Vec::new();
     for (name, value) in table {

@@ -4,6 +4,7 @@ pub mod check;
 mod files;
 mod load;
 mod span;
+mod webhook;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use files::{Batches, Data, Files};
 pub use load::{Error, Origin, load, variable};
 pub use span::Span;
+pub use webhook::Webhook;
 
 /// The whole of `warmline.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -39,6 +41,8 @@ pub struct Settings {
     pub files: Files,
     /// Batches: files of requests that are answered within a day.
     pub batches: Batches,
+    /// Who is told when batches and jobs end.
+    pub webhook: Webhook,
     /// Logs.
     pub log: Log,
     /// Models that need a word about their tokenizer; others are served too.
@@ -344,6 +348,8 @@ pub struct Tenant {
     pub tokens_per_minute: Option<u64>,
     /// Models that it may use; empty: all.
     pub models: Vec<String>,
+    /// Who is told when its batches and jobs end; none: whoever `webhook` says.
+    pub webhook: Webhook,
 }
 
 // === Defaults ===
@@ -506,6 +512,7 @@ impl Default for Tenant {
             requests_per_minute: None,
             tokens_per_minute: None,
             models: Vec::new(),
+            webhook: Webhook::default(),
         }
     }
 }

@@ -125,12 +125,14 @@ fn run(room: &Room<Place>, facts: &Facts, dice: &mut Dice, started: Started<Plac
     if dice.roll(10) == 0 {
         let used = queue::entry::Cost { tokens: 3, blocks: 1 };
         let back = What::Yield { seq: held.id.seq, lease: held.lease, not_before: None, used };
-        match ask(room, back) {
-            Ok(_) => facts.say(&format!("back {}", held.id)),
-            Err(Refused::Stale(_)) => {}
-            Err(why) => return Err(format!("give back: {why}")),
-        }
-        return Ok(());
+        return match ask(room, back) {
+            Ok(_) => {
+                facts.say(&format!("back {}", held.id));
+                Ok(())
+            }
+            Err(Refused::Stale(_)) => Ok(()),
+            Err(why) => Err(format!("give back: {why}")),
+        };
     }
     end(room, facts, &held)
 }
@@ -159,7 +161,7 @@ pub(crate) fn drain(folder: &str, facts: &str) -> Result<(), String> {
         let left = room.queues().iter().filter(|queue| queue.name.key.as_ref() != "once").count();
         if totals.depth.running == 0 && totals.depth.cached == 0 && left == 0 && !room.has_line() {
             room.check().map_err(|broken| format!("invariant {broken} does not hold"))?;
-            facts.say(&format!("drained {}", totals.logs[0].1.unwrap_or(u64::MAX)));
+            facts.say(&format!("drained {}", totals.logs[0].entries.unwrap_or(u64::MAX)));
             room.close();
             return Ok(());
         }

@@ -164,7 +164,7 @@ impl Soak {
         println!(
             "{seconds:>4} s: {}; entries {}, enqueued {}, ended {}",
             words.join(", "),
-            totals.logs[0].1.unwrap_or_default(),
+            totals.logs[0].entries.unwrap_or_default(),
             self.enqueued.load(Ordering::Relaxed),
             self.ended.load(Ordering::Relaxed),
         );
