@@ -16,15 +16,15 @@ mod list;
 mod moves;
 mod open;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 
 use crate::entry::{Cost, Item, Lease, Outcome};
 use crate::format::{self, QueueRow, meta};
 use crate::log::{Batch, Log, Sync, Table};
-use crate::name::{Class, EntryId, Key, Millis, QueueName, Seq};
-use crate::scheduler::{LaneId, QueueId, Scheduler};
+use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName, Seq};
+use crate::scheduler::{DebtOf, LaneId, QueueId, Scheduler};
 
 pub use ask::{Ask, Done, Refused, Seen, What};
 pub use list::{Listed, Page, Place};
@@ -49,6 +49,10 @@ pub struct Ledger {
     next_due: Option<Millis>,
     /// No timer in the log is before this: where a scan may begin after a restart.
     due_mark: Millis,
+    /// Debts that have a row: those of tenants that come and go would pile up.
+    owing: BTreeMap<Bytes, DebtOf>,
+    /// Which of them was looked at last.
+    owing_seen: Bytes,
 }
 
 /// What is known of a queue beside what the scheduler knows.
@@ -111,6 +115,8 @@ const PORTION: u64 = 10_000;
 /// After so many starts the low-water marks of a queue are written: so many dead rows at most are passed over after a
 /// restart, and a row of a hundred bytes is one more in so many.
 const STARTS_A_MARK: u32 = 256;
+/// Debts that are looked at with each queue that is forgotten: more than a queue can have left behind.
+const DEBTS_A_CLOSE: usize = 2 * CLASSES;
 
 // === impl Ledger ===
 

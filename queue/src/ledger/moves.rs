@@ -1,14 +1,16 @@
 //! One method a move: what must hold, which rows change, what the scheduler is told.
 
+use std::ops::Bound;
+
 use bytes::Bytes;
 
 use super::ask::new_row;
-use super::{Ask, Desk, Done, Effect, Ledger, Plan, Refused, STARTS_A_MARK, Seen, What, get};
+use super::{Ask, DEBTS_A_CLOSE, Desk, Done, Effect, Ledger, Plan, Refused, STARTS_A_MARK, Seen, What, get};
 use crate::entry::{Cost, Entry, Item, Lease, MAX_HINT, MAX_ONCE, Outcome, Stage, Terms};
 use crate::format::{self, Due, Head, Placed};
 use crate::log::{Log, Sync, Table};
 use crate::name::{Class, Key, Millis, QueueName, Seq};
-use crate::scheduler::{LaneId, Scheduler};
+use crate::scheduler::{DebtOf, LaneId, Scheduler};
 
 /// What a move comes to.
 pub(super) type Move = Result<(Effect, u64), Refused>;
@@ -482,7 +484,23 @@ impl Ledger {
             if let Some(desk) = self.desks.remove(&number) {
                 self.numbers.remove(&desk.row.name);
             }
+            self.forgive(plan, sched);
             plan.needs(Sync::Write);
+        }
+    }
+
+    /// Takes some debts off the books whose tenants the scheduler has forgotten: each has its turn.
+    fn forgive(&mut self, plan: &mut Plan, sched: &Scheduler) {
+        for _ in 0..DEBTS_A_CLOSE.min(self.owing.len()) {
+            let after = (Bound::Excluded(self.owing_seen.clone()), Bound::Unbounded);
+            let next = self.owing.range(after).next().or_else(|| self.owing.first_key_value());
+            let Some((key, of)) = next else { return };
+            let (key, owes) = (key.clone(), sched.may_owe(of));
+            if !owes {
+                self.owing.remove(&key);
+                plan.batch.delete(Table::Debts, key.clone());
+            }
+            self.owing_seen = key;
         }
     }
 
@@ -640,11 +658,15 @@ impl Ledger {
     }
 
     /// What the tenant owes is written with what it has cost, so that it survives a crash.
-    fn owe(&self, seq: Seq, used: Cost, number: u64, class: Class, plan: &mut Plan, sched: &Scheduler) {
+    fn owe(&mut self, seq: Seq, used: Cost, number: u64, class: Class, plan: &mut Plan, sched: &Scheduler) {
         let Some(desk) = self.desks.get(&number) else { return };
         let key = format::debt(&desk.row.terms.target, class, &desk.row.name.tenant);
         let before = plan.more.get(&key).copied().unwrap_or_default();
         let Some((debt, more)) = sched.debt_after(self.id(seq), used, before) else { return };
+        if !self.owing.contains_key(&key) {
+            let (target, tenant) = (desk.row.terms.target.clone(), desk.row.name.tenant.clone());
+            self.owing.insert(key.clone(), DebtOf { target, class, tenant });
+        }
         plan.batch.put(Table::Debts, key.clone(), format::debt_value(debt));
         plan.more.insert(key, more);
     }

@@ -71,8 +71,9 @@ impl Scheduler {
     pub fn decide<G: Ground + ?Sized>(&mut self, now: Millis, ground: &mut G) -> Decision<G::Place> {
         // One a decision, so that seats with old debts do not pile up.
         if let Some(id) = self.indebted.pop_front()
-            && self.seats.contains(id as usize)
+            && let Some(seat) = self.seats.get_mut(id as usize)
         {
+            seat.noted = false;
             self.let_seat_go(id);
         }
         loop {
@@ -167,7 +168,7 @@ impl Scheduler {
     ) -> Option<Decision<G::Place>> {
         self.looks += 1;
         let queue = &self.queues[id.queue.0 as usize];
-        let lane = queue.lanes[id.class.number()].as_deref()?;
+        let lane = queue.lanes.get(id.class)?;
         let Some(head) = lane.known().items().first() else {
             self.stand(id, At::Reading);
             self.want(id);
@@ -242,10 +243,12 @@ impl Scheduler {
 
     fn start<P>(&mut self, id: LaneId, seat_id: u32, at: usize, place: P, now: Millis) -> Option<Start<P>> {
         let item = self.change(id, |inbox| inbox.take(at))??;
+        let full: [bool; CLASSES] =
+            std::array::from_fn(|at| Class::new(at as u8).is_some_and(|class| self.is_full(class)));
         let cost = item.cost;
         let queue = &mut self.queues[id.queue.0 as usize];
         let weight = queue.weight;
-        let lane = queue.lanes[id.class.number()].as_deref_mut()?;
+        let lane = queue.lanes.get_mut(id.class)?;
         let volatile = lane.rest.is_some();
         let ready = lane.at == At::Ready;
         let low = lane.known().is_low();
@@ -257,7 +260,9 @@ impl Scheduler {
         let ready = seat.at == SeatAt::Ready;
         let member = seat.member(seat_id);
         turns[id.class.number()].fair.charge(member, &mut seat.tag, cost.tokens, weight, ready);
-        pass_over(turns, id.class, cost.tokens, &self.options.share);
+        // One at its own limit is not passed over by anybody.
+        let ready = std::array::from_fn(|class| !turns[class].fair.is_empty() && !full[class]);
+        pass_over(turns, ready, id.class, cost.tokens, &self.options.share);
         self.enter_pools(id.queue, cost, now);
         self.leases += 1;
         let lease = Lease(self.leases);
@@ -320,15 +325,21 @@ impl Scheduler {
 }
 
 /// Q5: a class was served; what that is to the others, and to its own share.
-fn pass_over(turns: &mut [Turns; CLASSES], served: Class, tokens: u32, share: &[u32; CLASSES]) {
+fn pass_over(
+    turns: &mut [Turns; CLASSES],
+    ready: [bool; CLASSES],
+    served: Class,
+    tokens: u32,
+    share: &[u32; CLASSES],
+) {
     let tokens = i64::from(tokens.max(1));
     let urgent = Class::all().take_while(|class| *class != served);
-    let went_before = urgent.into_iter().any(|class| !turns[class.number()].fair.is_empty());
+    let went_before = urgent.into_iter().any(|class| ready[class.number()]);
     for class in Class::all() {
-        let Turns { fair, owed, .. } = &mut turns[class.number()];
+        let owed = &mut turns[class.number()].owed;
         let part = tokens * i64::from(share[class.number()]);
         if class != served {
-            let ready = !fair.is_empty();
+            let ready = ready[class.number()];
             if ready || *owed < 0 {
                 *owed = owed.saturating_add(part).min(if ready { i64::MAX } else { 0 });
             }

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::SmallVec;
+
 use super::{LaneId, Scheduler, SeatAt, TargetAt, Timer};
 use crate::entry::Item;
 use crate::fair::Member;
 use crate::inbox::{CAPACITY, Found, Inbox, UNKNOWN};
 use crate::limits::Narrow;
-use crate::name::{Key, Millis};
+use crate::name::{Class, Key, Millis};
 
 /// A queue in one class.
 pub(crate) struct Lane {
+    class: Class,
     pub(super) seat: u32,
     pub(super) tag: u64,
     pub(super) at: At,
@@ -24,6 +27,10 @@ pub(crate) struct Lane {
     #[expect(clippy::box_collection, reason = "most lanes have none, and there may be a million")]
     pub(super) rest: Option<Box<BTreeMap<Key, Item>>>,
 }
+
+/// The lanes of a queue. Most have one: it lies in the queue's own row, so that a turn looks at one place less.
+#[derive(Default)]
+pub(super) struct Lanes(SmallVec<[Lane; 1]>);
 
 /// Where a lane stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +56,29 @@ impl At {
     }
 }
 
+impl Lanes {
+    pub(super) fn get(&self, class: Class) -> Option<&Lane> {
+        self.0.iter().find(|lane| lane.class == class)
+    }
+
+    pub(super) fn get_mut(&mut self, class: Class) -> Option<&mut Lane> {
+        self.0.iter_mut().find(|lane| lane.class == class)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Lane> {
+        self.0.iter()
+    }
+
+    fn add(&mut self, lane: Lane) {
+        self.0.push(lane);
+    }
+
+    fn take(&mut self, class: Class) -> Option<Lane> {
+        let at = self.0.iter().position(|lane| lane.class == class)?;
+        Some(self.0.swap_remove(at))
+    }
+}
+
 impl Lane {
     pub(super) fn known(&self) -> &Inbox {
         self.inbox.as_deref().unwrap_or(&UNKNOWN)
@@ -65,22 +95,23 @@ impl Lane {
 
 impl Scheduler {
     pub(super) fn lane(&self, id: LaneId) -> Option<&Lane> {
-        self.queues.get(id.queue.0 as usize)?.lanes[id.class.number()].as_deref()
+        self.queues.get(id.queue.0 as usize)?.lanes.get(id.class)
     }
 
     pub(super) fn lane_mut(&mut self, id: LaneId) -> Option<&mut Lane> {
-        self.queues.get_mut(id.queue.0 as usize)?.lanes[id.class.number()].as_deref_mut()
+        self.queues.get_mut(id.queue.0 as usize)?.lanes.get_mut(id.class)
     }
 
     /// The lane, made if it is not there.
     pub(super) fn make_lane(&mut self, id: LaneId, known: bool, volatile: bool) {
         let queue = &self.queues[id.queue.0 as usize];
-        if queue.lanes[id.class.number()].is_some() {
+        if queue.lanes.get(id.class).is_some() {
             return;
         }
         let seat = self.seat(queue.target, id.class, queue.tenant);
         self.seats[seat as usize].users += 1;
         let lane = Lane {
+            class: id.class,
             seat,
             tag: 0,
             at: At::Empty,
@@ -89,12 +120,12 @@ impl Scheduler {
             inbox: known.then(|| Box::new(Inbox::empty())),
             rest: volatile.then(Box::default),
         };
-        self.queues[id.queue.0 as usize].lanes[id.class.number()] = Some(Box::new(lane));
+        self.queues[id.queue.0 as usize].lanes.add(lane);
     }
 
     pub(super) fn drop_lane(&mut self, id: LaneId) {
         self.stand(id, At::Empty);
-        let Some(mut lane) = self.queues[id.queue.0 as usize].lanes[id.class.number()].take() else { return };
+        let Some(mut lane) = self.queues[id.queue.0 as usize].lanes.take(id.class) else { return };
         if let Some(inbox) = &mut lane.inbox {
             inbox.cancel();
         }
@@ -130,7 +161,7 @@ impl Scheduler {
     /// Moves a lane to where it belongs. Paused, held back and empty are looked at here, and every change passes here.
     pub(super) fn review(&mut self, id: LaneId) {
         let Some(queue) = self.queues.get(id.queue.0 as usize) else { return };
-        let Some(lane) = queue.lanes[id.class.number()].as_deref() else { return };
+        let Some(lane) = queue.lanes.get(id.class) else { return };
         let nothing = lane.known().items().is_empty();
         let to = match lane.at {
             _ if nothing && !lane.known().is_hungry() => At::Empty,
@@ -156,7 +187,7 @@ impl Scheduler {
 
     /// The only writer of [`Lane::at`], and of who has a turn in a seat.
     pub(super) fn stand(&mut self, id: LaneId, to: At) {
-        let Some(lane) = self.queues[id.queue.0 as usize].lanes[id.class.number()].as_deref_mut() else {
+        let Some(lane) = self.queues[id.queue.0 as usize].lanes.get_mut(id.class) else {
             return;
         };
         let from = lane.at;

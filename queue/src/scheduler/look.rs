@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::lane::{At, member};
+use super::lane::{At, Lane, member};
 use super::{LaneId, QueueId, Scheduler, SeatAt, TargetAt};
 use crate::entry::Lease;
 use crate::inbox::Edge;
@@ -200,7 +200,7 @@ impl Scheduler {
     /// Whether nothing of a queue is in memory: nothing waits or leaves, and nothing runs.
     pub fn is_bare(&self, id: QueueId) -> bool {
         let Some(queue) = self.queues.get(id.0 as usize) else { return true };
-        queue.runs == 0 && queue.lanes.iter().flatten().all(|lane| lane.is_bare())
+        queue.runs == 0 && queue.lanes.all().all(Lane::is_bare)
     }
 
     /// Whether a start with this lease is on its way to the log.
@@ -233,7 +233,7 @@ impl Scheduler {
         for (at, queue) in &self.queues {
             for class in Class::all() {
                 let id = LaneId { queue: QueueId(at as u32), class };
-                let Some(lane) = queue.lanes[class.number()].as_deref() else { continue };
+                let Some(lane) = queue.lanes.get(class) else { continue };
                 lane.known().check()?;
                 let seat = &self.seats[lane.seat as usize];
                 ensure(seat.fair.has(member(id), lane.tag) == (lane.at == At::Ready), "Q2")?;

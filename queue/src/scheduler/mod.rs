@@ -35,9 +35,9 @@ use crate::limits::{Limits, Narrow, Pool};
 use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName};
 
 use hash::Spread;
+use lane::{Lane, Lanes};
 
 pub use decide::{Decision, Ground, Placed, Start, Window};
-pub(crate) use lane::Lane;
 pub use look::{Depth, Held, Sizes, Why};
 
 /// How turns are given.
@@ -210,6 +210,8 @@ struct Seat {
     present: u32,
     /// Lanes and runs that know it.
     users: u32,
+    /// In `indebted`.
+    noted: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -234,7 +236,7 @@ struct Queue {
     order: Order,
     pool: Option<Box<Pool>>,
     paused: bool,
-    lanes: [Option<Box<Lane>>; CLASSES],
+    lanes: Lanes,
     runs: u32,
 }
 
@@ -369,7 +371,18 @@ impl Scheduler {
         let one = &mut self.tenants[tenant as usize];
         let kept = kept_free(one) > 0;
         let fair = Fair::default();
-        let seat = Seat { target, class, tenant, fair, tag: 0, at: SeatAt::Idle, kept, present: 0, users: 0 };
+        let seat = Seat {
+            target,
+            class,
+            tenant,
+            fair,
+            tag: 0,
+            at: SeatAt::Idle,
+            kept,
+            present: 0,
+            users: 0,
+            noted: false,
+        };
         let id = self.seats.insert(seat) as u32;
         self.seat_of.insert((target, class, tenant), id);
         one.seats.push(id);
@@ -386,7 +399,7 @@ impl Scheduler {
             return;
         }
         if turns.fair.owed(seat.tag, 1) > 0 && turns.waiting > 0 {
-            self.indebted.push_back(id);
+            self.look_again_at(id);
             return;
         }
         let seat = self.seats.remove(id as usize);
@@ -396,6 +409,14 @@ impl Scheduler {
         self.seat_of.remove(&(seat.target, seat.class, seat.tenant));
         self.let_target_go(seat.target);
         self.let_tenant_go(seat.tenant);
+    }
+
+    /// A seat that nobody uses owes something: it is looked at again, and is noted once, however often it is left.
+    fn look_again_at(&mut self, id: u32) {
+        let seat = &mut self.seats[id as usize];
+        if !std::mem::replace(&mut seat.noted, true) {
+            self.indebted.push_back(id);
+        }
     }
 
     fn let_tenant_go(&mut self, id: u32) {
@@ -441,7 +462,7 @@ impl Scheduler {
             order: terms.order,
             pool: (!limits.is_none()).then(|| Box::new(Pool::new(limits.clone()))),
             paused,
-            lanes: [const { None }; CLASSES],
+            lanes: Lanes::default(),
             runs: 0,
         }) as u32)
     }
@@ -449,8 +470,7 @@ impl Scheduler {
     /// Forgets a queue that is known to be empty by whoever counts; `false`: something is known to be there.
     pub fn forget_queue(&mut self, id: QueueId) -> bool {
         let Some(queue) = self.queues.get(id.0 as usize) else { return true };
-        let empty = |lane: &Option<Box<Lane>>| lane.as_ref().is_none_or(|lane| lane.is_bare());
-        if queue.runs > 0 || !queue.lanes.iter().all(empty) {
+        if queue.runs > 0 || !queue.lanes.all().all(Lane::is_bare) {
             return false;
         }
         for class in Class::all() {

@@ -1,11 +1,14 @@
 //! Queues as operators see them: they come and go, are paused, changed, listed and explained.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use queue::entry::{Entry, Outcome, Stage, Terms};
+use queue::format;
 use queue::ledger::{Done, Refused, What};
 use queue::limits::{Limits, Narrow};
-use queue::log::Memory;
+use queue::log::{Log, Memory, Patience, Table};
+use queue::name::QueueName;
 use queue::room::{First, LogSeen, Wish};
 use queue::scheduler::{Held, Tenancy, Why};
 
@@ -121,6 +124,7 @@ fn queues_are_listed_with_their_depths_and_reasons() {
     let first = world.enqueue(entry("a", "1"));
     let second = world.enqueue(entry("a", "2"));
     world.enqueue(entry("b", "3"));
+    world.until("the count is over", || world.room.totals().logs[0].entries == Some(3));
     let queues = world.room.queues();
     let seen: Vec<_> = queues.iter().map(|queue| (&*queue.name.key, queue.entries, queue.running)).collect();
     assert_eq!(seen, [("a", Some(2), 0), ("b", Some(1), 0)]);
@@ -258,4 +262,39 @@ fn pages_of_any_size_hold_each_entry_once_whatever_its_stage() {
     }
     let paused = world.room.page(PARTITION, &name("q"), None, 9, |stage| stage == Stage::Paused).unwrap();
     assert_eq!(paused.found.iter().map(|listed| listed.seq).collect::<Vec<_>>(), [ready[1].seq]);
+}
+
+#[test]
+fn tenants_that_come_and_go_leave_no_debts_behind() {
+    let log = Arc::new(Memory::new());
+    let world = World::over(1, &log);
+    let debts = || {
+        let mut rows = 0;
+        let mut visit = |_: &[u8], _: &[u8]| {
+            rows += 1;
+            ControlFlow::Continue(())
+        };
+        log.scan(&format::all(Table::Debts), Patience::Wait, &mut visit).unwrap();
+        rows
+    };
+    let of = |tenant: usize, number: u8| {
+        let queue = QueueName::new(&format!("t{tenant}"), "q").unwrap();
+        Entry { queue, class: class(number), ..entry("q", "a") }
+    };
+    let mut most = 0;
+    for tenant in 0..300 {
+        // Two at a time, so that one always owes the other.
+        for number in 0..4 {
+            world.enqueue(of(tenant, number));
+            world.enqueue(of(tenant + 1, number));
+        }
+        for _ in 0..8 {
+            let started = world.notes.started();
+            world.finish(&started.hold(), Outcome::Done).unwrap();
+        }
+        most = most.max(debts());
+    }
+    world.is_empty();
+    assert!((1..60).contains(&most), "of 301 tenants in 4 classes {most} debts were on the books at a time");
+    assert!(world.room.totals().sizes.tenants < 10, "{:?}", world.room.totals().sizes);
 }

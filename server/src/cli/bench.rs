@@ -9,7 +9,7 @@ use sim::engine::Shape;
 use sim::trace;
 
 use super::output::{self, Failure};
-use crate::bench::{events, gateway, indexer, route};
+use crate::bench::{events, fair, gateway, indexer, queue, route};
 use crate::settings::Routing;
 
 /// Measure.
@@ -29,6 +29,48 @@ enum What {
     Events(Events),
     /// The indexer service over HTTP, perhaps beside somebody else's.
     Indexer(Indexer),
+    /// Durable queues: enqueue, run and finish, every acknowledgement on disk; and the first start after a kill.
+    Queue(Queue),
+    /// Who waits how long: the scheduler with tenants and engines in virtual time.
+    Fair(Fair),
+}
+
+#[derive(Args)]
+struct Queue {
+    /// Items of the throughput.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    items: u32,
+    /// Queues that they are spread over; each runs one at a time.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    queues: u32,
+    /// Producers, each of which waits for its acknowledgement before it sends again.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=20_000))]
+    connections: u16,
+    /// Items of the latency, one at a time.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    sends: u32,
+    /// Items that wait when the process is killed.
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    queued: u32,
+    /// Where the logs lie while it is measured, in a folder of their own [default: the current directory].
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Write the result as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// What this process plays for another one that measures.
+    #[arg(long, value_enum, hide = true, requires = "data")]
+    play: Option<queue::Role>,
+}
+
+#[derive(Args)]
+struct Fair {
+    /// Breaks ties and draws sizes; the same seed gives the same answer.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -139,6 +181,8 @@ impl Bench {
             What::Gateway(gateway) => gateway.run(),
             What::Events(events) => events.run(),
             What::Indexer(indexer) => indexer.run(),
+            What::Queue(queue) => queue.run(),
+            What::Fair(fair) => fair.run(),
         }
     }
 }
@@ -164,6 +208,44 @@ impl Indexer {
         };
         let measured = indexer::measure(&plan, |what| eprintln!("  {what} …")).map_err(Failure::Work)?;
         if self.json { output::json(&measured) } else { output::line(indexer::table(&measured).trim_end()) }
+    }
+}
+
+impl Queue {
+    fn run(self) -> Result<(), Failure> {
+        let plan = queue::Plan {
+            items: self.items as usize,
+            queues: self.queues as usize,
+            connections: self.connections.into(),
+            sends: self.sends as usize,
+            queued: self.queued as usize,
+        };
+        let data = self.data.unwrap_or_else(|| PathBuf::from("."));
+        if let Some(role) = self.play {
+            return queue::play(role, plan, &data).map_err(Failure::Work);
+        }
+        // Before minutes are spent on it.
+        let json = self.json.map(|path| match std::fs::File::create(&path) {
+            Ok(file) => Ok(file),
+            Err(error) => Err(Failure::Input(format!("--json {}: {error}", path.display()))),
+        });
+        let json = json.transpose()?;
+        let folder = tempfile::Builder::new().prefix("warmline-bench-").tempdir_in(&data);
+        let folder = folder.map_err(|error| Failure::Input(format!("--data {}: {error}", data.display())))?;
+        let measured = queue::measure(plan, folder.path(), |what| eprintln!("  {what} …"));
+        let measured = measured.map_err(Failure::Work)?;
+        if let Some(file) = json {
+            serde_json::to_writer_pretty(file, &measured)
+                .map_err(|error| Failure::Work(error.to_string()))?;
+        }
+        output::line(queue::table(&measured, plan).trim_end())
+    }
+}
+
+impl Fair {
+    fn run(self) -> Result<(), Failure> {
+        let measured = fair::measure(self.seed);
+        if self.json { output::json(&measured) } else { output::line(fair::table(&measured).trim_end()) }
     }
 }
 
