@@ -163,7 +163,7 @@ fn true_costs_are_settled_so_that_whoever_understates_gains_nothing() {
             while sim
                 .rows
                 .get(&super::LaneId { queue: queues[tenant], class: Class::FIRST })
-                .map_or(0, |rows| rows.len())
+                .map_or(0, std::collections::BTreeMap::len)
                 < 8
             {
                 let really = 20 + chance.below(200) as u32;
@@ -218,7 +218,9 @@ fn absence_earns_nothing_and_pausing_is_absence() {
         if paused {
             sim.sched.pause(away, false);
         } else {
-            (0..200).for_each(|_| drop(sim.add(away, 0, 1_000)));
+            for _ in 0..200 {
+                sim.add(away, 0, 1_000);
+            }
         }
         let mut ledger = Ledger::new(&[("here", 1, 1_000), ("away", 1, 1_000)]);
         for _ in 0..100 {
@@ -303,7 +305,7 @@ fn a_refund_is_no_more_than_what_was_paid() {
         sim.end(&run, 500);
         *really.entry(run.tenant).or_insert(0) += 500;
     }
-    let apart = really["over"] as i64 - really["other"] as i64;
+    let apart = i64::from(really["over"]) - i64::from(really["other"]);
     assert!(apart.abs() <= 1_000 + 50_000, "{really:?}");
 }
 
@@ -330,7 +332,9 @@ fn places_that_are_kept_free_are_kept_and_the_others_are_shared_by_weight() {
         sim.check();
     }
     sim.start_all();
-    (0..10).for_each(|_| drop(sim.add(sure, 3, 1_000)));
+    for _ in 0..10 {
+        sim.add(sure, 3, 1_000);
+    }
     let started = sim.start_all();
     assert_eq!(started.len(), 3, "what is guaranteed starts at once, in whatever class");
     assert!(started.iter().all(|run| &*run.tenant == "sure"));
@@ -347,7 +351,9 @@ fn guarantees_that_are_more_than_there_is_leave_no_place_empty() {
     for tenant in ["a", "b"] {
         sim.tenant(tenant, 1, Limits { guaranteed: 3, ..Limits::default() });
         let queue = sim.queue(tenant, "q");
-        (0..9).for_each(|_| drop(sim.add(queue, 0, 10)));
+        for _ in 0..9 {
+            sim.add(queue, 0, 10);
+        }
     }
     assert_eq!(sim.start_all().len(), 4);
     sim.check();
@@ -368,13 +374,17 @@ fn an_urgent_class_overtakes_and_the_others_get_exactly_their_share_once_they_ha
     for round in 0..60_000 {
         for (class, queue) in queues.iter().enumerate() {
             if round == 0 || sim.rows.values().all(|rows| rows.len() < 4) {
-                (0..8).for_each(|_| drop(sim.add(*queue, class as u8, 1 + chance.below(100) as u32)));
+                for _ in 0..8 {
+                    sim.add(*queue, class as u8, 1 + chance.below(100) as u32);
+                }
             }
         }
         for (class, queue) in queues.iter().enumerate() {
             let lane = super::LaneId { queue: *queue, class: Class::new(class as u8).expect("a class") };
             if sim.rows[&lane].len() < 4 {
-                (0..8).for_each(|_| drop(sim.add(*queue, class as u8, 1 + chance.below(100) as u32)));
+                for _ in 0..8 {
+                    sim.add(*queue, class as u8, 1 + chance.below(100) as u32);
+                }
             }
         }
         let run = sim.serve().expect("all have some");
@@ -582,7 +592,7 @@ fn the_least_slack_goes_first_among_those_in_reach_and_first_in_first_out_is_nev
         (Order::Fifo, 5, 9, vec![900, 500, 700, 100, 300]),
     ];
     for (order, reach, overtake, expected) in cases {
-        let mut sim = Sim::new(Options { reach, overtake, ..Options::default() });
+        let mut sim = Sim::new(Options { overtake, reach, ..Options::default() });
         sim.now = Millis(0);
         sim.engines.choose = |window, _| window.len() - 1;
         let queue = sim.queue_of("t", "q", &Terms { order, ..Terms::of(TARGET) });
@@ -599,11 +609,13 @@ fn the_least_slack_goes_first_among_those_in_reach_and_first_in_first_out_is_nev
 
 // === What a blocked lane costs ===
 
+/// Holds a queue back.
+type Block = fn(&mut Sim, QueueId);
+
 #[test]
 fn a_hundred_thousand_blocked_lanes_are_looked_at_once_each_and_never_again() {
     let narrow = Terms { limits: running(0), ..Terms::of(TARGET) };
     let slow = Rate { per_second: 0.0, burst: 1.0 };
-    type Block = fn(&mut Sim, QueueId);
     let cases: [(&str, Terms, Option<Limits>, u64, Block); 6] = [
         ("at their queue's limit", narrow.clone(), None, 100_000, |_, _| {}),
         ("at their tenant's limit", Terms::of(TARGET), Some(running(0)), 1, |_, _| {}),

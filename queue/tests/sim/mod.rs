@@ -10,38 +10,38 @@ use queue::limits::Limits;
 use queue::name::{Class, EntryId, Key, Millis, QueueName, Seq};
 use queue::scheduler::{Decision, Ground, LaneId, Options, Placed, QueueId, Scheduler, Tenancy, Window};
 
-pub const TARGET: &str = "m";
+pub(crate) const TARGET: &str = "m";
 
 /// Chance from a seed.
-pub struct Chance(pub u64);
+pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
-    pub fn below(&mut self, most: u64) -> u64 {
+    pub(crate) fn below(&mut self, most: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % most
     }
 
-    pub fn one_in(&mut self, many: u64) -> bool {
+    pub(crate) fn one_in(&mut self, many: u64) -> bool {
         self.below(many) == 0
     }
 
     /// Mostly small, sometimes large.
-    pub fn cost(&mut self, most: u32) -> u32 {
+    pub(crate) fn cost(&mut self, most: u32) -> u32 {
         let most = if self.one_in(8) { most } else { 1 + most / 16 };
         1 + self.below(most.into()) as u32
     }
 }
 
 /// Engines: places, and entries that they do not take now.
-pub struct Engines {
-    pub free: HashMap<String, i64>,
-    pub refused: HashSet<Seq>,
+pub(crate) struct Engines {
+    pub(crate) free: HashMap<String, i64>,
+    pub(crate) refused: HashSet<Seq>,
     /// Which of the window goes.
-    pub choose: fn(Window<'_>, &mut Chance) -> usize,
-    pub chance: Chance,
-    pub asked: u64,
+    pub(crate) choose: fn(Window<'_>, &mut Chance) -> usize,
+    pub(crate) chance: Chance,
+    pub(crate) asked: u64,
 }
 
 impl Ground for Engines {
@@ -68,28 +68,28 @@ impl Ground for Engines {
 
 /// An entry that runs.
 #[derive(Clone, Debug)]
-pub struct Run {
-    pub entry: EntryId,
-    pub lane: LaneId,
-    pub item: Item,
-    pub lease: Lease,
-    pub tenant: Box<str>,
-    pub target: Box<str>,
+pub(crate) struct Run {
+    pub(crate) entry: EntryId,
+    pub(crate) lane: LaneId,
+    pub(crate) item: Item,
+    pub(crate) lease: Lease,
+    pub(crate) tenant: Box<str>,
+    pub(crate) target: Box<str>,
 }
 
-pub struct Sim {
-    pub sched: Scheduler,
-    pub now: Millis,
-    pub engines: Engines,
+pub(crate) struct Sim {
+    pub(crate) sched: Scheduler,
+    pub(crate) now: Millis,
+    pub(crate) engines: Engines,
     /// The log: what is ready.
-    pub rows: BTreeMap<LaneId, BTreeMap<Key, Item>>,
-    pub runs: Vec<Run>,
-    pub expired: Vec<Seq>,
+    pub(crate) rows: BTreeMap<LaneId, BTreeMap<Key, Item>>,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) expired: Vec<Seq>,
     next: u64,
 }
 
 impl Sim {
-    pub fn new(options: Options) -> Self {
+    pub(crate) fn new(options: Options) -> Self {
         let engines = Engines {
             free: HashMap::new(),
             refused: HashSet::new(),
@@ -108,26 +108,26 @@ impl Sim {
         }
     }
 
-    pub fn tenant(&mut self, name: &str, weight: u32, limits: Limits) {
+    pub(crate) fn tenant(&mut self, name: &str, weight: u32, limits: Limits) {
         self.sched.tenancy(name, Tenancy { weight, limits });
     }
 
-    pub fn queue(&mut self, tenant: &str, key: &str) -> QueueId {
+    pub(crate) fn queue(&mut self, tenant: &str, key: &str) -> QueueId {
         self.queue_of(tenant, key, &Terms::of(TARGET))
     }
 
-    pub fn queue_of(&mut self, tenant: &str, key: &str, terms: &Terms) -> QueueId {
+    pub(crate) fn queue_of(&mut self, tenant: &str, key: &str, terms: &Terms) -> QueueId {
         let name = QueueName::new(tenant, key).expect("a name");
         self.next += 1;
         self.sched.add_queue(name, (1, self.next), terms, false)
     }
 
     /// -> Inbox, and then the scheduler is told.
-    pub fn add(&mut self, queue: QueueId, class: u8, tokens: u32) -> Key {
+    pub(crate) fn add(&mut self, queue: QueueId, class: u8, tokens: u32) -> Key {
         self.add_item(queue, class, tokens, 0, None)
     }
 
-    pub fn add_item(
+    pub(crate) fn add_item(
         &mut self,
         queue: QueueId,
         class: u8,
@@ -140,14 +140,14 @@ impl Sim {
         self.put(lane, item)
     }
 
-    pub fn item(&mut self, tokens: u32, blocks: u32, deadline: Option<Millis>) -> Item {
+    pub(crate) fn item(&mut self, tokens: u32, blocks: u32, deadline: Option<Millis>) -> Item {
         self.next += 1;
         let key = Key { at: self.now, seq: Seq(self.next) };
         let cost = Cost { tokens, blocks };
         Item { key, cost, deadline, attempt: 0, overtaken: 0, remembered: false, hint: None }
     }
 
-    pub fn put(&mut self, lane: LaneId, item: Item) -> Key {
+    pub(crate) fn put(&mut self, lane: LaneId, item: Item) -> Key {
         let key = item.key;
         self.rows.entry(lane).or_default().insert(key, item.clone());
         self.sched.added(lane, item).expect("it is new");
@@ -155,13 +155,13 @@ impl Sim {
     }
 
     /// Inbox -> gone
-    pub fn cancel(&mut self, lane: LaneId, key: Key) {
+    pub(crate) fn cancel(&mut self, lane: LaneId, key: Key) {
         self.rows.entry(lane).or_default().remove(&key);
         self.sched.removed(lane, key);
     }
 
     /// Reads whatever lanes want to read.
-    pub fn read(&mut self) {
+    pub(crate) fn read(&mut self) {
         while let Some(hunger) = self.sched.next_read() {
             let rows = self.rows.entry(hunger.lane).or_default();
             let mut found = rows.range(hunger.ticket.from..).map(|(_, item)| item.clone());
@@ -172,7 +172,7 @@ impl Sim {
     }
 
     /// The next start, written and confirmed. `None`: nothing can start.
-    pub fn start(&mut self) -> Option<Run> {
+    pub(crate) fn start(&mut self) -> Option<Run> {
         loop {
             self.read();
             match self.sched.decide(self.now, &mut self.engines) {
@@ -204,12 +204,12 @@ impl Sim {
     }
 
     /// Everything that can start.
-    pub fn start_all(&mut self) -> Vec<Run> {
+    pub(crate) fn start_all(&mut self) -> Vec<Run> {
         std::iter::from_fn(|| self.start()).collect()
     }
 
     /// Running -> Finished, having cost so much; its place is free.
-    pub fn end(&mut self, run: &Run, tokens: u32) {
+    pub(crate) fn end(&mut self, run: &Run, tokens: u32) {
         let at = self.runs.iter().position(|one| one.entry == run.entry).expect("it runs");
         self.runs.swap_remove(at);
         let used = Cost { tokens, ..run.item.cost };
@@ -223,13 +223,13 @@ impl Sim {
     }
 
     /// Starts one and ends it at what was expected.
-    pub fn serve(&mut self) -> Option<Run> {
+    pub(crate) fn serve(&mut self) -> Option<Run> {
         let run = self.start()?;
         self.end(&run, run.item.cost.tokens);
         Some(run)
     }
 
-    pub fn check(&self) {
+    pub(crate) fn check(&self) {
         assert_eq!(self.sched.check(), Ok(()));
     }
 }
