@@ -18,6 +18,10 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 BINARY = os.environ.get("WARMLINE_BINARY", str(ROOT / "target" / "debug" / "warmline"))
 
 
+# Making a client of its own for each question takes a tenth of a second, and questions are asked in loops.
+HTTP = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0))
+
+
 def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -111,7 +115,7 @@ class Relay(Place):
 
 
 class Gateway:
-    def __init__(self, folder, engines, extra="", tokenizer=True, relays=None, tells=None, data=None, limits=None):
+    def __init__(self, folder, engines, extra="", tokenizer=True, relays=None, tells=None, data=None, limits=None, patience="2s"):
         self.folder, self.engines = folder, engines
         self.port, self.admin_port = free_port(), free_port()
         self.url, self.admin = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.admin_port}"
@@ -119,7 +123,8 @@ class Gateway:
         model = folder / "model"
         subprocess.run([BINARY, "sim", "model", str(model)], check=True, capture_output=True)
         text = f'[gateway]\nlisten = "127.0.0.1:{self.port}"\n'
-        text += "first_byte_timeout = \"2s\"\nengine_stall_timeout = \"2s\"\nhead_timeout = \"1s\"\nbody_timeout = \"1s\"\n"
+        text += f'first_byte_timeout = "{patience}"\nengine_stall_timeout = "{patience}"\n'
+        text += "head_timeout = \"1s\"\nbody_timeout = \"1s\"\n"
         text += "max_body_bytes = 1048576\n"
         text += f'[admin]\nlisten = "127.0.0.1:{self.admin_port}"\n'
         text += f'[data]\ndir = "{self.data}"\n'
@@ -145,13 +150,13 @@ class Gateway:
             until(lambda: httpx.get(f"{self.url}/healthz").status_code == 200, "the gateway to live")
 
     def status(self):
-        return httpx.get(f"{self.admin}/status").json()
+        return HTTP.get(f"{self.admin}/status").json()
 
     def engine(self, name):
         return next(engine for engine in self.status()["engines"] if engine["name"] == name)
 
     def metric(self, name):
-        lines = httpx.get(f"{self.admin}/metrics").text.splitlines()
+        lines = HTTP.get(f"{self.admin}/metrics").text.splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
 
     def files(self):
@@ -161,7 +166,7 @@ class Gateway:
         body = {"model": "sim", "messages": [{"role": "user", "content": text}], "max_tokens": 4, **more}
         headers = more.pop("headers", None)
         body.pop("headers", None)
-        return httpx.post(f"{self.url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+        return HTTP.post(f"{self.url}/v1/chat/completions", json=body, headers=headers, timeout=30)
 
 
 def command(*args, stdin=None):

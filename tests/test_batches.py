@@ -369,9 +369,34 @@ def test_of_two_gateways_one_is_killed_and_the_batch_goes_on(tmp_path, comes_bac
         check(other, ended(other, batch), good, bad)
         if comes_back:
             check(api, ended(api, batch), good, bad)
+        assert len(engine.seen) <= len(good) + sum(why[1] == 400 for why in bad.values()) + 64
         until(lambda: left(doors[1]) == [], "what only helped to be gone")
         assert [one.id for one in other.batches.list()] == [batch.id]
     finally:
+        [door.run.kill() for door in doors]
+        redis.kill()
+
+
+def test_what_was_done_before_a_death_is_in_the_files_of_a_batch_that_is_cancelled_after_it(tmp_path):
+    """The log knows what is in no part yet, and whoever takes it over looks there."""
+    redis, engine = Redis(tmp_path), Answering("one")
+    shared = tmp_path / "shared"
+    doors = [Sharing(tmp_path, [engine], settings(redis.dsn, replicas=2), shared) for _ in range(2)]
+    try:
+        api, other = client(doors[0]), client(doors[1])
+        engine.hold(after=40)
+        batch = submit(api, [line(f"{number}", f"line {number}") for number in range(3000)])
+        # Sixty-four run at a time: each one more means that one is done and written down.
+        until(lambda: len(engine.seen) == 40 + 64, "forty to be done")
+        doors[0].run.kill(signal.SIGKILL)
+        other.batches.cancel(batch.id)
+        done = ended(other, batch)
+        output, errors = records(other, done.output_file_id), records(other, done.error_file_id)
+        assert (done.status, len(output), len(errors)) == ("cancelled", 40, 2960)
+        assert {one["error"]["code"] for one in errors} == {"batch_cancelled"}
+        assert sorted(int(one["custom_id"]) for one in output + errors) == list(range(3000))
+    finally:
+        engine.release()
         [door.run.kill() for door in doors]
         redis.kill()
 

@@ -42,7 +42,7 @@ impl History {
         self.seed % below
     }
 
-    fn item(&self, key: Key, tokens: u32) -> Item {
+    fn item(key: Key, tokens: u32) -> Item {
         let cost = Cost { tokens, blocks: 0 };
         Item { key, cost, deadline: None, attempt: 0, overtaken: 0, remembered: false, hint: None }
     }
@@ -64,7 +64,7 @@ impl History {
                 self.next += 1;
                 self.note(format!("add {key:?}"));
                 self.log.insert(key, 1);
-                self.inbox.added(self.item(key, 1)).expect("new");
+                self.inbox.added(Self::item(key, 1)).expect("new");
             }
             30..45 => {
                 let among = self.log.len().min(60) as u64;
@@ -99,7 +99,7 @@ impl History {
                 if self.chance(4) == 0 {
                     self.note(format!("yield {:?}", item.key));
                     self.log.insert(item.key, tokens + 1);
-                    self.inbox.added(self.item(item.key, tokens + 1)).expect("it had left");
+                    self.inbox.added(Self::item(item.key, tokens + 1)).expect("it had left");
                 } else {
                     self.served.push(item.key);
                 }
@@ -116,7 +116,7 @@ impl History {
                         if self.chance(4) == 0 { self.chance(CAPACITY as u64) as usize } else { CAPACITY };
                     let mut rows = self.log.range(ticket.from..);
                     let items: Vec<Item> =
-                        rows.by_ref().take(most).map(|(key, tokens)| self.item(*key, *tokens)).collect();
+                        rows.by_ref().take(most).map(|(key, tokens)| Self::item(*key, *tokens)).collect();
                     let full = rows.next().is_some();
                     self.note(format!("read from {:?}: {} rows, full {full}", ticket.from, items.len()));
                     self.reading = Some((ticket, Found { items, full }));
@@ -199,7 +199,7 @@ impl History {
                 let ticket = self.inbox.begin().expect("hungry");
                 let mut rows = self.log.range(ticket.from..);
                 let items: Vec<Item> =
-                    rows.by_ref().take(CAPACITY).map(|(key, tokens)| self.item(*key, *tokens)).collect();
+                    rows.by_ref().take(CAPACITY).map(|(key, tokens)| Self::item(*key, *tokens)).collect();
                 let full = rows.next().is_some();
                 assert!(self.inbox.finish(&ticket, Found { items, full }));
             }

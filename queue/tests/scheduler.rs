@@ -109,9 +109,7 @@ fn rates_hold_at_each_level_and_let_go_when_their_time_has_come() {
     for (level, _) in LEVELS {
         for (limits, at_once, between) in &cases {
             let (mut sim, one, _) = limited(level, limits);
-            for _ in 0..50 {
-                sim.add(one, 0, 60);
-            }
+            (0..50).for_each(|_| _ = sim.add(one, 0, 60));
             let mut starts = Vec::new();
             for _ in 0..20 {
                 for run in sim.start_all() {
@@ -136,9 +134,7 @@ fn what_was_really_used_counts_for_the_rate_of_work() {
     let work = Rate { per_second: 1_000.0, burst: 100.0 };
     for (really, wait) in [(1_000, 910), (10, 0)] {
         let (mut sim, one, _) = limited(Level::Tenant, &Limits { work: Some(work), ..Limits::default() });
-        for _ in 0..5 {
-            sim.add(one, 0, 90);
-        }
+        (0..5).for_each(|_| _ = sim.add(one, 0, 90));
         let run = sim.start().expect("nothing was used");
         sim.end(&run, really);
         let begun = sim.now;
@@ -159,9 +155,7 @@ fn all_levels_are_asked_before_any_is_taken() {
     let (first, second) = (sim.queue("b", "q"), sim.queue("a", "q"));
     sim.add(first, 0, 1);
     let run = sim.start().expect("there is room");
-    for _ in 0..3 {
-        sim.add(second, 0, 1);
-    }
+    (0..3).for_each(|_| _ = sim.add(second, 0, 1));
     assert!(sim.start().is_none(), "the fleet has no room");
     sim.check();
     sim.end(&run, 1);
@@ -228,9 +222,7 @@ fn limits_that_change_while_things_run_hold_from_then_on() {
             continue;
         }
         let (mut sim, one, _) = limited(level, &Limits { running: Some(5), ..Limits::default() });
-        for _ in 0..40 {
-            sim.add(one, 0, 10);
-        }
+        (0..40).for_each(|_| _ = sim.add(one, 0, 10));
         assert_eq!(sim.start_all().len(), 5);
         let set = |sim: &mut Sim, most| {
             let limits = Limits { running: most, ..Limits::default() };
@@ -263,9 +255,7 @@ fn what_a_large_entry_held_back_goes_on_when_that_entry_leaves() {
         sim.add(one, 0, 90);
         assert_eq!(sim.start_all().len(), 1);
         let large = sim.add(one, 0, 50);
-        for _ in 0..3 {
-            sim.add(one, 0, 3);
-        }
+        (0..3).for_each(|_| _ = sim.add(one, 0, 3));
         let before = sim.start_all().len();
         assert_eq!(before, 0, "{level:?}: it is kept for the large one");
         sim.cancel(lane(one, 0), large);
@@ -644,9 +634,7 @@ fn a_paused_queue_starts_nothing_at_whatever_stage_its_entries_are() {
     let mut sim = Sim::new(Options::default());
     let queue = sim.queue("a", "q");
     let here = lane(queue, 0);
-    for _ in 0..60 {
-        sim.add(queue, 0, 1);
-    }
+    (0..60).for_each(|_| _ = sim.add(queue, 0, 1));
     let running = sim.start().expect("it is not paused");
     // Decided, and not yet confirmed.
     let Decision::Start(starting) = sim.sched.decide(sim.now, &mut sim.engines) else {

@@ -51,6 +51,17 @@ impl Journal {
         pages.entries.push_back(entry);
     }
 
+    /// A request is known by another id from now on.
+    pub fn rename(&self, id: &str, now: &str) {
+        let mut pages = self.pages.lock();
+        if let Some(entry) = pages.find(id) {
+            now.clone_into(&mut entry.id);
+            if let Some(place) = pages.places.remove(id) {
+                pages.places.insert(now.to_owned(), place);
+            }
+        }
+    }
+
     /// Something became known of the request.
     pub fn amend(&self, id: &str, change: impl FnOnce(&mut Explanation)) {
         if let Some(entry) = self.pages.lock().find(id) {
@@ -94,6 +105,8 @@ mod tests {
             attempts: Vec::new(),
             predicted_tokens: None,
             cached_tokens: None,
+            waited_ms: None,
+            waited_for: None,
             replica: None,
         };
         let attempt = Attempt {
@@ -119,6 +132,9 @@ mod tests {
         journal.amend("d", |entry| entry.cached_tokens = Some(5));
         assert_eq!(journal.explain("d").unwrap().cached_tokens, Some(5));
         assert_eq!(journal.newest(2), ["d", "c"]);
+        journal.rename("c", "e");
+        assert_eq!(journal.explain("e").unwrap().id, "e");
+        assert!(journal.explain("c").is_none());
         let pages = journal.pages.lock();
         assert_eq!((pages.entries.len(), pages.places.len()), (3, 3));
     }

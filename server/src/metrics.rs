@@ -113,6 +113,7 @@ pub fn text(gateway: &Gateway) -> String {
         single(&mut out, name, kind, help, value);
     }
     coordination(&mut out, &status);
+    gateway.lines().metrics(&mut out);
     let rows = [
         gateway.counters().rows(),
         gateway.stored().counters().rows(),

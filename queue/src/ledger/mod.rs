@@ -12,20 +12,22 @@
 
 mod ask;
 mod due;
+mod list;
 mod moves;
 mod open;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 
 use crate::entry::{Cost, Item, Lease, Outcome};
 use crate::format::{self, QueueRow, meta};
 use crate::log::{Batch, Log, Sync, Table};
-use crate::name::{Class, EntryId, Key, Millis, QueueName, Seq};
-use crate::scheduler::{LaneId, QueueId, Scheduler};
+use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName, Seq};
+use crate::scheduler::{DebtOf, LaneId, QueueId, Scheduler};
 
 pub use ask::{Ask, Done, Refused, Seen, What};
+pub use list::{Listed, Page, Place};
 pub use open::{OnDisk, Opened, count};
 
 /// The books of one log.
@@ -38,6 +40,8 @@ pub struct Ledger {
     /// Times never go backwards, whatever the clock does.
     last: Millis,
     numbers: HashMap<QueueName, u64>,
+    /// Entries of all queues, as far as they are counted.
+    live: i64,
     desks: HashMap<u64, Desk>,
     /// Whether [`Desk::live`] is the truth, and not only what changed since the log was opened.
     counted: bool,
@@ -45,6 +49,10 @@ pub struct Ledger {
     next_due: Option<Millis>,
     /// No timer in the log is before this: where a scan may begin after a restart.
     due_mark: Millis,
+    /// Debts that have a row: those of tenants that come and go would pile up.
+    owing: BTreeMap<Bytes, DebtOf>,
+    /// Which of them was looked at last.
+    owing_seen: Bytes,
 }
 
 /// What is known of a queue beside what the scheduler knows.
@@ -107,6 +115,8 @@ const PORTION: u64 = 10_000;
 /// After so many starts the low-water marks of a queue are written: so many dead rows at most are passed over after a
 /// restart, and a row of a hundred bytes is one more in so many.
 const STARTS_A_MARK: u32 = 256;
+/// Debts that are looked at with each queue that is forgotten: more than a queue can have left behind.
+const DEBTS_A_CLOSE: usize = 2 * CLASSES;
 
 // === impl Ledger ===
 
@@ -150,6 +160,27 @@ impl Ledger {
         Some((number, desk.id, &desk.row, self.counted.then_some(desk.live.max(0) as u64)))
     }
 
+    /// The queue of this number.
+    pub fn at(&self, number: u64) -> Option<(QueueId, &QueueRow, Option<u64>)> {
+        let desk = self.desks.get(&number)?;
+        Some((desk.id, &desk.row, self.counted.then_some(desk.live.max(0) as u64)))
+    }
+
+    /// The numbers of all queues, in no order.
+    pub fn numbers(&self) -> Vec<u64> {
+        self.desks.keys().copied().collect()
+    }
+
+    /// How many queues there are.
+    pub fn count_queues(&self) -> usize {
+        self.desks.len()
+    }
+
+    /// Entries of all queues, if they have been counted.
+    pub fn entries(&self) -> Option<u64> {
+        self.counted.then_some(self.live.max(0) as u64)
+    }
+
     /// Where a read of a lane may begin.
     pub fn low(&self, queue: u64, class: Class) -> Option<Key> {
         self.desks.get(&queue)?.row.low[class.number()]
@@ -160,13 +191,16 @@ impl Ledger {
         for desk in self.desks.values_mut() {
             desk.live = 0;
         }
+        self.live = 0;
         self.counted = false;
     }
 
     /// What was in the log when the count began has been counted: queue by queue. Those that are empty are returned.
     pub fn count(&mut self, counts: &HashMap<u64, u64>) -> Vec<u64> {
         for (number, desk) in &mut self.desks {
-            desk.live += counts.get(number).copied().unwrap_or_default() as i64;
+            let counted = counts.get(number).copied().unwrap_or_default() as i64;
+            desk.live += counted;
+            self.live += counted;
         }
         self.counted = true;
         let over = self.desks.iter().filter(|(_, desk)| desk.is_over());

@@ -1,16 +1,16 @@
 //! One method a move: what must hold, which rows change, what the scheduler is told.
 
-use std::ops::ControlFlow;
+use std::ops::Bound;
 
 use bytes::Bytes;
 
 use super::ask::new_row;
-use super::{Ask, Desk, Done, Effect, Ledger, Plan, Refused, STARTS_A_MARK, Seen, What, get};
+use super::{Ask, DEBTS_A_CLOSE, Desk, Done, Effect, Ledger, Plan, Refused, STARTS_A_MARK, Seen, What, get};
 use crate::entry::{Cost, Entry, Item, Lease, MAX_HINT, MAX_ONCE, Outcome, Stage, Terms};
 use crate::format::{self, Due, Head, Placed};
-use crate::log::{Log, Patience, Scanned, Span, Sync, Table};
+use crate::log::{Log, Sync, Table};
 use crate::name::{Class, Key, Millis, QueueName, Seq};
-use crate::scheduler::{LaneId, Scheduler};
+use crate::scheduler::{DebtOf, LaneId, Scheduler};
 
 /// What a move comes to.
 pub(super) type Move = Result<(Effect, u64), Refused>;
@@ -87,29 +87,6 @@ impl Ledger {
             }
         }
         Ok(seen)
-    }
-
-    /// Numbers of entries of a queue, in whatever stage but scheduled, at most so many.
-    ///
-    /// # Errors
-    /// The log cannot be read.
-    pub fn list(log: &dyn Log, queue: u64, most: usize) -> Result<Vec<Seq>, Refused> {
-        let mut found = Vec::new();
-        let inbox = Span { table: Table::Inbox, from: format::number(queue), to: format::number(queue + 1) };
-        for span in [inbox, format::aside_of(queue, Seq(0))] {
-            let mut visit = |key: &[u8], _: &[u8]| {
-                if found.len() == most {
-                    return ControlFlow::Break(());
-                }
-                if let Some(seq) = key.last_chunk::<8>() {
-                    found.push(Seq(u64::from_be_bytes(*seq)));
-                }
-                ControlFlow::Continue(())
-            };
-            let scanned = log.scan(&span, Patience::Wait, &mut visit).and_then(Scanned::whole);
-            scanned.map_err(|error| Refused::Log(error.to_string()))?;
-        }
-        Ok(found)
     }
 
     /// Puts a move into the batch. `Some`: it must wait for the next batch.
@@ -507,7 +484,23 @@ impl Ledger {
             if let Some(desk) = self.desks.remove(&number) {
                 self.numbers.remove(&desk.row.name);
             }
+            self.forgive(plan, sched);
             plan.needs(Sync::Write);
+        }
+    }
+
+    /// Takes some debts off the books whose tenants the scheduler has forgotten: each has its turn.
+    fn forgive(&mut self, plan: &mut Plan, sched: &Scheduler) {
+        for _ in 0..DEBTS_A_CLOSE.min(self.owing.len()) {
+            let after = (Bound::Excluded(self.owing_seen.clone()), Bound::Unbounded);
+            let next = self.owing.range(after).next().or_else(|| self.owing.first_key_value());
+            let Some((key, of)) = next else { return };
+            let (key, owes) = (key.clone(), sched.may_owe(of));
+            if !owes {
+                self.owing.remove(&key);
+                plan.batch.delete(Table::Debts, key.clone());
+            }
+            self.owing_seen = key;
         }
     }
 
@@ -542,6 +535,7 @@ impl Ledger {
     fn lives(&mut self, number: u64, by: i64) {
         if let Some(desk) = self.desks.get_mut(&number) {
             desk.live += by;
+            self.live += by;
         }
     }
 }
@@ -664,11 +658,15 @@ impl Ledger {
     }
 
     /// What the tenant owes is written with what it has cost, so that it survives a crash.
-    fn owe(&self, seq: Seq, used: Cost, number: u64, class: Class, plan: &mut Plan, sched: &Scheduler) {
+    fn owe(&mut self, seq: Seq, used: Cost, number: u64, class: Class, plan: &mut Plan, sched: &Scheduler) {
         let Some(desk) = self.desks.get(&number) else { return };
         let key = format::debt(&desk.row.terms.target, class, &desk.row.name.tenant);
         let before = plan.more.get(&key).copied().unwrap_or_default();
         let Some((debt, more)) = sched.debt_after(self.id(seq), used, before) else { return };
+        if !self.owing.contains_key(&key) {
+            let (target, tenant) = (desk.row.terms.target.clone(), desk.row.name.tenant.clone());
+            self.owing.insert(key.clone(), DebtOf { target, class, tenant });
+        }
         plan.batch.put(Table::Debts, key.clone(), format::debt_value(debt));
         plan.more.insert(key, more);
     }

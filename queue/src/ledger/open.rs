@@ -129,10 +129,13 @@ impl OnDisk {
             promised: self.next,
             last: Millis(0),
             numbers: HashMap::new(),
+            live: 0,
             desks: HashMap::new(),
             counted: false,
             next_due: self.next_due,
             due_mark: self.due_mark,
+            owing: BTreeMap::new(),
+            owing_seen: Bytes::new(),
         };
         let mut lanes = Vec::new();
         for (number, row) in self.queues {
@@ -144,7 +147,7 @@ impl OnDisk {
             ledger.desks.insert(number, Desk { id, live: 0, row: Box::new(row), starts: 0 });
         }
         // Before anybody comes to them: they are owed to whoever comes.
-        let batch = open_debts(&self.debts, sched);
+        let batch = ledger.open_debts(&self.debts, sched);
         for lane in lanes {
             sched.open(lane);
         }
@@ -168,20 +171,21 @@ impl Ledger {
         log.commit(batch, Sync::Write)?;
         Ok((ledger, opened))
     }
-}
 
-/// What tenants owed. A debt that the others have been served since is forgotten, so that rows do not pile up.
-fn open_debts(debts: &[(DebtOf, Debt)], sched: &mut Scheduler) -> Batch {
-    let mut batch = Batch::default();
-    for ((of, _), left) in debts.iter().zip(sched.set_debts(debts)) {
-        let key = format::debt(&of.target, of.class, &of.tenant);
-        if left.tokens == 0 {
-            batch.delete(Table::Debts, key);
-        } else {
-            batch.put(Table::Debts, key, format::debt_value(left));
+    /// What tenants owed. A debt that the others have been served since is forgotten, so that rows do not pile up.
+    fn open_debts(&mut self, debts: &[(DebtOf, Debt)], sched: &mut Scheduler) -> Batch {
+        let mut batch = Batch::default();
+        for ((of, _), left) in debts.iter().zip(sched.set_debts(debts)) {
+            let key = format::debt(&of.target, of.class, &of.tenant);
+            if left.tokens == 0 {
+                batch.delete(Table::Debts, key);
+            } else {
+                batch.put(Table::Debts, key.clone(), format::debt_value(left));
+                self.owing.insert(key, of.clone());
+            }
         }
+        batch
     }
-    batch
 }
 
 /// Counts entries queue by queue, in whatever stage they are, without touching a payload. `begun` is called once all of

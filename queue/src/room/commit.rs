@@ -192,9 +192,14 @@ impl<P: Send + 'static> Shared<P> {
     fn write(&self, partition: u32, log: &dyn Log, mut plan: Plan) {
         let batch = std::mem::take(&mut plan.batch);
         let sync = plan.sync.unwrap_or(Sync::Write).min(self.options.durability);
+        let since = self.now();
         let committed = if batch.is_empty() { Ok(()) } else { log.commit(batch, sync) };
         match committed {
             Ok(()) => self.pump_after(|core, now| {
+                core.told.commits += 1;
+                core.told.moves += plan.moves() as u64;
+                // Each is rounded to milliseconds as the clock says them; over many that comes out even.
+                core.told.commit_millis += now.since(since);
                 let Some(book) = core.books.get_mut(&partition) else { return Vec::new() };
                 let (news, empty) = book.ledger.tell(plan, &mut core.sched, now);
                 for number in empty {

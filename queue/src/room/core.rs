@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::commit::Mailbox;
 use super::stand::{Gone, Turn, Turned};
+use super::told::Told;
 use super::{Shared, Started};
 use crate::entry::Lease;
 use crate::ledger::{Ask, Ledger, News, What};
@@ -35,6 +36,7 @@ pub(super) struct Core<P> {
     sleeps_until: Option<Millis>,
     /// Nothing is decided any more.
     pub(super) closed: bool,
+    pub(super) told: Told,
 }
 
 /// Where somebody waits for a turn.
@@ -127,6 +129,7 @@ impl<P> Core<P> {
             lines: HashMap::new(),
             sleeps_until: None,
             closed: false,
+            told: Told::default(),
         }
     }
 
@@ -253,13 +256,19 @@ impl<P: Send + 'static> Core<P> {
     fn hear(&mut self, news: Vec<News>, outside: &mut Outside<P>) {
         for news in news {
             let News::Started(id, lease) = news else {
+                if let News::Over(_, outcome) = news {
+                    self.told.ends[outcome as usize] += 1;
+                }
                 outside.news.push(news);
                 continue;
             };
             let Some((_, place)) = self.starting.remove(&id) else { continue };
             let run = self.sched.run(id).map(|(lane, _, item)| (lane, item.clone()));
-            match run.and_then(|(lane, item)| Some((self.sched.queue(lane.queue)?.0, item))) {
-                Some((queue, item)) => outside.started.push(Started { id, queue, lease, item, place }),
+            match run.and_then(|(lane, item)| Some((self.sched.queue(lane.queue)?.0, lane, item))) {
+                Some((queue, lane, item)) => {
+                    self.told.starts[lane.class.number()] += 1;
+                    outside.started.push(Started { id, queue, lease, item, place });
+                }
                 None => outside.dropped.push(place),
             }
         }
@@ -294,6 +303,7 @@ impl<P: Send + 'static> Core<P> {
                 }
                 Decision::Start(start) if start.volatile => {
                     if let Some(waits) = self.standing.remove(&start.entry.seq) {
+                        self.told.starts[start.lane.class.number()] += 1;
                         let turned = Turned { id: start.entry, lease: start.lease, place: start.place };
                         outside.turns.push((waits, Ok(turned)));
                     } else {
@@ -332,6 +342,7 @@ impl<P: Send + 'static> Core<P> {
     fn read(&mut self, now: Millis, outside: &mut Outside<P>) -> bool {
         let mut read_some = false;
         while let Some(hunger) = self.sched.next_read() {
+            self.told.reads += 1;
             let Some(job) = self.job(hunger.clone()) else {
                 self.sched.read_failed(&hunger, now);
                 continue;

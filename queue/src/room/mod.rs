@@ -8,6 +8,7 @@ mod core;
 mod look;
 mod read;
 mod stand;
+mod told;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
@@ -28,8 +29,9 @@ use commit::Mailbox;
 use core::{Book, Core};
 use read::Readers;
 
-pub use look::{Explained, QueueSeen, Totals};
+pub use look::{Explained, First, LineSeen, LogSeen, Overview, QueueSeen, Totals, Wish};
 pub use stand::{Gone, Standing, Turn, Waiting};
+pub use told::{OUTCOMES, Told};
 
 /// How a room works.
 #[derive(Clone, Debug)]

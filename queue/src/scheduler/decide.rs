@@ -71,8 +71,9 @@ impl Scheduler {
     pub fn decide<G: Ground + ?Sized>(&mut self, now: Millis, ground: &mut G) -> Decision<G::Place> {
         // One a decision, so that seats with old debts do not pile up.
         if let Some(id) = self.indebted.pop_front()
-            && self.seats.contains(id as usize)
+            && let Some(seat) = self.seats.get_mut(id as usize)
         {
+            seat.noted = false;
             self.let_seat_go(id);
         }
         loop {

@@ -7,7 +7,7 @@ use super::{LaneId, QueueId, Scheduler, SeatAt, TargetAt};
 use crate::entry::Lease;
 use crate::inbox::Edge;
 use crate::limits::Narrow;
-use crate::name::{Class, EntryId, Key, Millis, QueueName};
+use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName};
 
 /// Why something does not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,8 @@ pub struct Depth {
     pub volatile: usize,
     /// Reads under way.
     pub reading: usize,
+    /// How many of each class run.
+    pub of_class: [u32; CLASSES],
 }
 
 /// What the scheduler remembers, for whoever looks for what grows.
@@ -98,6 +100,7 @@ impl Scheduler {
             cached: self.cached,
             volatile: self.volatile,
             reading: self.filling,
+            of_class: self.of_class,
         }
     }
 
@@ -139,6 +142,7 @@ impl Scheduler {
                 (_, TargetAt::Crowded) => Why::Held(Held::Fleet, Narrow::Running),
                 (_, TargetAt::Full(narrow)) => Why::Held(Held::Target, narrow),
                 _ if self.fleet_full => Why::Held(Held::Fleet, Narrow::Running),
+                _ if self.is_full(id.class) => Why::Held(Held::Fleet, Narrow::Running),
                 (_, TargetAt::NoPlace) => Why::NoPlace,
                 _ => Why::Turn(0),
             },
@@ -170,6 +174,11 @@ impl Scheduler {
     /// The first entry of a lane that is known, and since when it could run.
     pub fn oldest(&self, id: LaneId) -> Option<Millis> {
         self.lane(id)?.known().items().first().map(|item| item.key.at)
+    }
+
+    /// Entries of a volatile lane that wait.
+    pub fn standing(&self, id: LaneId) -> usize {
+        self.lane(id).and_then(|lane| lane.rest.as_ref()).map_or(0, |rest| rest.len())
     }
 
     /// The log that a queue is in.

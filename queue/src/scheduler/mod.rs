@@ -210,6 +210,8 @@ struct Seat {
     present: u32,
     /// Lanes and runs that know it.
     users: u32,
+    /// In `indebted`.
+    noted: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -369,7 +371,18 @@ impl Scheduler {
         let one = &mut self.tenants[tenant as usize];
         let kept = kept_free(one) > 0;
         let fair = Fair::default();
-        let seat = Seat { target, class, tenant, fair, tag: 0, at: SeatAt::Idle, kept, present: 0, users: 0 };
+        let seat = Seat {
+            target,
+            class,
+            tenant,
+            fair,
+            tag: 0,
+            at: SeatAt::Idle,
+            kept,
+            present: 0,
+            users: 0,
+            noted: false,
+        };
         let id = self.seats.insert(seat) as u32;
         self.seat_of.insert((target, class, tenant), id);
         one.seats.push(id);
@@ -386,7 +399,7 @@ impl Scheduler {
             return;
         }
         if turns.fair.owed(seat.tag, 1) > 0 && turns.waiting > 0 {
-            self.indebted.push_back(id);
+            self.look_again_at(id);
             return;
         }
         let seat = self.seats.remove(id as usize);
@@ -396,6 +409,14 @@ impl Scheduler {
         self.seat_of.remove(&(seat.target, seat.class, seat.tenant));
         self.let_target_go(seat.target);
         self.let_tenant_go(seat.tenant);
+    }
+
+    /// A seat that nobody uses owes something: it is looked at again, and is noted once, however often it is left.
+    fn look_again_at(&mut self, id: u32) {
+        let seat = &mut self.seats[id as usize];
+        if !std::mem::replace(&mut seat.noted, true) {
+            self.indebted.push_back(id);
+        }
     }
 
     fn let_tenant_go(&mut self, id: u32) {

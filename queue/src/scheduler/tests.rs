@@ -14,6 +14,9 @@ mod sim;
 
 use sim::{Chance, Run, Sim, TARGET};
 
+/// What holds a queue back.
+type Block = fn(&mut Sim, QueueId);
+
 fn running(most: u32) -> Limits {
     Limits { running: Some(most), ..Limits::default() }
 }
@@ -218,9 +221,7 @@ fn absence_earns_nothing_and_pausing_is_absence() {
         if paused {
             sim.sched.pause(away, false);
         } else {
-            for _ in 0..200 {
-                sim.add(away, 0, 1_000);
-            }
+            (0..200).for_each(|_| _ = sim.add(away, 0, 1_000));
         }
         let mut ledger = Ledger::new(&[("here", 1, 1_000), ("away", 1, 1_000)]);
         for _ in 0..100 {
@@ -332,9 +333,7 @@ fn places_that_are_kept_free_are_kept_and_the_others_are_shared_by_weight() {
         sim.check();
     }
     sim.start_all();
-    for _ in 0..10 {
-        sim.add(sure, 3, 1_000);
-    }
+    (0..10).for_each(|_| _ = sim.add(sure, 3, 1_000));
     let started = sim.start_all();
     assert_eq!(started.len(), 3, "what is guaranteed starts at once, in whatever class");
     assert!(started.iter().all(|run| &*run.tenant == "sure"));
@@ -351,9 +350,7 @@ fn guarantees_that_are_more_than_there_is_leave_no_place_empty() {
     for tenant in ["a", "b"] {
         sim.tenant(tenant, 1, Limits { guaranteed: 3, ..Limits::default() });
         let queue = sim.queue(tenant, "q");
-        for _ in 0..9 {
-            sim.add(queue, 0, 10);
-        }
+        (0..9).for_each(|_| _ = sim.add(queue, 0, 10));
     }
     assert_eq!(sim.start_all().len(), 4);
     sim.check();
@@ -374,17 +371,13 @@ fn an_urgent_class_overtakes_and_the_others_get_exactly_their_share_once_they_ha
     for round in 0..60_000 {
         for (class, queue) in queues.iter().enumerate() {
             if round == 0 || sim.rows.values().all(|rows| rows.len() < 4) {
-                for _ in 0..8 {
-                    sim.add(*queue, class as u8, 1 + chance.below(100) as u32);
-                }
+                (0..8).for_each(|_| _ = sim.add(*queue, class as u8, 1 + chance.below(100) as u32));
             }
         }
         for (class, queue) in queues.iter().enumerate() {
             let lane = super::LaneId { queue: *queue, class: Class::new(class as u8).expect("a class") };
             if sim.rows[&lane].len() < 4 {
-                for _ in 0..8 {
-                    sim.add(*queue, class as u8, 1 + chance.below(100) as u32);
-                }
+                (0..8).for_each(|_| _ = sim.add(*queue, class as u8, 1 + chance.below(100) as u32));
             }
         }
         let run = sim.serve().expect("all have some");
@@ -608,9 +601,6 @@ fn the_least_slack_goes_first_among_those_in_reach_and_first_in_first_out_is_nev
 }
 
 // === What a blocked lane costs ===
-
-/// Holds a queue back.
-type Block = fn(&mut Sim, QueueId);
 
 #[test]
 fn a_hundred_thousand_blocked_lanes_are_looked_at_once_each_and_never_again() {

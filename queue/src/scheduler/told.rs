@@ -286,6 +286,13 @@ impl Scheduler {
         debts.iter().map(|(of, debt)| left(of, debt)).collect()
     }
 
+    /// Whether a tenant may owe something there. Who is forgotten owes nothing.
+    pub fn may_owe(&self, of: &DebtOf) -> bool {
+        let (target, tenant) = (self.target_of.get(&of.target), self.tenant_of.get(&of.tenant));
+        let seat = target.zip(tenant).map(|(target, tenant)| (*target, of.class, *tenant));
+        seat.is_some_and(|seat| self.seat_of.contains_key(&seat))
+    }
+
     fn set_debt(&mut self, of: &DebtOf, tokens: u64, passed: u64) -> Debt {
         let weight = self.tenant_of.get(&of.tenant).map_or(1, |id| self.tenants[*id as usize].weight);
         let tokens = tokens.saturating_sub(fair::tokens(passed, weight));
@@ -305,10 +312,12 @@ impl Scheduler {
         seat.tag = seat.tag.max(fair.tag_of_debt(tokens, weight));
         if ready {
             fair.join(seat.member(id), &mut seat.tag);
-        } else if seat.users == 0 {
-            self.indebted.push_back(id);
         }
-        Debt { tokens, at: fair.now() }
+        let (left, unused) = (Debt { tokens, at: fair.now() }, seat.users == 0);
+        if unused && !ready {
+            self.look_again_at(id);
+        }
+        left
     }
 }
 

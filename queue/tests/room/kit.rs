@@ -314,16 +314,15 @@ impl World {
     }
 
     /// Waits until something is so. What is asked changes by itself, or never.
-    #[expect(clippy::unused_self, reason = "it reads as the other questions to the world do")]
     pub(crate) fn until(&self, what: &str, is: impl Fn() -> bool) {
-        until(what, is);
+        assert!(comes_true(is), "{what} never happened: {:?}", self.room.totals());
     }
 
     /// Nothing is left anywhere: no entry, no queue, no run, no place.
     pub(crate) fn is_empty(&self) {
         self.until("an empty room", || {
             let totals = self.room.totals();
-            let counted = totals.logs.iter().all(|log| log.1 == Some(0));
+            let counted = totals.logs.iter().all(|log| log.entries == Some(0));
             totals.depth == scheduler::Depth { reading: totals.depth.reading, ..Default::default() }
                 && counted
         });
@@ -347,13 +346,17 @@ impl Drop for World {
 }
 
 pub(crate) fn until(what: &str, is: impl Fn() -> bool) {
-    for _ in 0..NEVER.as_millis() {
-        if is() {
-            return;
+    assert!(comes_true(is), "{what} never happened");
+}
+
+fn comes_true(is: impl Fn() -> bool) -> bool {
+    (0..NEVER.as_millis()).any(|_| {
+        let so = is();
+        if !so {
+            pause();
         }
-        pause();
-    }
-    panic!("{what} never happened");
+        so
+    })
 }
 
 #[expect(

@@ -348,7 +348,7 @@ fn bad_requests_are_refused_with_what_was_found() {
 fn who_asks_and_leaves_has_asked() {
     let (world, log) = memory(0);
     drop(world.room.send(PARTITION, What::Enqueue(Box::new(entry("q", "a")))));
-    until("it is there", || world.room.totals().logs[0].1 == Some(1));
+    until("it is there", || world.room.totals().logs[0].entries == Some(1));
     assert!(log.get(queue::log::Table::Meta, b"next").unwrap().is_some());
     world.places(1);
     let held = world.start();

@@ -1,11 +1,15 @@
 //! Queues as operators see them: they come and go, are paused, changed, listed and explained.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use queue::entry::{Entry, Outcome, Terms};
+use queue::entry::{Entry, Outcome, Stage, Terms};
+use queue::format;
 use queue::ledger::{Done, Refused, What};
 use queue::limits::{Limits, Narrow};
-use queue::log::Memory;
+use queue::log::{Log, Memory, Patience, Table};
+use queue::name::QueueName;
+use queue::room::{First, LogSeen, Wish};
 use queue::scheduler::{Held, Tenancy, Why};
 
 use crate::kit::{PARTITION, World, at_most, block, class, entry, fifo, name};
@@ -86,7 +90,7 @@ fn what_a_queue_is_can_be_changed_and_stays() {
     let world = World::over(10, &log);
     let set = |world: &World, terms: Terms| world.ask(What::SetTerms { name: name("q"), terms });
     assert_eq!(set(&world, at_most(2)), Ok(Done::Moved));
-    world.until("the count is over", || world.room.totals().logs[0].1 == Some(0));
+    world.until("the count is over", || world.room.totals().logs[0].entries == Some(0));
     let all: Vec<Entry> = (0..5).map(|_| entry("q", "a")).collect();
     block(world.room.enqueue_all(PARTITION, all)).unwrap();
     let held = [world.start(), world.start()];
@@ -116,10 +120,11 @@ fn what_a_queue_is_can_be_changed_and_stays() {
 fn queues_are_listed_with_their_depths_and_reasons() {
     let log = Arc::new(Memory::new());
     let world = World::over(0, &log);
-    world.until("the count is over", || world.room.totals().logs[0].1 == Some(0));
+    world.until("the count is over", || world.room.totals().logs[0].entries == Some(0));
     let first = world.enqueue(entry("a", "1"));
     let second = world.enqueue(entry("a", "2"));
     world.enqueue(entry("b", "3"));
+    world.until("the count is over", || world.room.totals().logs[0].entries == Some(3));
     let queues = world.room.queues();
     let seen: Vec<_> = queues.iter().map(|queue| (&*queue.name.key, queue.entries, queue.running)).collect();
     assert_eq!(seen, [("a", Some(2), 0), ("b", Some(1), 0)]);
@@ -129,7 +134,8 @@ fn queues_are_listed_with_their_depths_and_reasons() {
     assert_eq!(world.room.list(&name("a"), 9), Ok(vec![first, second]));
     let totals = world.room.totals();
     assert_eq!((totals.depth.queues, totals.depth.cached, totals.depth.running), (2, 3, 0));
-    assert_eq!(totals.logs, [(PARTITION, Some(3), 0, None)]);
+    let log = LogSeen { partition: PARTITION, queues: 2, entries: Some(3), disk_bytes: 0, poisoned: None };
+    assert_eq!(totals.logs, [log]);
     world.places(1);
     let started = world.notes.started();
     world.until("the others wait for its place", || {
@@ -191,4 +197,104 @@ fn a_tenant_that_waits_for_its_own_limit_is_told_so() {
         world.finish(&held, Outcome::Done).unwrap();
     }
     world.is_empty();
+}
+
+#[test]
+fn an_overview_holds_those_that_come_first_and_counts_the_others() {
+    let world = World::over(0, &Arc::new(Memory::new()));
+    world.until("the count is over", || world.room.totals().logs[0].entries == Some(0));
+    for (queue, entries) in [("a", 1), ("b", 3), ("c", 2)] {
+        for number in 0..entries {
+            world.enqueue(entry(queue, &format!("{queue}{number}")));
+        }
+        world.time.pass(10);
+    }
+    let seen = |first, most, tenant: Option<&str>| {
+        let overview = world.room.overview(&Wish { tenant: tenant.map(Into::into), first, most });
+        let names: Vec<String> = overview.queues.iter().map(|queue| queue.name.key.to_string()).collect();
+        (names.join(""), overview.left_off)
+    };
+    let tenant = &*name("a").tenant;
+    for (first, most, of, expected) in [
+        (First::Oldest, 9, None, ("abc", 0)),
+        (First::Deepest, 9, None, ("bca", 0)),
+        (First::Oldest, 2, None, ("ab", 1)),
+        (First::Deepest, 1, Some(tenant), ("b", 2)),
+        (First::Oldest, 0, None, ("", 3)),
+        (First::Oldest, 9, Some("nobody"), ("", 0)),
+    ] {
+        let (names, left_off) = seen(first, most, of);
+        assert_eq!((names.as_str(), left_off), expected, "{first:?} {most} {of:?}");
+    }
+}
+
+#[test]
+fn pages_of_any_size_hold_each_entry_once_whatever_its_stage() {
+    let world = World::over(0, &Arc::new(Memory::new()));
+    let kept = |number| Entry { keep: 60_000, ..entry("q", &format!("{number}")) };
+    let ready: Vec<_> = (0..5).map(|number| world.enqueue(kept(number))).collect();
+    let now = world.time.pass(0);
+    let later = world.enqueue(Entry { not_before: Some(now.plus(60_000)), ..entry("q", "later") });
+    world.enqueue(Entry { not_before: Some(now.plus(60_000)), ..entry("other", "not this one") });
+    world.ask(What::Hold { seq: ready[1].seq }).unwrap();
+    world.ask(What::Cancel { seq: ready[3].seq }).unwrap();
+    let expected = [
+        (ready[0].seq, Stage::Inbox),
+        (ready[2].seq, Stage::Inbox),
+        (ready[4].seq, Stage::Inbox),
+        (ready[1].seq, Stage::Paused),
+        (ready[3].seq, Stage::Finished),
+        (later.seq, Stage::Scheduled),
+    ];
+    for most in 1..=7 {
+        let mut found = Vec::new();
+        let mut from = None;
+        loop {
+            let page = world.room.page(PARTITION, &name("q"), from.as_ref(), most, |_| true).unwrap();
+            assert!(page.found.len() <= most);
+            found.extend(page.found.iter().map(|listed| (listed.seq, listed.stage)));
+            from = page.next;
+            if from.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, expected, "pages of {most}");
+    }
+    let paused = world.room.page(PARTITION, &name("q"), None, 9, |stage| stage == Stage::Paused).unwrap();
+    assert_eq!(paused.found.iter().map(|listed| listed.seq).collect::<Vec<_>>(), [ready[1].seq]);
+}
+
+#[test]
+fn tenants_that_come_and_go_leave_no_debts_behind() {
+    let log = Arc::new(Memory::new());
+    let world = World::over(1, &log);
+    let debts = || {
+        let mut rows = 0;
+        let mut visit = |_: &[u8], _: &[u8]| {
+            rows += 1;
+            ControlFlow::Continue(())
+        };
+        log.scan(&format::all(Table::Debts), Patience::Wait, &mut visit).unwrap();
+        rows
+    };
+    let of = |tenant: usize, number: u8| {
+        let queue = QueueName::new(&format!("t{tenant}"), "q").unwrap();
+        Entry { queue, class: class(number), ..entry("q", "a") }
+    };
+    let mut most = 0;
+    for tenant in 0..300 {
+        // Two at a time, so that one always owes the other.
+        for number in 0..4 {
+            world.enqueue(of(tenant, number));
+            world.enqueue(of(tenant + 1, number));
+        }
+        for _ in 0..8 {
+            let started = world.notes.started();
+            world.finish(&started.hold(), Outcome::Done).unwrap();
+        }
+        most = most.max(debts());
+    }
+    world.is_empty();
+    assert!((1..60).contains(&most), "of 301 tenants in 4 classes {most} debts were on the books at a time");
+    assert!(world.room.totals().sizes.tenants < 10, "{:?}", world.room.totals().sizes);
 }

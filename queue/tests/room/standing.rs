@@ -334,7 +334,7 @@ fn a_runner_may_ask_for_moves_from_within_its_calls() {
         while let Some(started) = world.notes.try_started() {
             drop(started);
         }
-        world.room.totals().logs[0].1 == Some(0) && !world.room.has_line()
+        world.room.totals().logs[0].entries == Some(0) && !world.room.has_line()
     });
     world.notes.calm();
     while let Some(started) = world.notes.try_started() {
@@ -457,7 +457,7 @@ fn places_that_stir_from_their_drop_do_not_block_whoever_drops_them() {
         while let Some(started) = world.notes.try_started() {
             let _stale = world.finish(&started.hold(), Outcome::Done);
         }
-        world.room.totals().logs[0].1 == Some(0)
+        world.room.totals().logs[0].entries == Some(0)
     });
     assert_eq!(world.room.queue(&name("q0")).map(|queue| queue.running), None);
     world.is_empty();

@@ -206,7 +206,7 @@ impl Storm {
                     let _aside = self.world.ask(What::Resume { seq: id.seq });
                 }
             }
-            let left = self.world.room.totals().logs[0].1;
+            let left = self.world.room.totals().logs[0].entries;
             left == Some(0)
         });
         self.world.is_empty();

@@ -13,7 +13,7 @@ use queue::scheduler::{Decision, Ground, LaneId, Options, Placed, QueueId, Sched
 pub(crate) const TARGET: &str = "m";
 
 /// Chance from a seed.
-pub(crate) struct Chance(pub(crate) u64);
+pub(crate) struct Chance(pub u64);
 
 impl Chance {
     pub(crate) fn below(&mut self, most: u64) -> u64 {

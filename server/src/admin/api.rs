@@ -1,5 +1,7 @@
 //! What the operator's API says, in types that the command line shares.
 
+pub mod queues;
+
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::Mismatch;
@@ -27,6 +29,9 @@ pub struct Status {
     pub index: IndexStatus,
     /// Requests that are being served now.
     pub in_flight: u64,
+    /// What waits.
+    #[serde(default)]
+    pub waiting: queues::Waiting,
     /// What is open, and to whom.
     pub posture: Vec<Surface>,
     /// All replicas that live, this one among them.
@@ -218,6 +223,12 @@ pub struct Explanation {
     pub predicted_tokens: Option<u32>,
     /// What the engine said.
     pub cached_tokens: Option<u32>,
+    /// Milliseconds that it stood in line, over all attempts; none: it had a place at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waited_ms: Option<f64>,
+    /// Why it had to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waited_for: Option<String>,
     /// Which replica served it, if another one was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replica: Option<String>,

@@ -1,6 +1,7 @@
 //! The operator's door: status, metrics, explanations, registration.
 
 pub mod api;
+mod queues;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub struct Admin {
     /// Called with the name of an engine that was registered.
     watch: Watch,
     replicas: Replicas,
+    desk: queues::Desk,
 }
 
 impl Admin {
@@ -45,7 +47,8 @@ impl Admin {
             }
         };
         let key = path.map(read).transpose()?;
-        Ok(Self { gateway, key, watch, replicas })
+        let desk = queues::Desk::new(gateway.clone(), replicas.clone());
+        Ok(Self { gateway, key, watch, replicas, desk })
     }
 
     /// Serves until `stop` says so.
@@ -78,7 +81,14 @@ impl Admin {
         }
         let parts: Vec<&str> = path.split('/').skip(1).collect();
         match (&head.method, parts.as_slice()) {
-            (&Method::GET, ["status"]) => respond(StatusCode::OK, &self.fleet().status()),
+            (&Method::GET, ["status"]) => {
+                let mut status = self.fleet().status();
+                status.waiting = queues::waiting(&self.gateway);
+                respond(StatusCode::OK, &status)
+            }
+            (method, ["queues" | "entries", ..]) => {
+                self.queues(method, &parts, head.uri.query().unwrap_or_default()).await
+            }
             (&Method::GET, ["engines"]) => respond(StatusCode::OK, &self.fleet().status().engines),
             (&Method::POST, ["engines"]) => self.register(incoming).await,
             (&Method::DELETE, ["engines", name]) => {

@@ -239,7 +239,7 @@ fn one_beside_hundred(seed: u64, length: f64, name: &'static str, how: How) -> W
     let mut ahead = 0_u64;
     let (mut waits, mut bounds) = (Vec::new(), Vec::new());
     loop {
-        let first = if arrives[0] <= arrives[1] || how == How::Alone { 0 } else { 1 };
+        let first = usize::from(arrives[0] > arrives[1] && how != How::Alone);
         let at = Millis(arrives[first] as u64);
         if let Some(end) = world.next_end().filter(|end| *end <= at) {
             debug_assert!(end >= world.now, "time goes on");
@@ -383,7 +383,7 @@ fn flows(seed: u64, many: usize) -> Vec<Flows> {
             senders.extend((50..50 + many).map(|at| (other, at, 1)));
             let mut starts = Vec::new();
             saturated(&mut world, &mut Chance::new(seed), &senders, 40_000, |start| {
-                starts.push(start.clone())
+                starts.push(start.clone());
             });
             let own: HashSet<LaneId> = senders[..50].iter().map(|one| world.lanes[one]).collect();
             let (mut fifty, mut all) = (0, 0);

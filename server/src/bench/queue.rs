@@ -285,7 +285,7 @@ impl Stage {
         });
         let (last, acked) = acked?;
         self.settle()?;
-        let cpu_us = (processor()? - before).as_secs_f64() * 1e6 / items as f64;
+        let cpu_us = processor()?.saturating_sub(before).as_secs_f64() * 1e6 / items as f64;
         let rate = |until: Instant| items as f64 / until.duration_since(begun).as_secs_f64();
         Ok(AllAtOnce { started: rate(last), acked: rate(acked), cpu_us })
     }

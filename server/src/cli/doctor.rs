@@ -1,5 +1,7 @@
 //! `warmline doctor`: can all of it be reached, and do the parts agree? Asked before serving, not at night.
 
+mod disk;
+
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -38,7 +40,7 @@ struct Finding {
     detail: String,
 }
 
-#[derive(Clone, Copy, Serialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
     Good,
@@ -92,6 +94,7 @@ fn examine(settings: &Settings) -> Vec<Finding> {
             findings.push(finding(Verdict::Poor, &format!("{} listener", surface.name), surface.advice));
         }
     }
+    findings.extend(disk::examine(settings));
     let tokenisers: Vec<(settings::Model, Option<Tokeniser>)> = settings
         .models
         .iter()

@@ -11,6 +11,7 @@ mod hash;
 mod indexer;
 mod operate;
 mod output;
+mod queue;
 mod relay;
 mod serve;
 mod sim;
@@ -42,6 +43,8 @@ enum Command {
     Status(operate::StatusCommand),
     /// Show why a request went where it went.
     Explain(operate::Explain),
+    /// Show what waits and why; hold it back, cancel it, try it again.
+    Queue(queue::Queue),
     /// Show where a request would go now.
     Route(operate::Route),
     /// Check the settings against the world: addresses, engines, events, tokens.
@@ -91,6 +94,7 @@ fn run(cli: Cli, registry: &Registry) -> Result<(), Failure> {
         Command::Serve(command) => command.run(registry),
         Command::Status(command) => command.run(),
         Command::Explain(command) => command.run(),
+        Command::Queue(command) => command.run(),
         Command::Route(command) => command.run(),
         Command::Doctor(command) => command.run(registry),
         Command::Events(command) => command.run(),

@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::client::Client;
 use super::output::{self, Failure};
+use super::queue::show_partitions;
 use crate::admin::api::{Attempt, Considered, DryRun, EngineStatus, Explanation, Status};
 use crate::posture::State;
 
@@ -64,7 +65,7 @@ pub(super) struct Route {
 }
 
 impl Door {
-    fn client(&self) -> Result<Client, Failure> {
+    pub(super) fn client(&self) -> Result<Client, Failure> {
         let key = self.admin_key_file.as_deref().map(|path| {
             let text = std::fs::read_to_string(path);
             text.map_err(|error| {
@@ -132,13 +133,14 @@ fn show_status(status: &Status) -> String {
     line(
         &mut out,
         format_args!(
-            "{} requests in flight; index: {} blocks, held {} times, {:.1} MiB\n",
+            "{} requests in flight; index: {} blocks, held {} times, {:.1} MiB",
             status.in_flight,
             status.index.blocks,
             status.index.held,
             status.index.heap_bytes as f64 / 1_048_576.0
         ),
     );
+    show_waiting(&mut out, status);
     let name = status.engines.iter().map(|engine| engine.name.len()).max().unwrap_or(0).max(6);
     line(
         &mut out,
@@ -156,6 +158,20 @@ fn show_status(status: &Status) -> String {
         line(&mut out, format_args!("\nOPEN {} {}: {}", surface.name, surface.address, surface.advice));
     }
     out
+}
+
+fn show_waiting(out: &mut String, status: &Status) {
+    let waiting = &status.waiting;
+    let entries = waiting.entries.map_or("being counted".to_owned(), |entries| entries.to_string());
+    line(
+        out,
+        format_args!(
+            "{} stand in line, {} run that had to wait; durable: {entries} entries in {} queues (warmline queue ls)",
+            waiting.standing, waiting.running, waiting.queues
+        ),
+    );
+    show_partitions(out, &waiting.partitions);
+    out.push('\n');
 }
 
 fn show_replicas(out: &mut String, status: &Status) {
@@ -249,6 +265,10 @@ fn show_explanation(found: &Explanation) -> String {
             word(&found.policy)
         ),
     );
+    if let Some(waited) = found.waited_ms {
+        let why = found.waited_for.as_deref().unwrap_or("nobody knows why");
+        line(&mut out, format_args!("it stood in line for {waited:.0} ms: {why}"));
+    }
     for (i, attempt) in found.attempts.iter().enumerate() {
         show_attempt(&mut out, i + 1, attempt);
     }
@@ -327,7 +347,7 @@ fn show_candidates(out: &mut String, candidates: &[Considered], chosen: Option<&
     }
 }
 
-fn line(out: &mut String, line: std::fmt::Arguments<'_>) {
+pub(super) fn line(out: &mut String, line: std::fmt::Arguments<'_>) {
     // Writing to a string cannot fail.
     let _ = writeln!(out, "{line}");
 }

@@ -66,6 +66,13 @@ pub(crate) struct Load {
     pub(crate) waiting: AtomicU32,
 }
 
+/// What an engine may have in flight; 0: as much as comes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    pub(crate) requests: u32,
+    pub(crate) tokens: u64,
+}
+
 /// A prompt that an engine served and whose beginning it has not told of yet.
 pub(crate) struct Awaited {
     pub(crate) due: Duration,
@@ -166,6 +173,29 @@ impl Load {
         // Gauges are raised and lowered by different threads; a reader may catch one just below zero.
         gauge.load(Ordering::Relaxed).clamp(0, i64::from(u32::MAX)) as u32
     }
+
+    /// Whether a request of so many tokens would be more than the budget of tokens in flight, with so many in flight from
+    /// here. An engine that has nothing takes whatever comes: a request that is larger than the budget runs alone.
+    pub(crate) fn is_crowded(&self, now: i64, tokens: i64, most: u64) -> bool {
+        let now = now.max(0) + i64::from(self.others[3].load(Ordering::Relaxed));
+        most > 0 && now > 0 && now + tokens > most as i64
+    }
+
+    /// Takes a place for a request of so many tokens. `false`: another request took the last one since somebody looked.
+    pub(crate) fn enter(&self, tokens: i64, room: Room) -> bool {
+        let others = i64::from(self.others[0].load(Ordering::Relaxed));
+        let one_more =
+            |now: i64| (room.requests == 0 || now + others < i64::from(room.requests)).then_some(now + 1);
+        if self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
+            return false;
+        }
+        let more = |now: i64| (!self.is_crowded(now, tokens, room.tokens)).then_some(now + tokens);
+        let entered = self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok();
+        if !entered {
+            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+        entered
+    }
 }
 
 fn key(path: &std::path::Path) -> Result<HeaderValue, String> {
@@ -176,4 +206,53 @@ fn key(path: &std::path::Path) -> Result<HeaderValue, String> {
         .map_err(|_| format!("key_file: {} does not hold a key", path.display()))?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_who_look_at_the_same_time_never_take_the_same_last_place() {
+        let load = Load::default();
+        let room = Room { requests: 3, tokens: 100 };
+        let (most, most_tokens) = (AtomicI64::new(0), AtomicI64::new(0));
+        let inside = AtomicI64::new(0);
+        let inside_tokens = AtomicI64::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (load, most, most_tokens) = (&load, &most, &most_tokens);
+                let (inside, inside_tokens) = (&inside, &inside_tokens);
+                scope.spawn(move || {
+                    for round in 0..20_000 {
+                        let tokens = 10 + (round * 7 + thread * 13) % 50;
+                        if load.enter(tokens, room) {
+                            most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                            let now = inside_tokens.fetch_add(tokens, Ordering::SeqCst) + tokens;
+                            most_tokens.fetch_max(now, Ordering::SeqCst);
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                            inside_tokens.fetch_sub(tokens, Ordering::SeqCst);
+                            load.in_flight.fetch_sub(1, Ordering::SeqCst);
+                            load.tokens.fetch_sub(tokens, Ordering::SeqCst);
+                        }
+                    }
+                });
+            }
+        });
+        assert!((1..=3).contains(&most.into_inner()));
+        assert!((1..=100).contains(&most_tokens.into_inner()));
+        assert_eq!((load.in_flight.into_inner(), load.tokens.into_inner()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_larger_than_the_budget_runs_alone() {
+        let load = Load::default();
+        let room = Room { requests: 0, tokens: 100 };
+        assert!(load.enter(500, room), "nothing is there: it may");
+        assert!(!load.enter(1, room));
+        load.tokens.fetch_sub(500, Ordering::Relaxed);
+        load.others[3].store(1, Ordering::Relaxed);
+        assert!(!load.enter(500, room), "another replica has something there");
+        assert!(load.enter(99, room));
+    }
 }

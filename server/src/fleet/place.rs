@@ -10,7 +10,7 @@ use http::HeaderValue;
 use index::Matches;
 
 use super::backlog::Order;
-use super::member::{Awaited, Load, Member};
+use super::member::{Awaited, Load, Member, Room};
 use super::truth::Advice;
 use super::{Ask, Engine, Failure, Fleet, Outcome, Usage, breaker};
 use crate::admin::api::{Attempt, Considered, DryRun, Explanation};
@@ -84,6 +84,9 @@ const TRUST_GUESS: f64 = 0.8;
 /// When an engine should have told of a block that it computed: events leave at the end of a step.
 const TELL_WITHIN: Duration = Duration::from_secs(1);
 
+/// How often a request looks again that lost the last place to another: each time somebody else went ahead.
+const TRIES: usize = 16;
+
 thread_local! {
     static MATCHES: RefCell<Vec<Matches>> = const { RefCell::new(Vec::new()) };
 }
@@ -95,19 +98,29 @@ impl Fleet {
     /// [`ApiError::UnknownModel`], [`ApiError::Unavailable`] or [`ApiError::Busy`].
     pub fn place(&self, ask: &Ask<'_>) -> Result<Ticket, ApiError> {
         let now = self.now();
-        let (chains, found) = self.consider(ask, now)?;
         let wish = self.wish(ask, true);
-        let candidates: Vec<Candidate> = found.iter().map(|found| found.candidate).collect();
-        let choice = match route::choose(&wish, &candidates, &self.0.settings.routing) {
-            Ok(choice) => choice,
-            Err(nobody) => {
-                self.0.decided.nobody.fetch_add(1, Ordering::Relaxed);
-                return Err(refusal(ask, nobody));
+        for _ in 0..TRIES {
+            let (chains, found) = self.consider(ask, now)?;
+            let candidates: Vec<Candidate> = found.iter().map(|found| found.candidate).collect();
+            let choice = match route::choose(&wish, &candidates, &self.0.settings.routing) {
+                Ok(choice) => choice,
+                Err(nobody) => {
+                    self.0.decided.nobody.fetch_add(1, Ordering::Relaxed);
+                    return Err(refusal(ask, nobody));
+                }
+            };
+            let one = &found[choice.at];
+            let room = Room { requests: one.candidate.limit, tokens: self.budget(&one.member) };
+            if one.member.load.enter(tokens_of(ask, &wish), room) {
+                let ticket = self.seat(ask, &wish, choice, &found, &chains, now);
+                recycle(chains);
+                return Ok(ticket);
             }
-        };
-        let ticket = self.seat(ask, &wish, choice, &found, &chains, now);
-        recycle(chains);
-        Ok(ticket)
+            // Another request took the last place in this very moment.
+            recycle(chains);
+        }
+        self.0.decided.nobody.fetch_add(1, Ordering::Relaxed);
+        Err(refusal(ask, Nobody::Full))
     }
 
     /// How much of the prompt lies where this request would go now, in thousandths; nothing changes.
@@ -269,13 +282,12 @@ impl Fleet {
     /// Whether a request would be more than the engine's budget of tokens in flight. An engine that has nothing takes
     /// whatever comes: a request that is larger than the budget runs alone.
     fn is_crowded(&self, member: &Member, ask: &Ask<'_>) -> bool {
-        let most = member.settings.max_tokens.unwrap_or(self.0.settings.routing.max_tokens);
-        if most == 0 {
-            return false;
-        }
-        let others = u64::from(member.load.others[3].load(Ordering::Relaxed));
-        let now = u64::from(Load::count(&member.load.tokens)) + others;
-        now > 0 && now + u64::from(prompt_of(ask)) + u64::from(ask.answer) > most
+        let tokens = i64::from(prompt_of(ask).max(1)) + i64::from(ask.answer);
+        member.load.is_crowded(member.load.tokens.load(Ordering::Relaxed), tokens, self.budget(member))
+    }
+
+    fn budget(&self, member: &Member) -> u64 {
+        member.settings.max_tokens.unwrap_or(self.0.settings.routing.max_tokens)
     }
 
     fn wish(&self, ask: &Ask<'_>, counts: bool) -> Wish {
@@ -297,7 +309,7 @@ impl Fleet {
         Wish { prompt: prompt.max(1), policy: self.0.settings.routing.policy, pinned, chance, turn }
     }
 
-    /// Takes the place that was chosen.
+    /// Makes the ticket of a place that was taken.
     fn seat(
         &self,
         ask: &Ask<'_>,
@@ -314,9 +326,6 @@ impl Fleet {
         let cached = candidate.cached[2];
         let to_compute = wish.prompt.saturating_sub(cached).max(1);
         let order = member.load.backlog.lock().send(to_compute, ask.streams, now);
-        member.load.in_flight.fetch_add(1, Ordering::Relaxed);
-        let tokens = i64::from(wish.prompt) + i64::from(ask.answer);
-        member.load.tokens.fetch_add(tokens, Ordering::Relaxed);
         if choice.why == Why::Trial {
             member.breaker.lock().try_one(now, self.rule());
         }
@@ -340,7 +349,7 @@ impl Fleet {
             rank: several.then_some(found.worker.rank),
             route: header(found, choice.why, ask.way, wish.prompt),
             id: ask.id.to_owned(),
-            tokens,
+            tokens: tokens_of(ask, wish),
             order,
             decoding: false,
             placed: now,
@@ -390,6 +399,8 @@ impl Fleet {
             attempts: Vec::with_capacity(1),
             predicted_tokens: predicted,
             cached_tokens: None,
+            waited_ms: None,
+            waited_for: None,
             replica: None,
         };
         self.0.journal.decided(entry, ask.id, attempt);
@@ -444,6 +455,11 @@ fn predict(
         block: found.block,
         awaited,
     })
+}
+
+/// Tokens that a request counts for while it is in flight.
+fn tokens_of(ask: &Ask<'_>, wish: &Wish) -> i64 {
+    i64::from(wish.prompt) + i64::from(ask.answer)
 }
 
 fn prompt_of(ask: &Ask<'_>) -> u32 {
@@ -502,6 +518,12 @@ impl Ticket {
     /// Where to send the request.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.member.engine
+    }
+
+    /// What it is called from now on, for whoever asks about its decision.
+    pub fn rename(&mut self, id: &str) {
+        self.fleet.0.journal.rename(&self.id, id);
+        id.clone_into(&mut self.id);
     }
 
     /// The data-parallel rank to ask for, where the engine has several.

@@ -21,6 +21,7 @@ impl Fleet {
             engines: self.members().iter().map(|member| self.engine_status(member)).collect(),
             index: IndexStatus { blocks: counts.blocks, held: counts.held, heap_bytes: counts.heap_bytes },
             in_flight: self.in_flight(),
+            waiting: crate::admin::api::queues::Waiting::default(),
             posture: posture(self.settings()),
             replicas: Vec::new(),
             coordination: crate::admin::api::CoordinationStatus::default(),

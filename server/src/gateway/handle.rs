@@ -573,8 +573,8 @@ fn joined(parts: &mut Vec<Bytes>) -> Bytes {
     }
 }
 
-/// `%2F` and its like in a model's name.
-fn decoded(text: &str) -> String {
+/// `%2F` and its like in a name.
+pub(crate) fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((byte, more)) = rest.split_first() {

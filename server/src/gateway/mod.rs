@@ -36,6 +36,7 @@ use crate::settings::Settings;
 use crate::webhooks::Webhooks;
 use crate::work::Work;
 
+pub(crate) use handle::decoded;
 pub use serve::run;
 
 /// The gateway; cheap to clone.
@@ -114,6 +115,12 @@ impl Gateway {
             seed,
             minted: AtomicU64::new(0),
         })))
+    }
+
+    /// The gateway for as long as others keep it.
+    pub(crate) fn weak(&self) -> impl Fn() -> Option<Self> + Send + Sync + 'static {
+        let weak = Arc::downgrade(&self.0);
+        move || weak.upgrade().map(Self)
     }
 
     /// The engines behind it.

@@ -2,6 +2,7 @@
 //! same lines as everything that is durable.
 
 mod ground;
+mod metrics;
 mod told;
 
 use std::collections::HashMap;
@@ -46,6 +47,8 @@ struct Crowd {
     asks: HashMap<Seq, Arc<Pending>>,
     /// How many of each tenant.
     of: HashMap<Arc<str>, usize>,
+    /// How many of all.
+    all: usize,
 }
 
 /// What a request in line wants.
@@ -161,10 +164,11 @@ impl Lines {
     /// [`ApiError::Busy`] or [`ApiError::Unavailable`] when the line is too long or too slow, and what [`Fleet::place`] says.
     pub async fn enter(&self, ask: &Ask<'_>, body: &Bytes, who: &Who) -> Result<Entered, ApiError> {
         let inner = &*self.0;
+        let mut no_room = None;
         if !inner.room.has_line() {
             match inner.fleet.place(ask) {
                 Ok(ticket) => return Ok(Entered { ticket, turn: None, waited: Duration::ZERO }),
-                Err(ApiError::Busy { .. }) => {}
+                Err(ApiError::Busy { message, .. }) => no_room = Some(message),
                 Err(error) => return Err(error),
             }
         } else if let Err(error) = inner.fleet.warmth(ask)
@@ -173,14 +177,20 @@ impl Lines {
             return Err(error);
         }
         let since = inner.fleet.clock().now();
-        let _counted = self.join(who)?;
+        let counted = self.join(who)?;
         let mut standing = self.stand(ask, body, who);
         let turn = standing.await_turn().await;
         let waited = inner.fleet.clock().now().saturating_sub(since);
         inner.told.waited(waited, turn.is_ok());
         match turn {
             Ok(mut turn) => match turn.place.take() {
-                Some(ticket) => Ok(Entered { ticket, turn: Some(turn), waited }),
+                Some(ticket) => {
+                    inner.fleet.journal().amend(ask.id, |entry| {
+                        *entry.waited_ms.get_or_insert_default() += waited.as_secs_f64() * 1e3;
+                        entry.waited_for = Some(no_room.unwrap_or_else(|| counted.why()));
+                    });
+                    Ok(Entered { ticket, turn: Some(turn), waited })
+                }
                 None => Err(ApiError::Internal("a turn came without a place".to_owned())),
             },
             Err(Gone::Expired) => Err(ApiError::Unavailable {
@@ -199,28 +209,27 @@ impl Lines {
 
     /// Counts one more of a tenant who stands in line, or says that there are too many.
     fn join(&self, who: &Who) -> Result<Counted, ApiError> {
-        let settings = &self.0.settings;
-        let mut crowd = self.0.standing.lock();
-        if crowd.of.values().sum::<usize>() >= settings.max_standing {
-            self.0.told.refused();
-            return Err(ApiError::Unavailable {
-                message: format!("{} requests stand in line already.", settings.max_standing),
-                retry_after: self.retry_after(),
-            });
-        }
-        let of = crowd.of.entry(who.tenant.clone()).or_default();
-        if *of >= settings.max_line {
-            self.0.told.refused();
-            return Err(ApiError::Busy {
+        let crowd = self.0.standing.clone();
+        let joined = crowd.lock().join(who, &self.0.settings);
+        let full = match joined {
+            Ok(before) => return Ok(Counted { standing: crowd, tenant: who.tenant.clone(), before }),
+            Err(full) => full,
+        };
+        self.0.told.refused();
+        // Asked when the crowd is let go: whoever places one of it holds the room, and asks for the crowd.
+        let retry_after = self.retry_after();
+        Err(match full {
+            Full::All(most) => ApiError::Unavailable {
+                message: format!("{most} requests stand in line already."),
+                retry_after,
+            },
+            Full::Tenant(most) => ApiError::Busy {
                 message: format!(
-                    "{} requests of this tenant stand in line already; it may have no more there.",
-                    settings.max_line
+                    "{most} requests of this tenant stand in line already; it may have no more there."
                 ),
-                retry_after: self.retry_after(),
-            });
-        }
-        *of += 1;
-        Ok(Counted { standing: self.0.standing.clone(), tenant: who.tenant.clone() })
+                retry_after,
+            },
+        })
     }
 
     fn stand(&self, ask: &Ask<'_>, body: &Bytes, who: &Who) -> InLine {
@@ -248,13 +257,42 @@ impl Lines {
 
     /// After how many seconds it makes sense to come again: what stands in line at the pace of late.
     fn retry_after(&self) -> u32 {
-        self.0.told.seconds_for(self.0.room.totals().depth.volatile)
+        self.0.told.seconds_for(self.0.room.depth().volatile)
     }
 
-    /// Counts, for metrics.
+    /// Counts.
     pub fn told(&self) -> Told {
-        let depth = self.0.room.totals().depth;
-        self.0.told.told(depth)
+        self.0.told.told(self.0.room.depth())
+    }
+
+    /// Counts, as Prometheus reads them.
+    pub fn metrics(&self, out: &mut String) {
+        metrics::text(out, &self.told(), &self.0.room.totals());
+    }
+}
+
+/// Which line is too long, and how long it may be.
+enum Full {
+    /// That of everybody.
+    All(usize),
+    /// That of the tenant.
+    Tenant(usize),
+}
+
+impl Crowd {
+    /// How many stood there before, of all and of its tenant.
+    fn join(&mut self, who: &Who, settings: &settings::Queue) -> Result<(usize, usize), Full> {
+        if self.all >= settings.max_standing {
+            return Err(Full::All(settings.max_standing));
+        }
+        let of = self.of.entry(who.tenant.clone()).or_default();
+        if *of >= settings.max_line {
+            return Err(Full::Tenant(settings.max_line));
+        }
+        let before = (self.all, *of);
+        *of += 1;
+        self.all += 1;
+        Ok(before)
     }
 }
 
@@ -262,11 +300,23 @@ impl Lines {
 struct Counted {
     standing: Arc<Mutex<Crowd>>,
     tenant: Arc<str>,
+    before: (usize, usize),
+}
+
+impl Counted {
+    /// Why it had to stand in line, if not for want of room.
+    fn why(&self) -> String {
+        match self.before {
+            (0, _) => "Durable work stood in line before it.".to_owned(),
+            (all, of) => format!("{all} request(s) stood in line before it, {of} of them of its tenant."),
+        }
+    }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         let mut crowd = self.standing.lock();
+        crowd.all -= 1;
         if let Some(of) = crowd.of.get_mut(&self.tenant) {
             *of -= 1;
             if *of == 0 {

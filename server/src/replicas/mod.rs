@@ -24,7 +24,7 @@ use crate::settings::Coordination;
 
 pub use budget::Budget;
 pub use engines::Watch;
-pub use questions::Asked;
+pub use questions::{Answerer, Answering, Answers, Asked};
 
 /// This replica among all others; cheap to clone.
 #[derive(Clone)]
@@ -39,6 +39,8 @@ struct Inner {
     /// Where the connections to the backend live: gateway threads come and go with the listener.
     home: Handle,
     pools: parking_lot::Mutex<BTreeMap<String, Arc<Pool>>>,
+    /// Who answers what others ask, by kind.
+    answerers: parking_lot::Mutex<BTreeMap<&'static str, questions::Answerer>>,
 }
 
 impl Replicas {
@@ -75,6 +77,7 @@ impl Replicas {
             patience: settings.share_patience.get(),
             home: Handle::current(),
             pools: parking_lot::Mutex::default(),
+            answerers: parking_lot::Mutex::default(),
         })))
     }
 

@@ -6,6 +6,7 @@
 //! many.
 
 mod errand;
+mod operate;
 mod partitions;
 mod run;
 
@@ -30,7 +31,8 @@ use crate::replicas::Replicas;
 use crate::settings;
 
 pub use errand::{Errand, Result as ErrandResult, can_wait};
-pub use partitions::Owner;
+pub use operate::{Sweep, Swept};
+pub use partitions::{Owner, name_of, on_disk};
 
 /// What is durable on this replica; cheap to clone.
 #[derive(Clone)]
@@ -45,7 +47,9 @@ struct Inner {
     /// Set once: the room is made with its runner, which is this.
     room: OnceLock<Room<Ticket>>,
     held: Mutex<BTreeMap<u32, partitions::Held>>,
-    /// One at a time makes a new partition.
+    /// Why partitions that lie here cannot be opened.
+    troubles: Mutex<BTreeMap<u32, String>>,
+    /// One at a time makes a partition, or opens one.
     making: tokio::sync::Mutex<()>,
     /// What runs here, so that it can be stopped.
     runs: Mutex<HashMap<(EntryId, Lease), AbortHandle>>,
@@ -98,6 +102,7 @@ impl Work {
             home: Handle::current(),
             room: OnceLock::new(),
             held: Mutex::default(),
+            troubles: Mutex::default(),
             making: tokio::sync::Mutex::default(),
             runs: Mutex::default(),
             over: broadcast::channel(OVER).0,
@@ -230,6 +235,11 @@ impl Work {
     /// Partitions that are open here.
     pub fn partitions(&self) -> Vec<u32> {
         self.0.held.lock().keys().copied().collect()
+    }
+
+    /// Partitions that lie here and cannot be opened, and why.
+    pub fn troubles(&self) -> BTreeMap<u32, String> {
+        self.0.troubles.lock().clone()
     }
 
     /// A partition that is open here: for orders that belong together.

@@ -5,7 +5,6 @@
 //! others know whom to ask, and that nobody is there any more. A replica that dies leaves both: whoever shares its data
 //! directory takes its partitions over when the lease is up, and else it comes back itself and resumes.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,21 +44,23 @@ enum Refused {
 /// Opens, keeps and takes over, for as long as the process lives.
 pub(super) async fn keep(work: &Work) {
     let lease = work.lease();
-    let mut complained: BTreeSet<u32> = BTreeSet::new();
     loop {
         work.renew_all().await;
-        for partition in work.on_disk() {
+        let on_disk = work.on_disk();
+        work.0.troubles.lock().retain(|partition, _| on_disk.contains(partition));
+        for partition in on_disk {
+            // One that is being made lies there already: to open it twice would give its claim up.
+            let _making = work.0.making.lock().await;
             if work.0.held.lock().contains_key(&partition) {
                 continue;
             }
             match work.take(partition).await {
-                Ok(()) => {
-                    complained.remove(&partition);
+                Ok(()) | Err(Refused::Theirs) => {
+                    work.0.troubles.lock().remove(&partition);
                 }
-                Err(Refused::Theirs) => {}
                 Err(Refused::Broken(why)) => {
                     // Once, and again when it has changed: it may take long until somebody looks.
-                    if complained.insert(partition) {
+                    if work.0.troubles.lock().insert(partition, why.clone()).is_none() {
                         tracing::error!(partition = %name_of(partition), %why, "a queue's log cannot be opened; it is tried again");
                     }
                 }
@@ -84,11 +85,7 @@ impl Work {
 
     /// Partitions whose directories lie here.
     fn on_disk(&self) -> Vec<u32> {
-        let Ok(entries) = std::fs::read_dir(&self.0.data) else { return Vec::new() };
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let mut found: Vec<u32> = names.filter_map(|name| number_of(&name)).collect();
-        found.sort_unstable();
-        found
+        on_disk(&self.0.data)
     }
 
     /// A partition that can take something new: one that is open here, or a new one.
@@ -230,11 +227,21 @@ impl Work {
     }
 }
 
+/// Partitions whose directories lie in this one.
+pub fn on_disk(folder: &Path) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut found: Vec<u32> = names.filter_map(|name| number_of(&name)).collect();
+    found.sort_unstable();
+    found
+}
+
 fn open(folder: &Path) -> Result<Fjall, log::Error> {
     Fjall::open(folder, fjall::Options::default())
 }
 
-fn name_of(partition: u32) -> String {
+/// A partition's name, and that of its directory.
+pub fn name_of(partition: u32) -> String {
     format!("{partition:08x}")
 }
 

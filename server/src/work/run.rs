@@ -26,8 +26,9 @@ impl Work {
     /// Runs an entry to its end, or gives it back.
     pub(super) async fn execute(&self, started: Started<Ticket>) {
         let held = started.hold();
-        let Started { id, queue, item, place: ticket, .. } = started;
+        let Started { id, queue, item, place: mut ticket, .. } = started;
         let name = format!("wl-{id}-{}", item.attempt + 1);
+        ticket.rename(&name);
         let expected = item.cost;
         let errand = match self.show(id).await {
             Ok(shown) => Errand::decode(&shown.entry.payload),

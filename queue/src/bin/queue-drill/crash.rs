@@ -64,7 +64,7 @@ pub(crate) fn work(folder: &str, facts: &str) -> Result<(), String> {
                     for number in 0_u64.. {
                         enqueue(room, facts, &mut dice, &format!("{life}.{thread}.{number}"))?;
                         // As many ends as beginnings, and now and then one more: what earlier lives left is done as well.
-                        for _ in 0..1 + dice.roll(2) {
+                        for _ in 0..=dice.roll(2) {
                             let started = starts.lock().try_recv();
                             if let Ok(started) = started {
                                 run(room, facts, &mut dice, started)?;
@@ -126,7 +126,10 @@ fn run(room: &Room<Place>, facts: &Facts, dice: &mut Dice, started: Started<Plac
         let used = queue::entry::Cost { tokens: 3, blocks: 1 };
         let back = What::Yield { seq: held.id.seq, lease: held.lease, not_before: None, used };
         return match ask(room, back) {
-            Ok(_) => Ok(facts.say(&format!("back {}", held.id))),
+            Ok(_) => {
+                facts.say(&format!("back {}", held.id));
+                Ok(())
+            }
             Err(Refused::Stale(_)) => Ok(()),
             Err(why) => Err(format!("give back: {why}")),
         };
@@ -158,7 +161,7 @@ pub(crate) fn drain(folder: &str, facts: &str) -> Result<(), String> {
         let left = room.queues().iter().filter(|queue| queue.name.key.as_ref() != "once").count();
         if totals.depth.running == 0 && totals.depth.cached == 0 && left == 0 && !room.has_line() {
             room.check().map_err(|broken| format!("invariant {broken} does not hold"))?;
-            facts.say(&format!("drained {}", totals.logs[0].1.unwrap_or(u64::MAX)));
+            facts.say(&format!("drained {}", totals.logs[0].entries.unwrap_or(u64::MAX)));
             room.close();
             return Ok(());
         }

@@ -17,10 +17,10 @@ const THREADS: u64 = 4;
 /// Between two looks.
 const LOOK: u64 = 10;
 /// A step of a thread, then so long a pause: the load is steady, not as much as the machine can do.
-const PAUSE: Duration = Duration::from_millis(4);
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// What is looked at: its name, how much more than in the beginning is still flat (a part, and so much), and its unit.
-const LOOKED_AT: [(&str, f64, f64); 9] = [
+const LOOKED_AT: [(&str, f64, f64); 10] = [
     ("rss MiB", 0.10, 4.0),
     ("disk MiB", 0.25, 16.0),
     ("threads", 0.0, 0.0),
@@ -30,6 +30,7 @@ const LOOKED_AT: [(&str, f64, f64); 9] = [
     ("targets", 0.0, 0.0),
     ("timers", 0.5, 50.0),
     ("notes", 0.5, 50.0),
+    ("debts", 0.5, 40.0),
 ];
 
 type Look = [f64; LOOKED_AT.len()];
@@ -93,8 +94,8 @@ impl Soak {
             if self.over.load(Ordering::Acquire) {
                 break;
             }
-            // Queues live for some fifty entries, tenants for some thousand.
-            let (tenant, key) = (format!("t{thread}-{}", number / 1_000), format!("q{}", number / 50));
+            // Queues live for some fifty entries, tenants for some three hundred.
+            let (tenant, key) = (format!("t{thread}-{}", number / 300), format!("q{}", number / 50));
             let mut one = entry(&tenant, &key, "x".repeat(200 + dice.roll(800) as usize))?;
             one.class = Class::new(dice.roll(4) as u8).unwrap_or(Class::LAST);
             one.not_before = (dice.roll(5) == 0).then(|| Wall.now().plus(dice.roll(2_000)));
@@ -156,18 +157,31 @@ impl Soak {
             sizes.targets as f64,
             sizes.timers as f64,
             sizes.notes as f64,
+            debts(log),
         ];
         let words = LOOKED_AT.iter().zip(look).map(|((name, ..), value)| format!("{name} {value:.0}"));
         let words: Vec<String> = words.collect();
         println!(
             "{seconds:>4} s: {}; entries {}, enqueued {}, ended {}",
             words.join(", "),
-            totals.logs[0].1.unwrap_or_default(),
+            totals.logs[0].entries.unwrap_or_default(),
             self.enqueued.load(Ordering::Relaxed),
             self.ended.load(Ordering::Relaxed),
         );
         look
     }
+}
+
+/// Rows of what tenants owe.
+fn debts(log: &dyn queue::log::Log) -> f64 {
+    let mut rows = 0.0;
+    let mut visit = |_: &[u8], _: &[u8]| {
+        rows += 1.0;
+        std::ops::ControlFlow::Continue(())
+    };
+    let all = queue::format::all(queue::log::Table::Debts);
+    let read = log.scan(&all, queue::log::Patience::Wait, &mut visit);
+    if read.is_ok() { rows } else { f64::NAN }
 }
 
 /// A number from what the kernel says of this process.
