@@ -295,6 +295,6 @@ fn tenants_that_come_and_go_leave_no_debts_behind() {
         most = most.max(debts());
     }
     world.is_empty();
-    assert!((1..60).contains(&most), "of 301 tenants in 4 classes {most} debts were on the books at a time");
+    assert!(most < 60, "of 301 tenants in 4 classes {most} debts were on the books at a time");
     assert!(world.room.totals().sizes.tenants < 10, "{:?}", world.room.totals().sizes);
 }
