@@ -254,7 +254,7 @@ def limited(doors, engines, extra):
 
 def test_simulated_engines_with_one_place_each_serve_everybody_and_streams_as_well(start):
     engines = [start.engine("a", "--speed", "0.5"), start.engine("b", "--speed", "0.5")]
-    door = start.gateway(engines, extra="[routing]\nmax_in_flight = 1\n[queue]\nmax_wait = \"60s\"\n")
+    door = start.gateway(engines, patience="60s", extra="[routing]\nmax_in_flight = 1\n[queue]\nmax_wait = \"60s\"\n")
     asking = [Chatting(door, i) for i in range(20)]
     answers = [one.end() for one in asking]
     assert {answer.status_code for answer in answers} == {200}

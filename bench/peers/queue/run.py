@@ -251,11 +251,12 @@ class Ours:
             raise SystemExit(f"--ours {program}: not a program that can be run; build one with `cargo build --release --bin warmline`")
         self.run("--help")
 
-    def run(self, *words):
+    def run(self, *words, folder=None):
         command = [self.program, "bench", "queue", *map(str, words)]
         shown = " ".join(map(str, command))
         try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
+            # It keeps its data where it stands: on the disk that the others were given.
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE, cwd=folder)
         except OSError as error:
             raise SystemExit(f"--ours: `{shown}` cannot be run: {error}") from None
         except subprocess.TimeoutExpired:
@@ -267,7 +268,7 @@ class Ours:
 
     def round(self, folder, args):
         file = folder / "ours.json"
-        shown = self.run("--items", args.items, "--queues", args.queues, "--json", file)
+        shown = self.run("--items", args.items, "--queues", args.queues, "--json", file, folder=folder)
         try:
             found = json.loads(file.read_text())
         except (OSError, ValueError) as error:

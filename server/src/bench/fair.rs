@@ -23,7 +23,7 @@ pub struct Measured {
     weights: Vec<f64>,
     /// An urgent class that wants everything, and three that wait for their share.
     classes: Vec<Served>,
-    /// Fifty queues of one tenant beside a hundred thousand of another: their parts.
+    /// Fifty queues of one tenant beside many of another: their parts.
     flows: Vec<Flows>,
 }
 
@@ -65,9 +65,28 @@ const PACE: u64 = 20;
 const MOST: u32 = 8_000;
 const TARGET: &str = "model";
 
+/// How much of it.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    /// Breaks ties and draws sizes.
+    pub seed: u64,
+    /// Minutes that the small tenant and the large one send.
+    pub minutes: u32,
+    /// Queues of the tenant that has many.
+    pub queues: usize,
+}
+
 /// Measures.
-pub fn measure(seed: u64) -> Measured {
-    Measured { beside: beside(seed), weights: weights(seed), classes: classes(seed), flows: flows(seed) }
+pub fn measure(plan: Plan) -> Measured {
+    let Plan { seed, minutes, queues } = plan;
+    let length = f64::from(minutes) * 60_000.0;
+    let beside = [("alone", How::Alone), ("fair", How::Fair), ("first in, first out", How::Fifo)];
+    Measured {
+        beside: beside.map(|(name, how)| one_beside_hundred(seed, length, name, how)).into(),
+        weights: weights(seed),
+        classes: classes(seed),
+        flows: flows(seed, queues),
+    }
 }
 
 // === The world ===
@@ -202,8 +221,6 @@ impl World {
 
 // === One beside a hundred times as much ===
 
-const HOUR: f64 = 3_600_000.0;
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum How {
     Alone,
@@ -211,13 +228,7 @@ enum How {
     Fifo,
 }
 
-fn beside(seed: u64) -> Vec<Waited> {
-    [("alone", How::Alone), ("fair", How::Fair), ("first in, first out", How::Fifo)]
-        .map(|(name, how)| one_beside_hundred(seed, name, how))
-        .into()
-}
-
-fn one_beside_hundred(seed: u64, name: &'static str, how: How) -> Waited {
+fn one_beside_hundred(seed: u64, length: f64, name: &'static str, how: How) -> Waited {
     let mut world = World::new(Options::default());
     // The small one wants a fiftieth of the fleet, the other twice of it.
     let mean = f64::from(MOST) * (0.1 / 2.0 + 0.9 / 16.0);
@@ -234,7 +245,7 @@ fn one_beside_hundred(seed: u64, name: &'static str, how: How) -> Waited {
             debug_assert!(end >= world.now, "time goes on");
             world.end();
         } else {
-            if arrives[first] > HOUR {
+            if arrives[first] > length {
                 break;
             }
             world.now = world.now.max(at);
@@ -363,14 +374,13 @@ fn classes(seed: u64) -> Vec<Served> {
     (0..4).map(of).collect()
 }
 
-fn flows(seed: u64) -> Vec<Flows> {
-    const MANY: usize = 100_000;
+fn flows(seed: u64, many: usize) -> Vec<Flows> {
     [("fair among tenants", "many"), ("fair among queues", "few")]
         .map(|(how, other)| {
             let mut world = World::new(Options::default());
             let mut senders: Vec<(&'static str, usize, u8)> = (0..50).map(|at| ("few", at, 1)).collect();
             // Among queues: they are all of one tenant.
-            senders.extend((50..50 + MANY).map(|at| (other, at, 1)));
+            senders.extend((50..50 + many).map(|at| (other, at, 1)));
             let mut starts = Vec::new();
             saturated(&mut world, &mut Chance::new(seed), &senders, 40_000, |start| {
                 starts.push(start.clone());
@@ -405,10 +415,7 @@ pub fn table(measured: &Measured) -> String {
     let mut line = |text: String| {
         let _infallible = writeln!(out, "{text}");
     };
-    line(
-        "a tenant beside one that sends a hundred times as much: seconds until it starts (an hour, 8 slots)"
-            .into(),
-    );
+    line("a tenant beside one that sends a hundred times as much: seconds until it starts (8 slots)".into());
     line(format!("  {:<21}{:>9}{:>9}{:>9}{:>9}", "", "p50", "p99", "longest", "bound"));
     for one in &measured.beside {
         let bound = one.bound_s.map_or_else(|| "-".to_owned(), |bound| format!("{bound:.2}"));
@@ -448,7 +455,7 @@ pub fn table(measured: &Measured) -> String {
         ));
     }
     line(String::new());
-    line("fifty queues of a tenant beside a hundred thousand of another: the part of the fifty".into());
+    line("fifty queues of a tenant beside many of another (--queues): the part of the fifty".into());
     for one in &measured.flows {
         line(format!("  {:<21}{:>7.2} %  {}", one.how, 100.0 * one.fifty, bar(one.fifty, 48)));
     }
@@ -457,11 +464,11 @@ pub fn table(measured: &Measured) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::measure;
+    use super::{Plan, measure};
 
     #[test]
     fn what_is_promised_is_kept_and_first_in_first_out_keeps_none_of_it() {
-        let measured = measure(1);
+        let measured = measure(Plan { seed: 1, minutes: 20, queues: 10_000 });
         let [alone, fair, fifo] = &measured.beside[..] else { panic!("three ways") };
         assert_eq!(fair.beyond, Some(0));
         assert!(fair.p99_s <= fair.bound_s.expect("it is promised"));

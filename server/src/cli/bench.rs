@@ -68,6 +68,12 @@ struct Fair {
     /// Breaks ties and draws sizes; the same seed gives the same answer.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Minutes of virtual time in which a small tenant and a large one send.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(10..=10_000))]
+    minutes: u32,
+    /// Queues of the tenant that has many, beside fifty of another.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    queues: u32,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -244,7 +250,8 @@ impl Queue {
 
 impl Fair {
     fn run(self) -> Result<(), Failure> {
-        let measured = fair::measure(self.seed);
+        let queues = self.queues as usize;
+        let measured = fair::measure(fair::Plan { seed: self.seed, minutes: self.minutes, queues });
         if self.json { output::json(&measured) } else { output::line(fair::table(&measured).trim_end()) }
     }
 }

@@ -1,4 +1,4 @@
-//! The directory in which queues and files lie: can it be written, is there room, how long does a sync take?
+//! The directory in which queues and files lie: whether it can be written, has room, and how long a sync takes.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
