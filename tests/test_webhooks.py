@@ -13,8 +13,8 @@ import openai
 import pytest
 
 from conftest import command, until
-from replicas import Plain, tenant
-from test_batches import CHAT, Answering, client, ended, left, line, submit
+from replicas import tenant
+from test_batches import CHAT, Answering, Door, client, ended, left, line, submit
 
 
 class Ear:
@@ -74,7 +74,7 @@ def world(start):
     start.ear, start.other = Ear(start.path), Ear(start.path)
     start.engine_of_ours = Answering("one")
     a = tenant(start.path, "a", webhook=start.other.settings())
-    start.door = Plain(start.path, [start.engine_of_ours], "[queue]\nattempts = 1\n" + a + tenant(start.path, "b") + f"\n[webhook]\nurl = \"{start.ear.url}\"\nsecret_file = \"{start.ear.file}\"\n")
+    start.door = Door(start.path, [start.engine_of_ours], "[queue]\nattempts = 1\n" + a + tenant(start.path, "b") + f"\n[webhook]\nurl = \"{start.ear.url}\"\nsecret_file = \"{start.ear.file}\"\n")
     yield start
     start.door.run.kill()
 
@@ -103,7 +103,7 @@ def test_a_job_that_is_cancelled_is_told_so(world):
 
 def test_what_is_not_heard_is_told_again_by_whoever_lives(tmp_path):
     ear, engine = Ear(tmp_path), Answering("one")
-    door = Plain(tmp_path, [engine], f'[webhook]\nurl = "{ear.url}"\nsecret_file = "{ear.file}"\n')
+    door = Door(tmp_path, [engine], f'[webhook]\nurl = "{ear.url}"\nsecret_file = "{ear.file}"\n')
     try:
         ear.deaf = True
         engine.hold(after=0)
@@ -128,7 +128,7 @@ def test_what_is_not_heard_is_told_again_by_whoever_lives(tmp_path):
 
 def test_a_job_that_runs_when_its_gateway_is_killed_is_told_of_when_it_has_ended(tmp_path):
     ear, engine = Ear(tmp_path), Answering("one")
-    door = Plain(tmp_path, [engine], f'[webhook]\nurl = "{ear.url}"\nsecret_file = "{ear.file}"\n')
+    door = Door(tmp_path, [engine], f'[webhook]\nurl = "{ear.url}"\nsecret_file = "{ear.file}"\n')
     try:
         engine.hold(after=0)
         one = job(door)
