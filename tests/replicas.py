@@ -162,7 +162,7 @@ class Load:
                     if status == 429 and patience:
                         time.sleep(0.02)
 
-        self.users = [threading.Thread(target=user, args=(i,)) for i in range(users)]
+        self.users = [threading.Thread(target=user, args=(i,), daemon=True) for i in range(users)]
         [one.start() for one in self.users]
 
     def end(self):

@@ -60,7 +60,7 @@ def test_an_engine_that_is_killed_under_load_costs_no_request_and_comes_back_exa
             if answer.status_code != 200:
                 failures.append(answer.text)
 
-    users = [threading.Thread(target=user, args=(i,)) for i in range(8)]
+    users = [threading.Thread(target=user, args=(i,), daemon=True) for i in range(8)]
     [one.start() for one in users]
     try:
         until(lambda: door.engine("a")["views"][0]["blocks"] > 0, "both engines to hold something")

@@ -289,7 +289,8 @@ def test_clients_that_leave_in_the_middle_leave_no_half_changes(start):
             except FileNotFoundError:
                 pass
 
-    threads = [*(threading.Thread(target=rude, args=(instance,)) for instance in range(10, 14)), threading.Thread(target=tell), threading.Thread(target=read)]
+    threads = [threading.Thread(target=rude, args=(instance,), daemon=True) for instance in range(10, 14)]
+    threads += [threading.Thread(target=one, daemon=True) for one in (tell, read)]
     for thread in threads:
         thread.start()
     for instance in range(100, 160):
@@ -362,7 +363,7 @@ def test_who_is_registered_survives_a_kill(start):
             except httpx.HTTPError:
                 return
 
-    thread = threading.Thread(target=register)
+    thread = threading.Thread(target=register, daemon=True)
     thread.start()
     until(lambda: len(answered) >= 40, "registrations")
     indexer.run.kill()
@@ -535,7 +536,7 @@ def test_many_ask_while_streams_are_rebuilt(start):
                 if answer["scores"] != {str(instance): {"0": 32} for instance in range(4)}:
                     wrong.append(answer)
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
     for number in range(2, 200):

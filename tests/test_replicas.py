@@ -280,7 +280,7 @@ def test_a_rolling_restart_fails_no_request(world):
             else:
                 failures.append("nobody took it")
 
-    users = [threading.Thread(target=user, args=(i,)) for i in range(8)]
+    users = [threading.Thread(target=user, args=(i,), daemon=True) for i in range(8)]
     [one.start() for one in users]
     try:
         for door in world.doors:
@@ -300,11 +300,12 @@ def test_what_others_had_in_hand_is_forgotten_when_nobody_can_say_so_any_more(tm
     """An engine was full with another replica's requests when Redis went; it must not stay full for ever."""
     redis, engine = Redis(tmp_path), Counting("one", seconds=1.0)
     limited = settings(redis.dsn, replicas=2) + f'\n[[engines]]\nname = "one"\nurl = "{engine.url}"\nmax_in_flight = 4\n'
+    limited += '[queue]\nmax_wait = "100ms"\n'
     doors = [Plain(tmp_path, [], limited) for _ in range(2)]
     try:
         until(lambda: all(len(door.replicas()) == 2 for door in doors), "both to know of each other")
         load = Load([doors[0].url], users=4)
-        until(lambda: chat(doors[1], "none").status_code == 429, "the other to hear that the engine is full")
+        until(lambda: chat(doors[1], "none").status_code == 503, "the other to hear that the engine is full")
         redis.kill()
         load.end()
         doors[0].run.kill()
