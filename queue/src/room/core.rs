@@ -400,15 +400,8 @@ pub(super) fn keep_time<P: Send + 'static>(shared: &Weak<Shared<P>>) {
             let until = core.next_time().map_or(now.plus(LOOK), |at| at.min(now.plus(LOOK)));
             if until > now {
                 core.sleeps_until = Some(until);
-                let woken = shared.ticked.wait_for(&mut core, Duration::from_millis(until.since(now)));
+                shared.ticked.wait_for(&mut core, Duration::from_millis(until.since(now)));
                 core.sleeps_until = None;
-                // A place may have become free without a word that was heard: whoever waits is looked at again now and then.
-                if woken.timed_out() && core.sched.waiting() > 0 {
-                    core.sched.stir(None);
-                    drop(core);
-                    shared.pump();
-                    continue;
-                }
             }
             core.next_time().is_some_and(|at| at <= shared.now())
         };

@@ -114,8 +114,8 @@ pub(crate) struct Shared<P: Send + 'static> {
     waiting: AtomicUsize,
     next_volatile: AtomicU64,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Committers of partitions that were given up on these very threads.
-    ending: Mutex<HashMap<u32, JoinHandle<()>>>,
+    /// Committers of partitions that were given up on these very threads; none: somebody waits for its end.
+    ending: Mutex<HashMap<u32, Option<JoinHandle<()>>>>,
 }
 
 impl Default for Options {
@@ -374,13 +374,17 @@ impl<P: Send + 'static> Shared<P> {
         if partition == stand::NOWHERE {
             return Err(cannot_open(partition, "this number is kept for what lives in memory only"));
         }
-        let ending = self.ending.lock().remove(&partition);
-        if let Some(ending) = ending {
-            if ending.thread().id() == std::thread::current().id() {
-                self.ending.lock().insert(partition, ending);
-                return Err(locked());
+        let committer = match self.ending.lock().get_mut(&partition) {
+            // Itself, within a call to the runner; or whoever waits for its end has it.
+            Some(ending) => {
+                let other = ending.take_if(|one| one.thread().id() != std::thread::current().id());
+                Some(other.ok_or_else(locked)?)
             }
-            let _panicked = ending.join();
+            None => None,
+        };
+        if let Some(committer) = committer {
+            let _panicked = committer.join();
+            self.ending.lock().remove(&partition);
         }
         let mut core = self.core.lock();
         if core.closed {
@@ -406,7 +410,7 @@ impl<P: Send + 'static> Shared<P> {
         };
         self.ticked.notify_all();
         self.readers.close();
-        let ending: Vec<JoinHandle<()>> = std::mem::take(&mut *self.ending.lock()).into_values().collect();
+        let ending = std::mem::take(&mut *self.ending.lock()).into_values().flatten();
         join(committers.into_iter().chain(ending));
         // Committers start others, which count.
         join(std::mem::take(&mut *self.threads.lock()));
@@ -427,7 +431,7 @@ impl<P: Send + 'static> Shared<P> {
         };
         // What it is writing is written, told and run before it is revoked.
         if committer.thread().id() == std::thread::current().id() {
-            self.ending.lock().insert(partition, committer);
+            self.ending.lock().insert(partition, Some(committer));
         } else {
             let _panicked = committer.join();
         }

@@ -197,7 +197,8 @@ impl Scheduler {
         lane.at = to;
         let seat_id = lane.seat;
         let seat = &mut self.seats[seat_id as usize];
-        let turns = &mut self.targets[seat.target as usize].turns[id.class.number()];
+        let target = &mut self.targets[seat.target as usize];
+        let turns = &mut target.turns[id.class.number()];
         if from == At::Empty {
             turns.waiting += 1;
             self.waiting += 1;
@@ -207,7 +208,12 @@ impl Scheduler {
             if turns.waiting == 0 {
                 turns.owed = turns.owed.min(0);
             }
+            // Whoever frees a place when nobody waits tells nobody: the next one asks again.
+            if target.at == TargetAt::NoPlace && target.turns.iter().all(|turns| turns.waiting == 0) {
+                target.at = TargetAt::Idle;
+            }
         }
+        let turns = &mut target.turns[id.class.number()];
         if to.is_present() && !from.is_present() {
             seat.fair.arrive(&mut lane.tag);
             if seat.present == 0 {

@@ -19,6 +19,7 @@
 //! - Q6: nothing that could start waits. What is first at its level and too large for what is left there keeps that level
 //!   for itself until something ends there, and is then the first to be asked: small ones do not go past it for ever. If it
 //!   leaves or is paused, the level is free at once.
+//! - Q7: a target has no place only while somebody waits for one: whoever frees a place tells of it only then.
 
 mod decide;
 mod hash;

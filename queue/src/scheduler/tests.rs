@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{Options, QueueId, Tenancy};
+use super::{LaneId, Options, QueueId, Tenancy};
 use crate::entry::{Order, Terms};
 use crate::fair::Fair;
 use crate::limits::{Limits, Rate};
@@ -669,6 +669,21 @@ fn a_hundred_thousand_blocked_lanes_are_looked_at_once_each_and_never_again() {
 }
 
 /// How many histories: `WARMLINE_SEEDS` asks for more.
+#[test]
+fn a_place_that_became_free_while_nobody_waited_is_found_by_whoever_comes_next() {
+    let mut sim = Sim::new(Options::default());
+    let queue = sim.queue("a", "q");
+    sim.engines.free.insert(TARGET.into(), 0);
+    let key = sim.add(queue, 0, 1);
+    assert!(sim.start().is_none(), "there is no place");
+    sim.cancel(LaneId { queue, class: Class::new(0).unwrap() }, key);
+    // Nobody waits, so nobody is told.
+    sim.engines.free.insert(TARGET.into(), 1);
+    sim.check();
+    sim.add(queue, 0, 1);
+    assert!(sim.start().is_some(), "the place is free");
+}
+
 #[expect(clippy::disallowed_methods, reason = "how much is tested is said from outside")]
 fn seeds(least: u64) -> u64 {
     std::env::var("WARMLINE_SEEDS").ok().and_then(|many| many.parse().ok()).unwrap_or(least)

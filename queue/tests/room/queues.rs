@@ -281,7 +281,6 @@ fn tenants_that_come_and_go_leave_no_debts_behind() {
         let queue = QueueName::new(&format!("t{tenant}"), "q").unwrap();
         Entry { queue, class: class(number), ..entry("q", "a") }
     };
-    let mut most = 0;
     for tenant in 0..300 {
         // Two at a time, so that one always owes the other.
         for number in 0..4 {
@@ -292,9 +291,14 @@ fn tenants_that_come_and_go_leave_no_debts_behind() {
             let started = world.notes.started();
             world.finish(&started.hold(), Outcome::Done).unwrap();
         }
-        most = most.max(debts());
     }
+    // How soon is a matter of who came when; but every queue that closes takes some along.
+    world.until("the debts of 301 tenants are off the books", || {
+        world.enqueue(of(301, 0));
+        let started = world.notes.started();
+        world.finish(&started.hold(), Outcome::Done).unwrap();
+        debts() <= 2
+    });
     world.is_empty();
-    assert!(most < 60, "of 301 tenants in 4 classes {most} debts were on the books at a time");
     assert!(world.room.totals().sizes.tenants < 10, "{:?}", world.room.totals().sizes);
 }

@@ -218,7 +218,10 @@ impl Sim {
             && *free < i64::MAX / 2
         {
             *free += 1;
-            self.sched.stir(Some(&run.target));
+            // As the room does it: with nobody there is nobody to tell.
+            if self.sched.waiting() > 0 {
+                self.sched.stir(Some(&run.target));
+            }
         }
     }
 
