@@ -18,7 +18,7 @@ pub(super) struct Entries {
 
 /// Where an object is: its shard, and its row there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place(pub(super) u32);
+pub(super) struct Place(pub(super) u32);
 
 /// One copy in a queue.
 #[derive(Clone, Copy, Debug)]

@@ -108,10 +108,9 @@ pub(super) struct Ask {
     pub(super) retry: bool,
 }
 
-/// How a task ends.
+/// How a task ends without a copy in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    Completed,
     /// By its holder: nothing that it writes can still land in its own memory.
     Failed(Later, Option<Box<str>>),
     Expired,
@@ -416,7 +415,6 @@ impl Master {
         }
         let promotions = &mut shard.tally.promotions;
         match end {
-            End::Completed => {}
             End::Failed(why, error) => {
                 promotions.failed += 1;
                 self.keep(shard, at, task.history, why, error);
