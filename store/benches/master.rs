@@ -194,9 +194,8 @@ fn rate(threads: usize, ask: impl Fn(&[[u8; 32]]) -> usize + Sync) -> f64 {
                     let mut found = 0;
                     for batch in 0..each {
                         let first = (thread * 7_919 + batch) * BATCH;
-                        let keys: [[u8; 32]; BATCH] = std::array::from_fn(|at| {
-                            key(mixed((first + at) as u64) as usize % OBJECTS)
-                        });
+                        let keys: [[u8; 32]; BATCH] =
+                            std::array::from_fn(|at| key(mixed((first + at) as u64) as usize % OBJECTS));
                         found += ask(&keys);
                     }
                     assert_eq!(found, each * BATCH);
@@ -239,11 +238,7 @@ fn gets(store: &Store, bare: &Bare) {
                 .count()
         });
         let floor = rate(threads, |keys| keys.iter().filter(|key| bare.has(*key)).count());
-        println!(
-            "get, {threads} thread(s): {:.2} M/s; bare map {:.2} M/s",
-            ours / 1e6,
-            floor / 1e6
-        );
+        println!("get, {threads} thread(s): {:.2} M/s; bare map {:.2} M/s", ours / 1e6, floor / 1e6);
     }
 }
 
@@ -268,7 +263,11 @@ fn puts() {
             })
             .collect(),
     );
-    println!("put (reserve, commit): {:.2} M/s; an insert into a bare map {:.2} M/s", ours / 1e6, floor / 1e6);
+    println!(
+        "put (reserve, commit): {:.2} M/s; an insert into a bare map {:.2} M/s",
+        ours / 1e6,
+        floor / 1e6
+    );
 }
 
 /// Latencies of batches, in microseconds: median, 99 %, 99.9 %, the worst.
@@ -293,7 +292,9 @@ fn eviction() {
     let mut full = store(OBJECTS as u64 * SIZE * 100 / 95, Offload::Off);
     full.fill();
     let print = |what: &str, [half, most, more, worst]: [f64; 4]| {
-        println!("exists batch, {what}: median {half:.0} us, p99 {most:.0} us, p99.9 {more:.0} us, worst {worst:.0} us");
+        println!(
+            "exists batch, {what}: median {half:.0} us, p99 {most:.0} us, p99.9 {more:.0} us, worst {worst:.0} us"
+        );
     };
     print("idle", latencies(&full, &|batch| batch >= 20_000));
     let busy = std::thread::scope(|scope| {
@@ -409,6 +410,9 @@ fn restart() {
     println!("restart: an inventory of {OBJECTS} objects in {:.2} s", start.elapsed().as_secs_f64());
     let start = clock();
     store.master.lost(store.node).expect("it joined");
-    println!("a node with {OBJECTS} objects is lost: {:.2} s, a shard at a time", start.elapsed().as_secs_f64());
+    println!(
+        "a node with {OBJECTS} objects is lost: {:.2} s, a shard at a time",
+        start.elapsed().as_secs_f64()
+    );
     store.master.check().expect("everything adds up");
 }

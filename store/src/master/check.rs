@@ -134,8 +134,7 @@ impl Count {
                     List::Soft => ListName::Soft,
                     List::Kept => continue,
                 };
-                let queued =
-                    (copy.tier, object.tenant, list, copy.link.0, place, object.version.0 as u32);
+                let queued = (copy.tier, object.tenant, list, copy.link.0, place, object.version.0 as u32);
                 ensure(self.queued.entry(copy.node).or_default().insert(queued), "M2: twice")?;
             }
             let row = row as u32;

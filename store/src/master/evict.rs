@@ -68,7 +68,8 @@ impl Master {
         if object.version.0 as u32 != next.version || copy.is_none_or(|copy| copy.link != next.link) {
             return 0;
         }
-        let spared = object.flags.clear(Flags::read(tier)) && next.list == List::Main && goal.colder.is_none();
+        let spared =
+            object.flags.clear(Flags::read(tier)) && next.list == List::Main && goal.colder.is_none();
         if spared || goal.colder.is_some_and(|heat| object.heat.score(self.moment(now)) >= heat) {
             return 0;
         }

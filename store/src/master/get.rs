@@ -4,13 +4,13 @@ use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 
+use super::Master;
 use super::candidates::Waits;
 use super::name::{Block, Group, Millis, Node, Pin, Tenant, Tier, Version};
 use super::object::Flags;
 use super::order::Place;
 use super::promote::{Ask, Never, Tried};
 use super::shard::Shard;
-use super::Master;
 
 /// What is known of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,7 +122,7 @@ impl Master {
     /// Whether a key is there. Neither counts nor promotes nor leases.
     pub fn exists(&self, tenant: Tenant, key: &[u8]) -> Presence {
         let (shard, at) = self.find(tenant, key);
-        let Some(at) = at else { return self.presence(false) };
+        let Some(at) = at else { return self.presence() };
         let object = &shard.rows[at.row()];
         if object.copies.iter().any(|copy| self.readable(copy.node)) {
             Presence::Here
@@ -192,12 +192,8 @@ impl Master {
         if self.unsure() { Found::Unknown } else { Found::Absent }
     }
 
-    fn presence(&self, here: bool) -> Presence {
-        match here {
-            true => Presence::Here,
-            false if self.unsure() => Presence::Unknown,
-            false => Presence::Absent,
-        }
+    fn presence(&self) -> Presence {
+        if self.unsure() { Presence::Unknown } else { Presence::Absent }
     }
 
     /// Counts a read from disk; promotes, or records a candidate.

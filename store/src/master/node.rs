@@ -259,8 +259,7 @@ impl Inside {
         let space = self.space[tier.at()];
         let settled = space.settled();
         let part = |thousandths: u32| share(space.capacity, thousandths);
-        let above =
-            if settled > part(marks.0) { settled - part(marks.1).min(settled) } else { 0 };
+        let above = if settled > part(marks.0) { settled - part(marks.1).min(settled) } else { 0 };
         above.max((settled + waited).saturating_sub(space.capacity))
     }
 

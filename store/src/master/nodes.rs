@@ -487,7 +487,8 @@ impl Master {
         inside.complete = false;
         if new_life {
             inside.outbox.clear();
-            let memory: Vec<_> = inside.leaving.keys().filter(|(_, tier)| *tier == Tier::Memory).copied().collect();
+            let memory: Vec<_> =
+                inside.leaving.keys().filter(|(_, tier)| *tier == Tier::Memory).copied().collect();
             for (version, tier) in memory {
                 inside.released(version, tier);
             }
@@ -558,8 +559,11 @@ impl Master {
 impl Inside {
     /// Everything that is on its way out is ordered again: the order, or its answer, may have been lost.
     fn order_again(&mut self) {
-        let mut leaving: Vec<_> =
-            self.leaving.iter().map(|((version, tier), leaving)| (*version, *tier, leaving.name.clone())).collect();
+        let mut leaving: Vec<_> = self
+            .leaving
+            .iter()
+            .map(|((version, tier), leaving)| (*version, *tier, leaving.name.clone()))
+            .collect();
         leaving.sort_unstable();
         for (version, tier, name) in leaving {
             self.outbox.urgent(Order::Drop { name, version, tier });

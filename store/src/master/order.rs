@@ -180,11 +180,16 @@ mod tests {
         let links: Vec<Link> =
             (0..5).map(|n| entries.push(&mut queue, Place(n), Version(n.into()))).collect();
         let look = |entries: &mut Entries, queue: &mut Sieve| entries.next(queue).map(|(_, at, _)| at.0);
-        assert_eq!((0..7).filter_map(|_| look(&mut entries, &mut queue)).collect::<Vec<_>>(), [
-            0, 1, 2, 3, 4, 0, 1
-        ]);
+        assert_eq!(
+            (0..7).filter_map(|_| look(&mut entries, &mut queue)).collect::<Vec<_>>(),
+            [0, 1, 2, 3, 4, 0, 1]
+        );
         entries.remove(&mut queue, links[2]);
-        assert_eq!(look(&mut entries, &mut queue), Some(3), "what the hand was at is gone: it is at the next");
+        assert_eq!(
+            look(&mut entries, &mut queue),
+            Some(3),
+            "what the hand was at is gone: it is at the next"
+        );
         entries.push(&mut queue, Place(9), Version(9));
         assert_eq!((0..3).filter_map(|_| look(&mut entries, &mut queue)).collect::<Vec<_>>(), [4, 9, 0]);
         for (link, ..) in entries.list(&queue) {

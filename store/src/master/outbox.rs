@@ -120,8 +120,7 @@ impl Outbox {
             Order::Drop { .. } | Order::CancelPut { .. } | Order::CancelTask { .. } => return None,
         };
         let flow = Flow { kind, tenant: copying.name.tenant };
-        let turn =
-            (copying.deadline.unwrap_or(Millis(u64::MAX)), Reverse(copying.heat), self.next);
+        let turn = (copying.deadline.unwrap_or(Millis(u64::MAX)), Reverse(copying.heat), self.next);
         self.next += 1;
         let waiting = self.flows.entry(flow).or_default();
         if waiting.orders.is_empty() {

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::Master;
 use super::candidates::{Candidate, Demand};
 use super::error::Error;
 use super::name::{Millis, Name, Node, Tier, Version};
@@ -13,7 +14,6 @@ use super::object::Flags;
 use super::order::Place;
 use super::outbox::{Copying, Order, Slip};
 use super::shard::Shard;
-use super::Master;
 
 /// One task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -105,10 +105,9 @@ impl Master {
             return Err(Error::TooMany { what: "members of a group", most: MAX_GROUP }.into());
         }
         let node = self.choose(put, now)?;
-        self.charge_put(put, node, now)?;
+        self.keep_quota(put, node, now);
         let reserved = self.reserve_at(put, node, now);
         if reserved.is_err() {
-            self.account(put.tenant).give(Tier::Memory, put.size);
             self.relieve(node, now);
         }
         reserved
@@ -229,7 +228,8 @@ impl Master {
             largest = largest.max(space.capacity);
             if space.capacity >= put.size {
                 let free = space.free().saturating_sub(inside.waited(None, now));
-                let offer = (free >= put.size, space.capacity - space.settled().min(space.capacity), member.node);
+                let offer =
+                    (free >= put.size, space.capacity - space.settled().min(space.capacity), member.node);
                 best = best.max(Some(offer));
             }
         }
@@ -240,25 +240,18 @@ impl Master {
         }
     }
 
-    /// Charges the tenant; its own objects leave if it has too much.
-    fn charge_put(&self, put: &Put<'_>, node: Node, now: Millis) -> Result<(), Refused> {
+    /// A tenant that would have too much lets its own objects leave, and nobody else's.
+    fn keep_quota(&self, put: &Put<'_>, node: Node, now: Millis) {
         let account = self.account(put.tenant);
-        if account.charge(Tier::Memory, put.size) {
-            return Ok(());
-        }
-        let over = |account: &super::tenants::Account| {
-            (account.used(Tier::Memory) + put.size).saturating_sub(account.quota(Tier::Memory))
-        };
         let here = self.member(node).into_iter();
         for member in here.chain(self.members().filter(|member| member.node != node)) {
-            let bytes = over(account);
-            self.evict(member, Tier::Memory, Goal { bytes, only: Some(put.tenant), colder: None }, now);
-            if account.charge(Tier::Memory, put.size) {
-                return Ok(());
+            let wanted = account.used(Tier::Memory).saturating_add(put.size);
+            let bytes = wanted.saturating_sub(account.quota(Tier::Memory));
+            if bytes == 0 {
+                return;
             }
+            self.evict(member, Tier::Memory, Goal { bytes, only: Some(put.tenant), colder: None }, now);
         }
-        let until = now.plus(self.options.wait_patience);
-        Err(Refused::Wait(Wait { what: WaitFor::Quota, node: Some(node), ticket: put.ticket, until }))
     }
 
     /// Takes the bytes and a slot of that node, unless somebody else is putting the same key.
@@ -282,7 +275,16 @@ impl Master {
             self.displace(shard, at, index);
         }
         let member = self.member(node)?;
-        self.take_space(&mut member.lock(), node, put, now)?;
+        let account = self.account(put.tenant);
+        if !account.charge(Tier::Memory, put.size) {
+            let until = now.plus(self.options.wait_patience);
+            let wait = Wait { what: WaitFor::Quota, node: Some(node), ticket: put.ticket, until };
+            return Err(Refused::Wait(wait));
+        }
+        if let Err(refused) = self.take_space(&mut member.lock(), node, put, now) {
+            account.give(Tier::Memory, put.size);
+            return Err(refused);
+        }
         let version = Version(self.number());
         shard.puts.push(Writing {
             version,

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::Master;
 use super::error::Error;
 use super::name::{Tenant, Tier};
 use super::options::MAX_TENANTS;
-use super::Master;
 
 /// What a tenant may use, and its part beside others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 
+use super::Master;
 use super::candidates::Candidate;
 use super::evict::Goal;
 use super::name::{Millis, Tenant, Tier, Version};
 use super::order::Place;
 use super::promote::{Ask, Later, Tried};
 use super::shard::Shard;
-use super::Master;
 
 /// Rows of a shard.
 pub(super) type Rows = SmallVec<[u32; 16]>;
@@ -120,23 +120,32 @@ impl Master {
         let try_once = |last: bool| {
             let mut shard = self.shard(at);
             let candidate = Self::due_candidate(&mut shard, due)?;
-            let (score, size) = (candidate.score, shard.rows[at.row()].bytes());
+            let score = candidate.score;
+            let (size, lately) = self.lately(&shard, at, now);
             let tried = self.admit(&mut shard, at, &Ask { score, demand: None, retry: true }, now);
             match tried {
                 Tried::Later(Later::Watermark) if !last => {}
                 Tried::Later(why) => self.refused(&mut shard, at, why, now),
                 Tried::Queued(_) | Tried::Never(_) => {}
             }
-            Some((tried, score, size))
+            Some((tried, lately, size))
         };
         match try_once(false) {
-            Some((Tried::Later(Later::Watermark), score, size)) => {
-                self.exchange(at, due.version, score, size, now);
+            Some((Tried::Later(Later::Watermark), lately, size)) => {
+                self.exchange(at, due.version, lately, size, now);
                 matches!(try_once(true), Some((Tried::Queued(_), ..)))
             }
             Some((Tried::Queued(_), ..)) => true,
             _ => false,
         }
+    }
+
+    /// How large it is, and how often it was read lately: what it would displace has cooled down as well.
+    fn lately(&self, shard: &Shard, at: Place, now: Millis) -> (u64, u8) {
+        let Some(object) = shard.rows.get(at.row()) else { return (0, 0) };
+        let state = shard.states.get(&object.tenant);
+        let score = state.map_or(0, |state| state.sketch.score(self.hash_of(object), self.moment(now)));
+        (object.bytes(), score)
     }
 
     fn due_candidate<'s>(shard: &'s mut Shard, due: &Due) -> Option<&'s mut Candidate> {
@@ -146,7 +155,7 @@ impl Master {
     }
 
     /// Lets what was read less often leave the memory of the object's holder, until the object would fit.
-    fn exchange(&self, at: Place, version: Version, score: u8, size: u64, now: Millis) {
+    fn exchange(&self, at: Place, version: Version, heat: u8, size: u64, now: Millis) {
         let holder = {
             let mut shard = self.shard(at);
             let object = shard.object(at.row() as u32, version);
@@ -162,7 +171,7 @@ impl Master {
         };
         // What would not make enough room is not worth dropping.
         if size <= super::node::share(member.lock().space[0].capacity, self.options.high) {
-            self.evict(member, Tier::Memory, Goal { bytes, only: None, colder: Some(score) }, now);
+            self.evict(member, Tier::Memory, Goal { bytes, only: None, colder: Some(heat) }, now);
         }
     }
 

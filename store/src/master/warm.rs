@@ -2,12 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
+use super::Master;
 use super::candidates::Demand;
 use super::name::{Millis, Tenant};
 use super::object::Flags;
 use super::promote::{Ask, Never, Tried};
 use super::shard::Shard;
-use super::Master;
 
 /// What somebody wants warm. Give it back with [`Master::cool`] when they leave; dropping it changes nothing.
 #[derive(Debug)]

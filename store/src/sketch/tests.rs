@@ -37,9 +37,7 @@ fn moment(seconds: u64) -> Moment {
 /// Keys of that window that pass the threshold although each is touched once.
 fn passed(mut touch: impl FnMut(u64) -> u8) -> Vec<usize> {
     (0..WINDOWS)
-        .map(|window| {
-            (0..KEYS).filter(|key| touch((window * KEYS + key) as u64 + 1) >= THRESHOLD).count()
-        })
+        .map(|window| (0..KEYS).filter(|key| touch((window * KEYS + key) as u64 + 1) >= THRESHOLD).count())
         .collect()
 }
 
@@ -90,6 +88,10 @@ fn it_never_grows_past_four_entries_a_key_and_the_cold_make_room() {
         sketch.touch(hot, 1_000, moment(0));
         sketch.touch(xxh3_64_with_seed(&round.to_be_bytes(), 6), 1_000, moment(0));
     }
-    assert_eq!(sketch.score(hot, moment(0)), 255, "one that is hot is not pushed out by those that are read once");
+    assert_eq!(
+        sketch.score(hot, moment(0)),
+        255,
+        "one that is hot is not pushed out by those that are read once"
+    );
     assert_eq!(sketch.score(hot, moment(300 * 20)), 0, "and is forgotten in time");
 }

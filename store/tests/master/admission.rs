@@ -4,7 +4,7 @@ use store::master::name::{Millis, Tier};
 use store::master::options::{Offload, Options, Promotion};
 use store::master::{Later, Never, Presence, Put, Quota, Tried};
 
-use crate::kit::{MIB, World, key, options};
+use crate::kit::{MIB, World, options};
 
 #[test]
 fn promotion_is_off_by_default_and_inert() {
@@ -193,7 +193,6 @@ fn a_key_that_is_not_there_is_no_error_and_promotes_nothing() {
     for _ in 0..3 {
         assert_eq!(world.get(b"none"), store::master::Found::Absent);
     }
-    let _ = key(0);
     assert_eq!(world.master.counters().moves.misses, 3);
     assert_eq!(world.master.candidates(), 0);
 }

@@ -1,7 +1,7 @@
 //! How orders reach nodes, and the life of a task.
 
 use store::master::name::{Node, Tier};
-use store::master::options::{Options, Promotion};
+use store::master::options::Options;
 use store::master::{Error, Later, Master, News, Order, Put, Quota, TaskId, Tried};
 
 use crate::kit::{MIB, World, key, options};
@@ -53,9 +53,6 @@ fn an_unknown_node_is_an_error() {
 #[test]
 fn the_hottest_comes_first_then_the_others_and_deadlines_before_all() {
     let mut world = World::new(Options { orders: 100, ..options() }, 100 * MIB);
-    let cap = Promotion { at_a_time: 0, ..options().promotion };
-    let mut blocked = World::new(Options { promotion: cap, ..options() }, 100 * MIB);
-    blocked.cold(b"k", MIB);
     for (number, reads) in [(0_u32, 2), (1, 5), (2, 3)] {
         world.cold(&key(number), MIB);
         // Read while no promotion can begin: another put of the key is under way.

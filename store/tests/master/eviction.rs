@@ -16,7 +16,8 @@ fn memory(world: &World) -> Vec<u32> {
 }
 
 #[test]
-fn the_oldest_that_nobody_read_leave_until_the_low_watermark_and_their_bytes_are_free_when_the_node_says_so() {
+fn the_oldest_that_nobody_read_leave_until_the_low_watermark_and_their_bytes_are_free_when_the_node_says_so()
+{
     let mut world = World::new(evicting(), 10 * MIB);
     for number in 0..8 {
         world.put(&key(number), MIB);
@@ -126,10 +127,12 @@ fn what_did_not_earn_a_place_on_disk_is_dropped_and_what_did_is_written_first() 
         world.work(0);
     }
     assert_eq!(world.fakes[0].keys(Tier::Disk).into_iter().collect::<Vec<_>>(), Vec::<Vec<u8>>::new());
-    world.put(&key(9), 6 * MIB);
-    for _ in 0..5 {
-        world.master.tick(world.now);
-        world.work(0);
+    for number in [20, 21] {
+        world.put_as(&Put { pin: Pin::Hard, ..Put::new(world.tenant, &key(number), 4 * MIB) });
+        for _ in 0..5 {
+            world.master.tick(world.now);
+            world.work(0);
+        }
     }
     assert_eq!(world.fakes[0].keys(Tier::Disk).into_iter().collect::<Vec<_>>(), [key(0)]);
     assert!(world.look(&key(1)).is_none(), "dropped");
@@ -151,6 +154,7 @@ fn a_group_leaves_as_a_whole_or_not_at_all() {
     world.pass(1_001);
     world.work(0);
     world.put(&key(9), 3 * MIB);
+    (7..10).for_each(|number| drop(world.hit(&key(number))));
     world.master.tick(world.now);
     assert_eq!(memory(&world), [7, 8, 9], "now all have left");
     world.checked();

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use store::master::name::{Name, Pin, Tier, Version};
 use store::master::options::{Offload, Options, Promotion};
-use store::master::{Found, Inventory, Joining, News, Order, Presence, Put, PutId, Quota, TaskId, Ticket, Warm};
+use store::master::{
+    Found, Inventory, Joining, News, Order, Presence, Put, PutId, Quota, TaskId, Ticket, Warm,
+};
 
 use crate::kit::{Chance, MIB, World, block, key, options};
 
@@ -219,8 +221,7 @@ impl History {
     }
 
     fn warm(&mut self, number: u32) {
-        let names: Vec<Vec<u8>> =
-            (0..3).map(|more| key((number + more) % KEYS as u32)).collect();
+        let names: Vec<Vec<u8>> = (0..3).map(|more| key((number + more) % KEYS as u32)).collect();
         let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
         let deadline = self.world.now.plus(self.chance.below(2_000));
         self.warms.push(self.world.master.warm(self.world.tenant, &names, deadline, self.world.now));
@@ -352,9 +353,11 @@ impl History {
             assert_eq!((look.puts, look.leaving, fake.open.len()), (0, 0, 0));
         }
         for number in 0..KEYS as u32 {
-            let held = self.world.fakes.iter().any(|fake| {
-                fake.holds.iter().any(|(_, (name, _))| *name.key == *key(number))
-            });
+            let held = self
+                .world
+                .fakes
+                .iter()
+                .any(|fake| fake.holds.iter().any(|(_, (name, _))| *name.key == *key(number)));
             assert_eq!(matches!(self.world.get(&key(number)), Found::Here(_)), held, "{number}");
         }
     }

@@ -21,6 +21,8 @@ pub struct World {
     pub now: Millis,
     pub fakes: Vec<Fake>,
     pub tenant: Tenant,
+    /// Versions of what lay on disks before this master.
+    pub older: u64,
 }
 
 /// Hears everything.
@@ -98,7 +100,7 @@ impl World {
         let ears = Arc::new(Ears::default());
         let master = Arc::new(Master::new(options, ears.clone(), ears.clone()));
         let tenant = master.tenant("a").unwrap();
-        let mut world = Self { master, ears, now: Millis(1_000_000), fakes: Vec::new(), tenant };
+        let mut world = Self { master, ears, now: Millis(1_000_000), fakes: Vec::new(), tenant, older: 0 };
         for (at, memory) in memories.iter().enumerate() {
             world.add_node(&format!("node-{at}"), *memory, 1_000 * MIB);
         }
@@ -202,7 +204,8 @@ impl World {
     /// An object that is on disk only.
     pub fn on_disk(&mut self, fake: usize, tenant: Tenant, key: &[u8], size: u64) -> Version {
         let version = Version(1 << 20 | u64::from(key.iter().map(|b| u32::from(*b)).sum::<u32>()));
-        let version = Version(version.0 + self.fakes.iter().map(|f| f.holds.len() as u64).sum::<u64>() * 7_000);
+        let version =
+            Version(version.0 + self.fakes.iter().map(|f| f.holds.len() as u64).sum::<u64>() * 7_000);
         let name = Name { tenant, key: key.into() };
         let (pin, group, tier) = (Pin::None, Group::NONE, Tier::Disk);
         self.fakes[fake].holds.insert((version, tier), (name.clone(), size));

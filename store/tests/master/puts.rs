@@ -53,7 +53,8 @@ fn a_second_put_of_a_key_replaces_the_first_and_a_duplicate_can_be_refused() {
 }
 
 #[test]
-fn a_put_that_nobody_ends_is_displaced_after_its_patience_and_its_bytes_are_free_when_no_late_write_can_land() {
+fn a_put_that_nobody_ends_is_displaced_after_its_patience_and_its_bytes_are_free_when_no_late_write_can_land()
+{
     let mut world = World::new(options(), 10 * MIB);
     let patience = options().put_patience;
     let lost = world.begin(&Put::new(world.tenant, b"k", MIB)).unwrap();
@@ -186,7 +187,11 @@ fn offloads_are_pushed_at_once_and_each_is_durable_or_reported() {
     }
     assert!(world.master.has_orders(world.node(0)), "one is enough: nothing waits for a batch");
     let moves = world.master.counters().moves;
-    assert_eq!((moves.offloads, moves.offloads_refused), (2, 1), "the third has no room on disk, and that is told");
+    assert_eq!(
+        (moves.offloads, moves.offloads_refused),
+        (2, 1),
+        "the third has no room on disk, and that is told"
+    );
     world.work(0);
     assert_eq!(world.master.counters().moves.offloaded, 2);
     world.checked();

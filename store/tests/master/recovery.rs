@@ -26,7 +26,6 @@ fn restart_master(mut world: World) -> World {
 }
 
 fn join(world: &mut World, fake: usize) -> Inventory {
-    let Joining { .. } = Joining { id: "", life: 0, memory: 0, disk: 0 };
     let (id, life) = (world.fakes[fake].id.clone(), world.fakes[fake].life);
     let (memory, disk) = (world.fakes[fake].memory, world.fakes[fake].disk);
     let joined = world.master.join(&Joining { id: &id, life, memory, disk }).unwrap();

@@ -56,7 +56,9 @@ fn a_refusal_by_the_watermark_records_one_candidate_and_a_second_get_refreshes_i
 
 #[test]
 fn retries_do_not_inflate_the_sketch_nor_count_as_reads() {
-    let mut world = full(options().promotion);
+    // Nothing cools down meanwhile.
+    let mut world = World::new(Options { half_life: 1 << 40, ..options() }, 10 * MIB);
+    world.put_as(&Put { pin: Pin::Hard, ..Put::new(world.tenant, b"full", 9 * MIB) });
     read(&mut world, b"k", 2);
     let before = (world.look(b"k").unwrap().disk_heat, world.master.counters().moves.hits_disk);
     for _ in 0..30 {
