@@ -96,11 +96,11 @@ impl Sketch {
 }
 
 impl Entry {
-    fn free(&self) -> bool {
+    fn free(self) -> bool {
         self.heat == Heat::default()
     }
 
-    fn warmth(&self, now: Moment) -> u8 {
+    fn warmth(self, now: Moment) -> u8 {
         if self.free() { 0 } else { self.heat.score(now) }
     }
 }

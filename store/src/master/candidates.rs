@@ -145,7 +145,7 @@ impl Master {
     pub(super) fn record(&self, shard: &mut Shard, at: Place, why: Later, score: u8, now: Millis) {
         let heard = self.stirred.count(why);
         let options = &self.options.promotion;
-        let fresh = !self.is_candidate(shard, at);
+        let fresh = !Self::is_candidate(shard, at);
         let Some(candidate) = self.candidate(shard, at, score, now) else { return };
         candidate.hit(score, options.threshold);
         candidate.last_seen = now;
@@ -159,7 +159,7 @@ impl Master {
     pub(super) fn want(&self, shard: &mut Shard, at: Place, why: Later, demand: Demand, now: Millis) -> bool {
         let heard = self.stirred.count(why);
         let backoff = self.options.promotion.backoff;
-        let fresh = !self.is_candidate(shard, at);
+        let fresh = !Self::is_candidate(shard, at);
         let Some(candidate) = self.candidate(shard, at, 0, now) else { return false };
         candidate.wanted.push(demand);
         candidate.last_seen = now;
@@ -291,7 +291,7 @@ impl Master {
         state.candidates.get_mut(&row)
     }
 
-    fn is_candidate(&self, shard: &Shard, at: Place) -> bool {
+    fn is_candidate(shard: &Shard, at: Place) -> bool {
         shard.rows.get(at.row()).is_some_and(|object| object.flags.has(Flags::CANDIDATE))
     }
 }

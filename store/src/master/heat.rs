@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn two_touches_count_as_two_within_a_half_life_and_as_one_long_after() {
-        for (gap, score) in [(0, 2), (60, 2), (150, 2), (299, 2), (310, 1), (3_000, 1)] {
+        for (gap, score) in [(0, 2), (60, 2), (150, 2), (299, 2), (400, 1), (3_000, 1)] {
             let mut heat = Heat::first(at(1_000));
             assert_eq!(heat.score(at(1_000)), 1);
             heat.touch(at(1_000 + gap));

@@ -159,7 +159,7 @@ impl Master {
             let mut inside = member.lock();
             let same = inside.life == joining.life && inside.complete && inside.standing() != Standing::Gone;
             if same {
-                self.resize(&mut inside, joining);
+                Self::resize(&mut inside, joining);
                 self.move_to(member, &mut inside, Standing::Exact);
                 inside.order_again();
             } else {
@@ -172,10 +172,11 @@ impl Master {
             self.stir(&self.stirred.holder);
             return Ok(Joined { node, inventory: Inventory::From(position) });
         }
-        self.forget(member, member.lock().life != joining.life);
+        let new_life = member.lock().life != joining.life;
+        self.forget(member, new_life);
         let mut inside = member.lock();
         (inside.life, inside.position) = (joining.life, 0);
-        self.resize(&mut inside, joining);
+        Self::resize(&mut inside, joining);
         Ok(Joined { node, inventory: Inventory::Snapshot })
     }
 
@@ -185,8 +186,10 @@ impl Master {
     /// [`Error::OldLife`].
     pub fn begin_inventory(&self, node: Node, life: u64) -> Result<(), Error> {
         let member = self.member(node)?;
-        self.of_life(member, life)?;
-        self.move_to(member, &mut member.lock(), Standing::Recovering);
+        Self::of_life(member, life)?;
+        {
+            self.move_to(member, &mut member.lock(), Standing::Recovering);
+        }
         self.forget(member, false);
         member.lock().order_again();
         Ok(())
@@ -198,11 +201,13 @@ impl Master {
     /// [`Error::OldLife`], or [`Error::Stale`] if no snapshot has begun.
     pub fn inventory(&self, node: Node, life: u64, items: &[Item]) -> Result<(), Error> {
         let member = self.member(node)?;
-        self.of_life(member, life)?;
+        Self::of_life(member, life)?;
         if member.standing() != Standing::Recovering {
             return Err(Error::Stale);
         }
-        items.iter().for_each(|item| self.adopt(member, item));
+        for item in items {
+            self.adopt(member, item);
+        }
         Ok(())
     }
 
@@ -212,7 +217,7 @@ impl Master {
     /// [`Error::OldLife`], or [`Error::Stale`] if no snapshot has begun.
     pub fn end_inventory(&self, node: Node, life: u64, position: u64, now: Millis) -> Result<(), Error> {
         let member = self.member(node)?;
-        self.of_life(member, life)?;
+        Self::of_life(member, life)?;
         {
             let mut inside = member.lock();
             if inside.standing() != Standing::Recovering {
@@ -281,7 +286,7 @@ impl Master {
     /// that is harmless, and the position counts.
     pub fn tell(&self, node: Node, life: u64, position: u64, news: &News, now: Millis) -> Result<(), Error> {
         let member = self.member(node)?;
-        self.of_life(member, life)?;
+        Self::of_life(member, life)?;
         {
             let mut inside = member.lock();
             if inside.standing() != Standing::Exact {
@@ -511,13 +516,13 @@ impl Master {
         Ok(member)
     }
 
-    fn of_life(&self, member: &Member, life: u64) -> Result<(), Error> {
+    fn of_life(member: &Member, life: u64) -> Result<(), Error> {
         let inside = member.lock();
         let known = inside.life == life && inside.standing() != Standing::Gone;
         if known { Ok(()) } else { Err(Error::OldLife) }
     }
 
-    fn resize(&self, inside: &mut Inside, joining: &Joining<'_>) {
+    fn resize(inside: &mut Inside, joining: &Joining<'_>) {
         inside.space(Tier::Memory).capacity = joining.memory;
         inside.space(Tier::Disk).capacity = joining.disk;
     }

@@ -210,7 +210,8 @@ mod tests {
             if (step / 10_000 % 2 == 0) == (what % 4 != 0) {
                 model[queue].push((entries.push(&mut queues[queue], Place(step), Version(0)), step));
             } else if !model[queue].is_empty() {
-                let (link, _) = model[queue].remove(what % model[queue].len().max(1));
+                let at = what % model[queue].len();
+                let (link, _) = model[queue].remove(at);
                 entries.remove(&mut queues[queue], link);
             }
         }

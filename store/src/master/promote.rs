@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::Master;
 use super::candidates::{Candidate, Demand};
 use super::error::Error;
-use super::name::{Millis, Name, Node, Tier, Version};
+use super::name::{Millis, Node, Tier, Version};
 use super::node::{Member, share};
 use super::object::Flags;
 use super::order::Place;
@@ -401,16 +401,16 @@ impl Master {
         }
         if let Ok(target) = self.member(task.target) {
             let mut inside = target.lock();
-            if !task.staged {
-                inside.space(Tier::Memory).promised -= bytes;
-            } else {
+            if task.staged {
                 inside.space(Tier::Memory).reserved -= bytes;
                 self.account(object.tenant).give(Tier::Memory, bytes);
+                // A holder that writes into its own memory has said that it no longer does.
                 if !(by_holder && task.target == task.holder) {
-                    let name = Name { tenant: object.tenant, key: object.key.clone() };
-                    inside.drop_copy(name, object.version, Tier::Memory, bytes);
+                    inside.drop_copy(object.name(), object.version, Tier::Memory, bytes);
                     self.wake.orders(task.target);
                 }
+            } else {
+                inside.space(Tier::Memory).promised -= bytes;
             }
         }
         let promotions = &mut shard.tally.promotions;

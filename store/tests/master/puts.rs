@@ -136,7 +136,8 @@ fn the_line_for_space_is_bounded_in_length_and_in_time() {
     wait(world.reserve(&Put::new(world.tenant, &key(3), MIB)));
     assert_eq!(first.until, world.now.plus(options().wait_patience));
     world.pass(options().wait_patience + 1);
-    let late = Put { ticket: first.ticket, ..Put::new(world.tenant, &key(1), MIB) };
+    let name = key(1);
+    let late = Put { ticket: first.ticket, ..Put::new(world.tenant, &name, MIB) };
     assert_eq!(world.reserve(&late), Err(Refused::Full));
     assert_eq!(world.master.used(world.tenant, Tier::Memory), 2 * MIB, "who is refused pays nothing");
     world.checked();
