@@ -564,6 +564,7 @@ impl Master {
 impl Inside {
     /// Everything that is on its way out is ordered again: the order, or its answer, may have been lost.
     fn order_again(&mut self) {
+        self.outbox.withdraw_drops();
         let mut leaving: Vec<_> = self
             .leaving
             .iter()

@@ -14,8 +14,12 @@ use super::put::PutId;
 /// Something for a node to do. What it names may be gone by then: then nothing is to be done, and that is no error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Drop this copy and tell when its bytes are free: [`News::Released`](super::News::Released). If there is no such copy,
-    /// tell the same.
+    /// Drop this copy, or give up the transfer that makes it, and tell when its bytes are free:
+    /// [`News::Released`](super::News::Released). If there is no such copy, tell the same.
+    ///
+    /// A node that joins or begins an inventory forgets the drops that it has taken, and answers only those that it takes
+    /// from then on: all that are open are ordered again. Otherwise one that was said twice could take away a copy that came in
+    /// between.
     Drop {
         /// Of which object.
         name: Name,
@@ -107,6 +111,11 @@ impl Outbox {
     /// Before everything else.
     pub(super) fn urgent(&mut self, order: Order) {
         self.urgent.push_back(order);
+    }
+
+    /// Takes back whatever frees something; it is about to be said again.
+    pub(super) fn withdraw_drops(&mut self) {
+        self.urgent.retain(|order| !matches!(order, Order::Drop { .. } | Order::CancelPut { .. }));
     }
 
     /// When its turn comes; unless `most` wait already.

@@ -161,7 +161,8 @@ impl Master {
         if object.flags.has(Flags::PROMOTING) {
             return Err(Tried::Never(Never::InFlight));
         }
-        if self.in_memory(object) {
+        // What is only in memory that cannot be read now has nothing to be promoted from.
+        if self.in_memory(object) || object.in_tier(Tier::Disk).next().is_none() {
             return Err(Tried::Never(Never::InMemory));
         }
         if ask.score < options.threshold && ask.demand.is_none() && !ask.retry {

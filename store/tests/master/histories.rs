@@ -290,9 +290,16 @@ impl History {
 
     fn returns(&mut self, at: usize) {
         let fake = &self.world.fakes[at];
+        // A new life knows of no transfer that the master let in before it heard of that life.
+        if self.world.master.node_list()[at].life != fake.life {
+            self.world.fakes[at].open.clear();
+        }
+        let fake = &self.world.fakes[at];
+        let position = fake.position;
         let joining = Joining { id: &fake.id, life: fake.life, memory: fake.memory, disk: fake.disk };
         let joined = self.world.master.join(&joining).unwrap();
-        let missed = joined.inventory != Inventory::From(fake.position + 1);
+        self.world.fakes[at].forget_drops();
+        let missed = joined.inventory != Inventory::From(position + 1);
         if joined.inventory == Inventory::Snapshot || missed {
             self.world.snapshot(at);
         }

@@ -136,6 +136,7 @@ impl World {
 
     /// Everything that a node holds, told at once.
     pub fn snapshot(&mut self, fake: usize) {
+        self.fakes[fake].forget_drops();
         let Fake { node, life, position, .. } = self.fakes[fake];
         let items: Vec<Item> = self.fakes[fake].items();
         self.master.begin_inventory(node, life).unwrap();
@@ -304,6 +305,11 @@ impl World {
 }
 
 impl Fake {
+    /// It joins, or begins an inventory: what it is to drop it is told again.
+    pub fn forget_drops(&mut self) {
+        self.todo.retain(|order| !matches!(order, Order::Drop { .. } | Order::CancelPut { .. }));
+    }
+
     pub fn items(&self) -> Vec<Item> {
         let item = |((version, tier), (name, size)): (&(Version, Tier), &(Name, u64))| Item {
             name: name.clone(),

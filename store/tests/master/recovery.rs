@@ -90,7 +90,8 @@ fn a_restarted_node_is_readopted_by_its_id_with_what_its_disk_has_and_without_it
     let old = News::Released { version: Version(1), tier: Tier::Disk };
     assert_eq!(world.master.tell(node, 1, 9, &old, world.now), Err(Error::OldLife));
     world.snapshot(0);
-    assert_eq!((world.hit(b"durable").memory.len(), world.hit(b"durable").disk.len()), (0, 1));
+    let durable = world.hit(b"durable");
+    assert_eq!((durable.memory.len(), durable.disk.len()), (0, 1));
     assert_eq!(world.get(b"memory only"), Found::Absent);
     let space = world.look_node(0).memory;
     assert_eq!((space.here, space.reserved, space.leaving, space.promised), (0, 0, 0, 0));
