@@ -1,11 +1,11 @@
 //! A frequency sketch: roughly how often each key was touched lately, in eight bytes a key.
 //!
-//! It remembers a fingerprint of each key beside its [`Heat`], in buckets of eight. It grows with the keys that it is asked about,
+//! It remembers a fingerprint of each key beside its [`Heat`], in one of two buckets of eight. It grows with the keys that it is asked about,
 //! up to a bound; past that the coldest of a bucket makes room. A count-min sketch errs upwards when it is too full: keys
 //! that were read once look hot. This one errs downwards: a key that had to make room starts again.
 //!
-//! Two keys share a count if they share a bucket and the other bits of their 32: of `n` keys in buckets of eight, one touch
-//! meets another key's count with a chance of about `n / 2^32`.
+//! Two keys share a count if they share all 32 bits: of `n` keys, one touch meets another key's count with a chance of about
+//! `n / 2^32`.
 
 use crate::master::heat::{Heat, Moment};
 
@@ -14,7 +14,6 @@ use crate::master::heat::{Heat, Moment};
 pub struct Sketch {
     /// A power of two, or none.
     buckets: Vec<Bucket>,
-    used: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,10 +41,11 @@ impl Sketch {
         if self.buckets.is_empty() {
             self.buckets.resize(LEAST, Bucket::default());
         }
-        let at = self.bucket(mark);
-        if let Some(entry) = self.buckets[at].0.iter_mut().find(|e| e.mark == mark && !e.free()) {
-            entry.heat.touch(now);
-            return entry.heat.score(now);
+        for at in self.choices(mark) {
+            if let Some(entry) = self.buckets[at].0.iter_mut().find(|e| e.mark == mark && !e.free()) {
+                entry.heat.touch(now);
+                return entry.heat.score(now);
+            }
         }
         self.insert(Entry { mark, heat: Heat::first(now) }, keys, now);
         1
@@ -54,8 +54,11 @@ impl Sketch {
     /// How often the key with this hash was touched lately.
     pub fn score(&self, hash: u64, now: Moment) -> u8 {
         let mark = mark(hash);
-        let Some(bucket) = self.buckets.get(self.bucket(mark)) else { return 0 };
-        bucket.0.iter().find(|e| e.mark == mark && !e.free()).map_or(0, |e| e.heat.score(now))
+        if self.buckets.is_empty() {
+            return 0;
+        }
+        let mut entries = self.choices(mark).into_iter().flat_map(|at| self.buckets[at].0);
+        entries.find(|e| e.mark == mark && !e.free()).map_or(0, |e| e.heat.score(now))
     }
 
     /// Bytes that it uses.
@@ -63,16 +66,17 @@ impl Sketch {
         self.buckets.capacity() * size_of::<Bucket>()
     }
 
+    /// Into the emptier of its two buckets; if both are full, the sketch grows or the coldest makes room.
     fn insert(&mut self, new: Entry, keys: usize, now: Moment) {
-        let (at, entries) = (self.bucket(new.mark), self.buckets.len() * WAYS);
-        let may_grow = entries < keys.saturating_mul(2) && self.used * 2 > entries;
+        let may_grow = self.buckets.len() * WAYS < keys.saturating_mul(2);
+        let warm = |at: &usize| self.buckets[*at].0.iter().filter(|e| e.warmth(now) > 0).count();
+        let Some(at) = self.choices(new.mark).into_iter().min_by_key(warm) else { return };
         let coldest = self.buckets[at].0.iter_mut().min_by_key(|e| e.warmth(now));
         let Some(coldest) = coldest else { return };
         if coldest.warmth(now) > 0 && may_grow {
             self.grow(now);
             return self.insert(new, keys, now);
         }
-        self.used += usize::from(coldest.free());
         *coldest = new;
     }
 
@@ -80,18 +84,16 @@ impl Sketch {
     fn grow(&mut self, now: Moment) {
         let old = std::mem::take(&mut self.buckets);
         self.buckets.resize(old.len() * 2, Bucket::default());
-        self.used = 0;
         for entry in old.iter().flat_map(|bucket| bucket.0).filter(|e| e.warmth(now) > 0) {
-            let at = self.bucket(entry.mark);
-            if let Some(free) = self.buckets[at].0.iter_mut().find(|e| e.free()) {
-                *free = entry;
-                self.used += 1;
-            }
+            self.insert(entry, 0, now);
         }
     }
 
-    fn bucket(&self, mark: u32) -> usize {
-        mark as usize & self.buckets.len().wrapping_sub(1)
+    /// The two buckets in which a key may be: with two to choose from, hardly any is full before nearly all are.
+    fn choices(&self, mark: u32) -> [usize; 2] {
+        let mask = self.buckets.len().wrapping_sub(1);
+        let other = mark.wrapping_mul(0x9e37_79b1) >> 7;
+        [mark as usize & mask, other as usize & mask]
     }
 }
 
