@@ -1,7 +1,7 @@
 //! How orders reach nodes, and the life of a task.
 
 use store::master::name::{Node, Tier};
-use store::master::options::Options;
+use store::master::options::{Offload, Options};
 use store::master::{Error, Later, Master, News, Order, Put, Quota, TaskId, Tried};
 
 use crate::kit::{MIB, World, key, options};
@@ -241,5 +241,34 @@ fn a_full_holder_lets_another_node_take_the_copy() {
     world.master.promoted(task, world.node(0), world.now).unwrap();
     assert_eq!(world.hit(b"k").memory.to_vec(), [world.node(1)]);
     assert_eq!(world.look_node(1).memory.here, MIB);
+    world.checked();
+}
+
+#[test]
+fn a_copy_is_not_staged_where_the_same_one_is_still_on_its_way_out() {
+    let offload = Offload::AtCommit;
+    let mut world = World::new(Options { offload, high: 800, low: 600, ..options() }, 10 * MIB);
+    for number in 0..8 {
+        world.put(&key(number), MIB);
+        world.work(0);
+    }
+    world.put(&key(8), MIB);
+    // The tick lets the first ones leave; their node has not answered.
+    world.master.tick(world.now);
+    assert!(!world.in_memory(&key(0)));
+    world.tried(&key(0));
+    assert!(matches!(world.tried(&key(0)), Some(Tried::Queued(_))));
+    let (tasks, orders): (Vec<Order>, Vec<Order>) =
+        world.take(0, u64::MAX).into_iter().partition(|order| matches!(order, Order::Promote(..)));
+    let [Order::Promote(task, _)] = tasks[..] else { panic!("{tasks:?}") };
+    let node = world.node(0);
+    assert_eq!(world.master.allocate(task, node, MIB, world.now), Err(Error::NoMemory));
+    world.checked();
+    for order in orders {
+        world.carry_out(0, order);
+    }
+    assert_eq!(world.master.tick(world.now).admitted, 1, "freed space wakes it");
+    world.work(0);
+    assert!(world.in_memory(&key(0)));
     world.checked();
 }

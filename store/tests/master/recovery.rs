@@ -215,3 +215,27 @@ fn drops_that_were_not_confirmed_are_ordered_again_when_a_node_is_back() {
     assert_eq!((world.fakes[0].holds.len(), world.look_node(0).disk.leaving), (0, 0));
     world.checked();
 }
+
+#[test]
+fn what_is_open_is_ordered_once_however_often_a_node_comes_back() {
+    let mut world = World::new(offloading(), 100 * MIB);
+    world.put(b"k", MIB);
+    world.work(0);
+    world.begin(&Put::new(world.tenant, b"under way", MIB)).unwrap();
+    world.master.remove(world.tenant, b"k").unwrap();
+    for _ in 0..3 {
+        world.master.away(world.node(0)).unwrap();
+        assert!(matches!(join(&mut world, 0), Inventory::From(_)));
+    }
+    world.snapshot(0);
+    world.snapshot(0);
+    // A second order for the same copy could take away what is written in its place after the first.
+    let orders = world.take(0, u64::MAX);
+    assert_eq!(orders.len(), 3, "two copies and a transfer: {orders:?}");
+    for order in orders {
+        world.carry_out(0, order);
+    }
+    let looked = world.look_node(0);
+    assert_eq!((looked.leaving, looked.memory.free(), world.fakes[0].open.len()), (0, 100 * MIB, 0));
+    world.checked();
+}
