@@ -37,10 +37,11 @@ unit: ## Unit, contract, property, simulation and integration tests, and the exa
 
 e2e: ## The built binary, driven by real clients
 	$(call say,end to end)
-	$(CARGO) build --bin warmline --locked
+	# As the other tests have built it: a build of the binary alone would build everything again with other features.
+	$(CARGO) test --workspace --locked --no-run --quiet
 	target/venv/bin/python -m pytest tests -q
 
-bench: ## All benchmarks with their floors; about fifteen minutes
+bench: ## All benchmarks with their floors; about twenty minutes
 	$(call say,hashing blocks)
 	$(CARGO) bench -p warmline-blocks --bench hashing
 	$(call say,decoding events)
@@ -55,6 +56,12 @@ bench: ## All benchmarks with their floors; about fifteen minutes
 	./target/release/warmline bench gateway
 	$(call say,listeners that join late)
 	./target/release/warmline bench events
+	$(call say,queues)
+	$(CARGO) bench -p warmline-queue --bench scheduler
+	$(CARGO) bench -p warmline-queue --bench log
+	$(CARGO) bench -p warmline-queue --bench room
+	./target/release/warmline bench queue
+	./target/release/warmline bench fair
 	$(call say,what agreeing costs)
 	$(CARGO) bench -p warmline-coord --bench coord
 	$(call say,the indexer service)

@@ -10,6 +10,7 @@ import httpx
 import openai
 import pytest
 
+from bucket import Bucket
 from conftest import until
 from replicas import Counting, Plain, Redis, settings, tenant
 
@@ -394,6 +395,30 @@ def test_of_two_gateways_one_is_killed_and_the_batch_goes_on(tmp_path, comes_bac
         assert [one.id for one in other.batches.list()] == [batch.id]
     finally:
         [door.run.kill() for door in doors]
+        redis.kill()
+
+
+def test_replicas_with_directories_of_their_own_see_each_others_batches_in_a_bucket(tmp_path):
+    redis, engine, bucket = Redis(tmp_path), Answering("one", seconds=0.005), Bucket(tmp_path)
+    doors = [Door(tmp_path, [engine], settings(redis.dsn, replicas=2) + bucket.settings()) for _ in range(2)]
+    lines, good, bad = thousand()
+    try:
+        until(lambda: all(len(door.replicas()) == 2 for door in doors), "both to know of each other")
+        api, other = client(doors[0]), client(doors[1])
+        engine.hold(after=400)
+        batch = submit(api, lines)
+        halfway(other, batch, engine, 400)
+        doors[0].run.kill(signal.SIGKILL)
+        engine.release()
+        # Its lines lie in the log of the one that is dead, and nowhere else.
+        assert other.batches.retrieve(batch.id).status == "in_progress"
+        doors[0].start()
+        check(other, ended(other, batch), good, bad)
+        check(api, ended(api, batch), good, bad)
+        until(lambda: bucket.uploads() == [] and not [key for key in bucket.keys() if "/open/" in key or "/parts/" in key], "what only helped to be gone")
+    finally:
+        [door.run.kill() for door in doors]
+        bucket.kill()
         redis.kill()
 
 

@@ -4,6 +4,8 @@ import base64
 import json
 import os
 import signal
+import ssl
+import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +14,7 @@ import httpx
 import openai
 import pytest
 
-from conftest import command, until
+from conftest import ENVIRONMENT, command, until
 from replicas import tenant
 from test_batches import CHAT, Answering, Door, client, ended, left, line, submit
 
@@ -20,7 +22,7 @@ from test_batches import CHAT, Answering, Door, client, ended, left, line, submi
 class Ear:
     """Hears webhooks: what the SDK verifies is an event; a deaf ear answers 500."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, certificate=None):
         self.secret = "whsec_" + base64.b64encode(os.urandom(24)).decode()
         self.file = folder / f"secret-{time.monotonic_ns()}"
         self.file.write_text(self.secret + "\n")
@@ -47,7 +49,11 @@ class Ear:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.server.server_port}/hook"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def settings(self):
@@ -99,6 +105,25 @@ def test_a_job_that_is_cancelled_is_told_so(world):
     assert unheard(world.door), "it is written down before it ends"
     assert httpx.delete(f"{world.door.url}/v1/jobs/{one}", headers={"authorization": "Bearer key-b"}).status_code == 200
     until(lambda: world.ear.heard(one) == ["job.cancelled"], "it to be heard")
+
+
+def test_a_receiver_with_a_certificate_is_told_only_if_the_system_trusts_it(tmp_path, monkeypatch):
+    certificate, key = tmp_path / "ear.pem", tmp_path / "ear.key"
+    names = ["-subj", "/CN=ear", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key, "-out", certificate, *names], check=True, capture_output=True)
+    ear, engine = Ear(tmp_path, (certificate, key)), Answering("one")
+    door = Door(tmp_path, [engine], f'[webhook]\nurl = "{ear.url}"\nsecret_file = "{ear.file}"\n')
+    try:
+        one = job(door)
+        until(lambda: "certificate" in door.log.read_text(), "the stranger to be refused in words")
+        assert not ear.events and unheard(door)
+        door.run.kill()
+        monkeypatch.setitem(ENVIRONMENT, "SSL_CERT_FILE", str(certificate))
+        door.start()
+        until(lambda: ear.heard(one) == ["job.succeeded"], "it to be heard", 60)
+        until(lambda: unheard(door) == [], "nothing to be left to tell")
+    finally:
+        door.run.kill()
 
 
 def test_what_is_not_heard_is_told_again_by_whoever_lives(tmp_path):

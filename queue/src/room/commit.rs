@@ -232,7 +232,7 @@ impl<P: Send + 'static> Shared<P> {
         };
         plan.refuse(why);
         for (id, lease) in ran {
-            self.runner.revoked(id, lease);
+            self.call(id, |runner| runner.revoked(id, lease));
         }
         // What it had taken of limits is free for other logs, and for those who stand in line.
         self.pump();

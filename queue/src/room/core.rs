@@ -1,6 +1,7 @@
 //! What is under the lock, and the one place where decisions are asked for and handed out.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -11,7 +12,7 @@ use tokio::sync::oneshot;
 use super::commit::Mailbox;
 use super::stand::{Gone, Turn, Turned};
 use super::told::Told;
-use super::{Shared, Started};
+use super::{Runner, Shared, Started};
 use crate::entry::Lease;
 use crate::ledger::{Ask, Ledger, News, What};
 use crate::log::{Log, Patience};
@@ -238,16 +239,24 @@ impl<P: Send + 'static> Shared<P> {
             self.readers.send(job);
         }
         for started in outside.started.drain(..) {
-            self.runner.run(started);
+            let id = started.id;
+            self.call(id, |runner| runner.run(started));
         }
         for news in outside.news.drain(..) {
             match news {
-                News::Revoked(id, lease) => self.runner.revoked(id, lease),
-                News::Over(id, outcome) => self.runner.over(id, outcome),
+                News::Revoked(id, lease) => self.call(id, |runner| runner.revoked(id, lease)),
+                News::Over(id, outcome) => self.call(id, |runner| runner.over(id, outcome)),
                 News::Started(..) => {}
             }
         }
         outside.dropped.clear();
+    }
+
+    /// Tells the runner something. The thread that tells it has more to do, whatever becomes of that.
+    pub(super) fn call(&self, id: EntryId, tell: impl FnOnce(&dyn Runner<P>)) {
+        if catch_unwind(AssertUnwindSafe(|| tell(&*self.runner))).is_err() {
+            tracing::error!(entry = %id, "whoever runs entries panicked; if this one was started it is held until the next start");
+        }
     }
 }
 

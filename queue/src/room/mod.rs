@@ -110,7 +110,7 @@ pub(crate) struct Shared<P: Send + 'static> {
     clock: Arc<dyn Clock>,
     readers: Readers,
     options: Options,
-    /// Lanes that have something: with none, whoever comes need not stand in line.
+    /// Lanes that have something and are not paused: with none, whoever comes need not stand in line.
     waiting: AtomicUsize,
     next_volatile: AtomicU64,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -444,7 +444,7 @@ impl<P: Send + 'static> Shared<P> {
         drop(places);
         drop(book);
         for (id, lease) in ran {
-            self.runner.revoked(id, lease);
+            self.call(id, |runner| runner.revoked(id, lease));
         }
         self.pump();
     }

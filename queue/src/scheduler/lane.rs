@@ -51,7 +51,7 @@ pub(super) enum At {
 
 impl At {
     /// Whether it would run if it could: whoever is absent earns nothing.
-    fn is_present(self) -> bool {
+    pub(super) fn is_present(self) -> bool {
         !matches!(self, Self::Empty | Self::Paused)
     }
 }
@@ -199,10 +199,16 @@ impl Scheduler {
         let seat = &mut self.seats[seat_id as usize];
         let target = &mut self.targets[seat.target as usize];
         let turns = &mut target.turns[id.class.number()];
-        if from == At::Empty {
+        if to.is_present() && !from.is_present() {
+            seat.fair.arrive(&mut lane.tag);
+            if seat.present == 0 {
+                turns.fair.arrive(&mut seat.tag);
+            }
+            seat.present += 1;
             turns.waiting += 1;
             self.waiting += 1;
-        } else if to == At::Empty {
+        } else if from.is_present() && !to.is_present() {
+            seat.present -= 1;
             turns.waiting -= 1;
             self.waiting -= 1;
             if turns.waiting == 0 {
@@ -214,15 +220,6 @@ impl Scheduler {
             }
         }
         let turns = &mut target.turns[id.class.number()];
-        if to.is_present() && !from.is_present() {
-            seat.fair.arrive(&mut lane.tag);
-            if seat.present == 0 {
-                turns.fair.arrive(&mut seat.tag);
-            }
-            seat.present += 1;
-        } else if from.is_present() && !to.is_present() {
-            seat.present -= 1;
-        }
         let member = member(id);
         if to == At::Ready {
             seat.fair.join(member, &mut lane.tag);

@@ -109,7 +109,7 @@ impl Scheduler {
         self.looks
     }
 
-    /// Lanes that have something, or may have.
+    /// Lanes that have something, or may have, and are not paused.
     pub fn waiting(&self) -> usize {
         self.waiting
     }
@@ -243,7 +243,7 @@ impl Scheduler {
                 let reads = lane.asked || lane.resting || lane.known().is_filling();
                 ensure(lane.at != At::Reading || reads, "Q3")?;
                 ensure(lane.at != At::Picky || picky.contains(&id), "Q3")?;
-                waiting += u32::from(lane.at != At::Empty);
+                waiting += u32::from(lane.at.is_present());
                 ready_lanes += usize::from(lane.at == At::Ready);
                 let everything = lane.rest.as_ref().map(|rest| rest.len());
                 let known = lane.known().items().len();

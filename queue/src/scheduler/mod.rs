@@ -96,7 +96,7 @@ pub struct Scheduler {
     running: HashMap<EntryId, Run, Spread>,
     /// How many of each class run.
     of_class: [u32; CLASSES],
-    /// Lanes that have something.
+    /// Lanes that have something and are not paused.
     waiting: usize,
     leases: u64,
     looks: u64,
@@ -165,7 +165,7 @@ struct Turns {
     /// What passed this class while it was ready, in thousandths of tokens of its share. Less than nothing: it went before
     /// more urgent ones with more than its share.
     owed: i64,
-    /// Lanes that have something.
+    /// Lanes that have something and are not paused.
     waiting: u32,
 }
 
