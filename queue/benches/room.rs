@@ -22,7 +22,7 @@ use queue::log::fjall::Options as LogOptions;
 use queue::log::{Fjall, Log, Memory, Sync};
 use queue::name::{Class, EntryId, Millis, QueueName};
 use queue::room::{Clock, Options, Room, Runner, Started, Waiting};
-use queue::scheduler::{Ground, LaneId, Placed, Window};
+use queue::scheduler::{Ground, Placed, Window};
 use tempfile::TempDir;
 
 const PARTITION: u32 = 1;
@@ -185,7 +185,7 @@ struct Wall(Instant);
 impl Ground for Alone {
     type Place = ();
 
-    fn place(&mut self, _: &str, _: LaneId, _: Window<'_>) -> Placed<()> {
+    fn place(&mut self, _: &str, _: &str, _: Window<'_>) -> Placed<()> {
         Placed::At(0, ())
     }
 }

@@ -49,7 +49,7 @@ struct Engines {
 impl Ground for Engines {
     type Place = String;
 
-    fn place(&mut self, target: &str, _: LaneId, window: Window<'_>) -> Placed<String> {
+    fn place(&mut self, target: &str, _: &str, window: Window<'_>) -> Placed<String> {
         let free = self.free.get_mut(target).expect("a target");
         if *free <= 0 {
             return Placed::Full;
@@ -624,7 +624,10 @@ impl World {
         match self.chance.below(6) {
             0 => {
                 let until = self.chance.one_in(2).then(|| self.now.plus(self.chance.below(40)));
-                self.send(What::Yield { seq, lease, not_before: until, used }, Then::Back(seq, until));
+                self.send(
+                    What::Yield { seq, lease, not_before: until, used, counts: true },
+                    Then::Back(seq, until),
+                );
             }
             1 => self.send(What::Suspend { seq, lease, used }, Then::Aside(seq, Stage::Suspended)),
             n => {

@@ -28,8 +28,8 @@ pub enum What {
     Start { seq: Seq, lease: Lease },
     /// Running -> Finished
     Finish { seq: Seq, lease: Lease, remembered: bool, outcome: Outcome, used: Cost, result: Bytes },
-    /// Running -> Inbox, or -> Scheduled
-    Yield { seq: Seq, lease: Lease, not_before: Option<Millis>, used: Cost },
+    /// Running -> Inbox, or -> Scheduled; `counts`: as one of its attempts
+    Yield { seq: Seq, lease: Lease, not_before: Option<Millis>, used: Cost, counts: bool },
     /// Running -> Suspended
     Suspend { seq: Seq, lease: Lease, used: Cost },
     /// Suspended or Paused -> Inbox

@@ -139,8 +139,8 @@ impl Ledger {
                 let result = std::mem::take(result);
                 self.finish(*seq, *lease, *outcome, *used, &result, seen, plan, sched, now)
             }
-            What::Yield { seq, lease, not_before, used } => {
-                self.give_back(*seq, *lease, *not_before, *used, seen, plan, sched, now)
+            What::Yield { seq, lease, not_before, used, counts } => {
+                self.give_back(*seq, *lease, (*not_before, *counts), *used, seen, plan, sched, now)
             }
             What::Suspend { seq, lease, used } => self.suspend(*seq, *lease, *used, plan, sched),
             What::Resume { seq } => self.resume(*seq, seen, plan, now),
@@ -285,7 +285,7 @@ impl Ledger {
         &mut self,
         seq: Seq,
         lease: Lease,
-        not_before: Option<Millis>,
+        (not_before, counts): (Option<Millis>, bool),
         used: Cost,
         seen: Seen,
         plan: &mut Plan,
@@ -293,7 +293,7 @@ impl Ledger {
         now: Millis,
     ) -> Move {
         let (number, class, mut item) = self.held(seq, lease, sched)?;
-        item.attempt = item.attempt.saturating_add(1);
+        item.attempt = item.attempt.saturating_add(u16::from(counts));
         item.overtaken = 0;
         plan.batch.delete(Table::Running, format::number(seq.0));
         self.owe(seq, used, number, class, plan, sched);

@@ -248,7 +248,7 @@ impl<P: Send + 'static> Room<P> {
         self.ask(id.partition, what).await
     }
 
-    /// Running -> Inbox, or -> Scheduled
+    /// Running -> Inbox, or -> Scheduled; `counts`: as one of its attempts
     ///
     /// # Errors
     /// See [`Refused`].
@@ -257,9 +257,10 @@ impl<P: Send + 'static> Room<P> {
         held: &Hold,
         not_before: Option<Millis>,
         used: Cost,
+        counts: bool,
     ) -> Result<Done, Refused> {
-        self.ask(held.id.partition, What::Yield { seq: held.id.seq, lease: held.lease, not_before, used })
-            .await
+        let what = What::Yield { seq: held.id.seq, lease: held.lease, not_before, used, counts };
+        self.ask(held.id.partition, what).await
     }
 
     /// Running -> Suspended

@@ -50,8 +50,8 @@ pub trait Ground {
     /// A place that was taken. Dropping it gives it back.
     type Place;
 
-    /// Finds a place for one of these, preferably the one that is cheapest to run now.
-    fn place(&mut self, target: &str, lane: LaneId, window: Window<'_>) -> Placed<Self::Place>;
+    /// Finds a place for one of these entries of a tenant, preferably the one that is cheapest to run now.
+    fn place(&mut self, target: &str, tenant: &str, window: Window<'_>) -> Placed<Self::Place>;
 }
 
 /// What the ground says.
@@ -221,7 +221,7 @@ impl Scheduler {
             (window, places) =
                 (SmallVec::from_slice(&[window[least]]), SmallVec::from_slice(&[places[least]]));
         }
-        let placed = ground.place(&target.name, id, &window);
+        let placed = ground.place(&target.name, &tenant.name, &window);
         drop(window);
         match placed {
             Placed::At(at, place) => {

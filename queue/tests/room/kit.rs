@@ -13,7 +13,7 @@ use queue::limits::Limits;
 use queue::log::{Log, Sync};
 use queue::name::{Class, EntryId, Millis, QueueName, Seq};
 use queue::room::{Clock, Hold, Options, Room, Runner, Started, Waiting};
-use queue::scheduler::{self, Ground, LaneId, Placed, Window};
+use queue::scheduler::{self, Ground, Placed, Window};
 
 pub(crate) const PARTITION: u32 = 3;
 pub(crate) const TARGET: &str = "m";
@@ -66,7 +66,7 @@ impl std::fmt::Debug for Engines {
 impl Ground for Engines {
     type Place = Place;
 
-    fn place(&mut self, target: &str, _: LaneId, window: Window<'_>) -> Placed<Place> {
+    fn place(&mut self, target: &str, _: &str, window: Window<'_>) -> Placed<Place> {
         assert!(!window.is_empty());
         let mut places = self.0.lock();
         if places.shut {
@@ -416,7 +416,7 @@ pub(crate) fn finish(held: &Hold, outcome: Outcome) -> What {
 
 pub(crate) fn give_back(held: &Hold, not_before: Option<Millis>) -> What {
     let used = Cost { tokens: 10, blocks: 1 };
-    What::Yield { seq: held.id.seq, lease: held.lease, not_before, used }
+    What::Yield { seq: held.id.seq, lease: held.lease, not_before, used, counts: true }
 }
 
 /// Somebody who stands in line.

@@ -163,12 +163,17 @@ fn what_is_given_back_runs_again_at_its_old_place() {
     let started = world.notes.started();
     let second = world.enqueue(entry("q", "b"));
     let before = started.hold();
-    assert_eq!(block(world.room.give_back(&before, None, Cost::default())), Ok(Done::Moved));
+    assert_eq!(block(world.room.give_back(&before, None, Cost::default(), true)), Ok(Done::Moved));
     assert_eq!(world.finish(&before, Outcome::Done), Err(Refused::Stale(first)), "its lease is another's");
     drop(started);
     let again = world.notes.started();
     assert_eq!((again.id, again.item.attempt), (first, 1), "it goes first, and knows that it has run");
     assert_ne!(again.lease, before.lease);
+    let held = again.hold();
+    drop(again);
+    block(world.room.give_back(&held, None, Cost::default(), false)).unwrap();
+    let again = world.notes.started();
+    assert_eq!((again.id, again.item.attempt), (first, 1), "nothing came of it that counts");
     let held = again.hold();
     drop(again);
     world.finish(&held, Outcome::Done).unwrap();

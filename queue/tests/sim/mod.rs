@@ -47,7 +47,7 @@ pub(crate) struct Engines {
 impl Ground for Engines {
     type Place = ();
 
-    fn place(&mut self, target: &str, _: LaneId, window: Window<'_>) -> Placed<()> {
+    fn place(&mut self, target: &str, _: &str, window: Window<'_>) -> Placed<()> {
         self.asked += 1;
         let free = self.free.entry(target.to_owned()).or_insert(i64::MAX);
         if *free <= 0 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use blocks::TokensHash;
 use parking_lot::Mutex;
 use queue::entry::Item;
-use queue::scheduler::{Ground, LaneId, Placed, Window};
+use queue::scheduler::{Ground, Placed, Window};
 
 use super::{Crowd, Pending};
 use crate::error::ApiError;
@@ -88,7 +88,7 @@ impl Wanted {
 impl Ground for Engines {
     type Place = Ticket;
 
-    fn place(&mut self, target: &str, _: LaneId, window: Window<'_>) -> Placed<Ticket> {
+    fn place(&mut self, target: &str, _: &str, window: Window<'_>) -> Placed<Ticket> {
         let ids: Vec<String> = window.iter().map(|item| format!("wl-entry-{:x}", item.key.seq.0)).collect();
         let mut warmest: Option<(u32, usize, Wanted)> = None;
         let mut full = true;
