@@ -35,9 +35,11 @@ class Answering(Counting):
                 with engine.lock:
                     engine.seen.append(text)
                     held = engine.most is not None and len(engine.seen) > engine.most
+                engine.ledger.count(1)
                 if held:
                     engine.gate.wait()
                 time.sleep(engine.seconds)
+                engine.ledger.count(-1)
                 if text.startswith("refuse"):
                     return self.answer({"error": {"message": "no", "type": "invalid_request_error"}}, 400)
                 if text.startswith("break"):
@@ -342,6 +344,25 @@ def test_a_batch_whose_file_is_deleted_reports_the_lines_that_nobody_read(world)
         engine.release()
     done = ended(api, batch)
     assert done.status == "completed" and done.request_counts.completed == 100, "what was read is done"
+
+
+def test_a_tenants_batch_leaves_it_room_to_look_to_ask_and_to_stop(tmp_path):
+    engine = Answering("one", seconds=0.02)
+    door = Door(tmp_path, [engine], tenant(tmp_path, "narrow", max_in_flight=3))
+    try:
+        api = client(door, "key-narrow")
+        batch = submit(api, [line(f"{number}", f"line {number}") for number in range(2000)])
+        until(lambda: len(engine.seen) > 20, "the engine to have some")
+        for _ in range(10):
+            assert api.batches.retrieve(batch.id).status == "in_progress"
+            assert api.chat.completions.create(model="sim", messages=[{"role": "user", "content": "hello"}]).choices
+        assert api.batches.cancel(batch.id).status == "cancelling"
+        done = ended(api, batch)
+        assert done.status == "cancelled" and done.request_counts.completed > 0
+        assert {one["error"]["code"] for one in records(api, done.error_file_id)} == {"batch_cancelled"}
+        assert engine.ledger.most <= 3
+    finally:
+        door.run.kill()
 
 
 # === What dies ===

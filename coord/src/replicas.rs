@@ -179,6 +179,12 @@ impl Replicas {
         }
     }
 
+    /// Takes a place for something that can wait, if there is one beside those that are kept for whoever cannot.
+    pub fn enter_behind(&self, pool: &Arc<Pool>) -> Option<Place> {
+        let may = pool.share.lock().enter_behind(self.now());
+        may.then(|| Place { pool: pool.clone(), replicas: self.clone() })
+    }
+
     /// Takes from a common bucket: at least `least`, or nothing and the time until that much will be there.
     ///
     /// # Errors

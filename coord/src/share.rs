@@ -76,6 +76,16 @@ impl Share {
         may
     }
 
+    /// Lets one in that can wait, behind those who cannot: an eighth of the room, at least one place, stays free for them. With
+    /// nobody in, it may have the last.
+    pub fn enter_behind(&mut self, now: Duration) -> bool {
+        let room = self.room(now);
+        let spare = if self.used == 0 { 0 } else { (room / 8).max(1) };
+        let may = self.used + spare < room;
+        self.used += u64::from(may);
+        may
+    }
+
     /// One has left.
     pub fn leave(&mut self) {
         self.used = self.used.saturating_sub(1);
@@ -256,6 +266,24 @@ mod tests {
         assert!(share.is_urgent(at(0)));
         let want = share.want(Name::new("p").unwrap(), at(0));
         assert_eq!((want.used, want.wish, want.had, want.limit), (2, 4, 2, 10));
+    }
+
+    #[test]
+    fn what_can_wait_leaves_room_for_those_who_cannot() {
+        let mut share = Share::new(16);
+        grant(&mut share, held(16, 0));
+        let mut behind = 0;
+        while share.enter_behind(at(0)) {
+            behind += 1;
+        }
+        assert_eq!(behind, 14, "an eighth stays free");
+        assert!(share.enter(at(0)) && share.enter(at(0)) && !share.enter(at(0)));
+        share.leave();
+        assert!(!share.enter_behind(at(0)), "the place is not for what can wait");
+        let mut small = Share::new(1);
+        grant(&mut small, held(1, 0));
+        assert!(small.enter_behind(at(0)), "a limit of one is not for ever out of reach");
+        assert!(!small.enter_behind(at(0)) && !small.enter(at(0)));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! What an operator may ask: queues, lines, entries, and why something does not run.
 
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
 
 use super::core::{Book, Core};
 use super::{Room, Shared, Told};
 use crate::entry::{Known, Stage, Terms};
 use crate::ledger::{Ledger, Listed, Page, Place, Refused};
+use crate::log::Log;
 use crate::name::{Class, EntryId, Millis, QueueName};
 use crate::scheduler::{Depth, LaneId, QueueId, Sizes, Why};
 
@@ -113,8 +115,6 @@ pub struct LogSeen {
     pub queues: usize,
     /// Entries in whatever stage; `None`: still being counted.
     pub entries: Option<u64>,
-    /// What it takes on disk.
-    pub disk_bytes: u64,
     /// Why it writes no more.
     pub poisoned: Option<String>,
 }
@@ -198,28 +198,27 @@ impl<P: Send + 'static> Room<P> {
         self.0.shared.core.lock().sched.depth()
     }
 
-    /// What is in the room. Looks at files: it may block.
+    /// What is in the room.
     pub fn totals(&self) -> Totals {
-        let (mut totals, books) = {
-            let core = self.0.shared.core.lock();
-            let seen = |book: &Book| {
-                let seen = LogSeen {
-                    partition: book.ledger.partition(),
-                    queues: book.ledger.count_queues(),
-                    entries: book.ledger.entries(),
-                    disk_bytes: 0,
-                    poisoned: book.poisoned.clone(),
-                };
-                (seen, book.log.clone())
-            };
-            let books: Vec<_> = core.books.values().map(seen).collect();
-            let (depth, sizes, told) = (core.sched.depth(), core.sched.sizes(), core.told);
-            (Totals { depth, sizes, logs: Vec::new(), told }, books)
+        let core = self.0.shared.core.lock();
+        let seen = |book: &Book| LogSeen {
+            partition: book.ledger.partition(),
+            queues: book.ledger.count_queues(),
+            entries: book.ledger.entries(),
+            poisoned: book.poisoned.clone(),
         };
-        totals.logs =
-            books.into_iter().map(|(seen, log)| LogSeen { disk_bytes: log.disk_bytes(), ..seen }).collect();
-        totals.logs.sort_by_key(|log| log.partition);
-        totals
+        let mut logs: Vec<LogSeen> = core.books.values().map(seen).collect();
+        logs.sort_by_key(|log| log.partition);
+        Totals { depth: core.sched.depth(), sizes: core.sched.sizes(), logs, told: core.told }
+    }
+
+    /// What each log takes on disk, by partition. Looks at files: it may block.
+    pub fn disk_bytes(&self) -> BTreeMap<u32, u64> {
+        let logs: Vec<(u32, Arc<dyn Log>)> = {
+            let core = self.0.shared.core.lock();
+            core.books.iter().map(|(partition, book)| (*partition, book.log.clone())).collect()
+        };
+        logs.into_iter().map(|(partition, log)| (partition, log.disk_bytes())).collect()
     }
 
     /// An entry, with payload and result, and why it does not run. Reads the log: it may block.

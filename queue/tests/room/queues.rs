@@ -134,7 +134,7 @@ fn queues_are_listed_with_their_depths_and_reasons() {
     assert_eq!(world.room.list(&name("a"), 9), Ok(vec![first, second]));
     let totals = world.room.totals();
     assert_eq!((totals.depth.queues, totals.depth.cached, totals.depth.running), (2, 3, 0));
-    let log = LogSeen { partition: PARTITION, queues: 2, entries: Some(3), disk_bytes: 0, poisoned: None };
+    let log = LogSeen { partition: PARTITION, queues: 2, entries: Some(3), poisoned: None };
     assert_eq!(totals.logs, [log]);
     world.places(1);
     let started = world.notes.started();

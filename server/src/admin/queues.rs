@@ -415,7 +415,7 @@ impl Here {
             replica: Some(self.me()),
             queues: log.queues,
             entries: log.entries,
-            disk_bytes: log.disk_bytes,
+            disk_bytes: self.gateway.lines().disk_bytes(log.partition),
             poisoned: log.poisoned,
             trouble: None,
         });
