@@ -436,7 +436,7 @@ def test_replicas_with_directories_of_their_own_see_each_others_batches_in_a_buc
         doors[0].start()
         check(other, ended(other, batch), good, bad)
         check(api, ended(api, batch), good, bad)
-        until(lambda: bucket.uploads() == [] and not [key for key in bucket.keys() if "/open/" in key or "/parts/" in key], "what only helped to be gone")
+        until(lambda: bucket.uploads() == [] and not [key for key in bucket.keys() if "batches/open/" in key or "/parts/" in key], "what only helped to be gone")
     finally:
         [door.run.kill() for door in doors]
         bucket.kill()
