@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -149,6 +150,69 @@ def test_what_is_not_heard_is_told_again_by_whoever_lives(tmp_path):
         until(lambda: unheard(door) == [] and left(door) == [], "nothing to be left to tell")
     finally:
         door.run.kill()
+
+
+def test_how_a_job_ended_is_told_when_its_outcome_is_kept_no_longer(tmp_path):
+    ear, engine = Ear(tmp_path), Answering("one")
+    hook = f'[webhook]\nurl = "{ear.url}"\nsecret_file = "{ear.file}"\n'
+    door = Door(tmp_path, [engine], '[queue]\nkeep = "1s"\nattempts = 1\n' + hook)
+    try:
+        ear.deaf = True
+        good, bad = job(door), job(door, "refuse this")
+        until(lambda: ear.refused, "a deaf ear to be told")
+        gone = lambda one: httpx.get(f"{door.url}/v1/jobs/{one}").status_code == 404
+        until(lambda: gone(good) and gone(bad), "their outcomes to be kept no longer", 60)
+        door.run.kill(signal.SIGKILL)
+        # One of which nobody wrote down how it ended, as it was done before.
+        [path] = [path for path in (door.data / "files" / "webhooks").rglob(f"evt_{bad}")]
+        notice = json.loads(path.read_text())
+        assert notice["about"]["job"].pop("end") == "failed"
+        path.write_text(json.dumps(notice))
+        ear.deaf = False
+        door.start()
+        until(lambda: ear.heard(good) == ["job.succeeded"], "it to be heard", 60)
+        until(lambda: unheard(door) == [], "nothing to be left to tell", 60)
+        assert ear.heard(bad) == [], "nobody knows how it ended"
+        assert (door.metric("warmline_webhooks_heard_total"), door.metric("warmline_webhooks_void_total")) == (1, 1)
+    finally:
+        door.run.kill()
+
+
+def test_a_receiver_that_does_not_answer_holds_up_only_what_is_its_own(tmp_path):
+    ear, engine = Ear(tmp_path), Answering("one")
+    with socket.socket() as dead:
+        # It takes connections and never says a word.
+        dead.bind(("127.0.0.1", 0))
+        dead.listen(256)
+        held = []
+        def hold():
+            while True:
+                try:
+                    held.append(dead.accept()[0])
+                except OSError:
+                    return
+        threading.Thread(target=hold, daemon=True).start()
+        silent = f'{{ url = "http://127.0.0.1:{dead.getsockname()[1]}/hook", secret_file = "{ear.file}" }}'
+        tenants = tenant(tmp_path, "a", webhook=silent) + tenant(tmp_path, "b", webhook=ear.settings())
+        door = Door(tmp_path, [engine], tenants)
+        try:
+            for number in range(40):
+                job(door, f"number {number}", "key-a")
+            until(lambda: len(held) >= 4, "the dead one to be told")
+            one = job(door, key="key-b")
+            until(lambda: ear.heard(one) == ["job.succeeded"], "the other to hear", 10)
+            assert len(held) == 4
+        finally:
+            door.run.kill()
+            dead.shutdown(socket.SHUT_RDWR)
+
+
+def test_where_webhooks_go_is_shown_without_what_may_be_a_secret(world):
+    shown = httpx.get(f"{world.door.admin}/config").json()
+    assert shown["webhook"]["url"] == world.ear.url.replace("/hook", "/(hidden)")
+    assert [one["webhook"]["url"] for one in shown["tenants"]] == [world.other.url.replace("/hook", "/(hidden)"), None]
+    dump = command("config", "--dump", "--config", world.door.config)
+    assert dump.returncode == 0 and "/(hidden)" in dump.stdout and "/hook" not in dump.stdout, dump.stderr
 
 
 def test_a_job_that_runs_when_its_gateway_is_killed_is_told_of_when_it_has_ended(tmp_path):

@@ -230,6 +230,9 @@ impl From<files::Error> for ApiError {
             files::Error::Quota { limit } => Self::FileQuota { limit },
             files::Error::Gone(id) => Self::UnknownFile(id.to_string()),
             files::Error::Taken(_) => Self::Internal(error.to_string()),
+            files::Error::Needed { id, by } => {
+                Self::Conflict(format!("The file `{id}` cannot be deleted now: it is needed by {by}."))
+            }
             files::Error::Shelf(error) => {
                 tracing::error!(%error, "files cannot be stored or read");
                 match error {
