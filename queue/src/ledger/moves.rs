@@ -108,6 +108,12 @@ impl Ledger {
             // A start of an entry that has left is still on its way here.
             return Some(ask);
         }
+        if let What::Resume { seq } | What::Retry { seq } = ask.what
+            && sched.is_gone(self.id(seq))
+        {
+            // So is the start of this one: ready again, it could be chosen a second time while the first is under way.
+            return Some(ask);
+        }
         plan.touched.extend(entries);
         let mut ask = ask;
         let seen = std::mem::take(&mut ask.seen);
@@ -116,7 +122,7 @@ impl Ledger {
             Err(why) => {
                 if let What::Start { seq, lease } = ask.what {
                     sched.undo(self.id(seq), lease, now);
-                    plan.undone.push(self.id(seq));
+                    plan.undone.push((self.id(seq), lease));
                 }
                 ask.refuse(why);
             }
@@ -146,7 +152,10 @@ impl Ledger {
             What::Resume { seq } => self.resume(*seq, seen, plan, now),
             What::Hold { seq } => self.hold(*seq, seen, plan),
             What::Cancel { seq } => self.cancel(*seq, seen, plan, sched, now),
-            What::Expire { key, .. } => self.expire(key.seq, seen, plan, now),
+            What::Expire { key, .. } => {
+                self.is_late(*key, &seen, now)?;
+                self.expire(key.seq, seen, plan, now)
+            }
             What::Retry { seq } => self.retry(*seq, seen, plan, sched, now),
             What::Forget { seq } => self.forget(*seq, seen, plan),
             What::Due { .. } => Ok(self.due(seen, plan, now)),
@@ -380,6 +389,16 @@ impl Ledger {
         };
         self.end(item, queue, Outcome::Cancelled, &Bytes::new(), seen, plan, now);
         Ok((effect, queue))
+    }
+
+    /// Whether it is still what was found to be too late: it may have ended meanwhile, and been tried again.
+    fn is_late(&mut self, key: Key, seen: &Seen, now: Millis) -> Result<(), Refused> {
+        let now = self.time(now);
+        let item = seen.entry.as_ref().map(|(head, ..)| &head.item);
+        match item.filter(|item| item.key == key && item.deadline.is_some_and(|deadline| deadline <= now)) {
+            Some(_) => Ok(()),
+            None => Err(Refused::Stale(self.id(key.seq))),
+        }
     }
 
     /// Inbox or Scheduled -> Finished, since it is too late to start

@@ -166,7 +166,7 @@ impl<P: Send + 'static> Shared<P> {
                     Some(why) => {
                         if let What::Start { seq, lease } = ask.what {
                             core.sched.undo(book.ledger.id(seq), lease, now);
-                            plan.undone.push(book.ledger.id(seq));
+                            plan.undone.push((book.ledger.id(seq), lease));
                         }
                         ask.refuse(Refused::Log(why.clone()));
                     }

@@ -271,7 +271,7 @@ impl<P: Send + 'static> Core<P> {
                 outside.news.push(news);
                 continue;
             };
-            let Some((_, place)) = self.starting.remove(&id) else { continue };
+            let Some(place) = self.take_start(id, lease) else { continue };
             let run = self.sched.run(id).map(|(lane, _, item)| (lane, item.clone()));
             match run.and_then(|(lane, item)| Some((self.sched.queue(lane.queue)?.0, lane, item))) {
                 Some((queue, lane, item)) => {
@@ -329,7 +329,9 @@ impl<P: Send + 'static> Core<P> {
                         outside.dropped.push(start.place);
                         continue;
                     };
-                    self.starting.insert(id, (lease, start.place));
+                    // Whoever it displaces could never be confirmed; its place is not dropped under the lock.
+                    let before = self.starting.insert(id, (lease, start.place));
+                    outside.dropped.extend(before.map(|(_, place)| place));
                     outside.post(&book.mailbox, Ask::of(What::Start { seq: id.seq, lease }));
                 }
                 Decision::Expire { lane, item } => {
@@ -390,8 +392,14 @@ impl<P: Send + 'static> Core<P> {
     }
 
     /// The places of starts that came to nothing: to be dropped outside of the lock.
-    pub(super) fn take_undone(&mut self, undone: &[EntryId]) -> Vec<P> {
-        undone.iter().filter_map(|id| self.starting.remove(id)).map(|(_, place)| place).collect()
+    pub(super) fn take_undone(&mut self, undone: &[(EntryId, Lease)]) -> Vec<P> {
+        undone.iter().filter_map(|(id, lease)| self.take_start(*id, *lease)).collect()
+    }
+
+    /// The place of this very start: another of the same entry may be under way.
+    fn take_start(&mut self, id: EntryId, lease: Lease) -> Option<P> {
+        self.starting.get(&id).filter(|(of, _)| *of == lease)?;
+        self.starting.remove(&id).map(|(_, place)| place)
     }
 }
 

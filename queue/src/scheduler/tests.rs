@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{LaneId, Options, QueueId, Tenancy};
+use super::{Decision, LaneId, Options, QueueId, Tenancy};
 use crate::entry::{Order, Terms};
 use crate::fair::Fair;
 use crate::limits::{Limits, Rate};
@@ -668,7 +668,34 @@ fn a_hundred_thousand_blocked_lanes_are_looked_at_once_each_and_never_again() {
     }
 }
 
-/// How many histories: `WARMLINE_SEEDS` asks for more.
+#[test]
+fn an_entry_that_is_chosen_twice_takes_what_it_takes_once() {
+    let mut sim = Sim::new(Options { fleet: running(3), ..Options::default() });
+    let queue = sim.queue("t", "q");
+    let lane = LaneId { queue, class: Class::FIRST };
+    let key = sim.add(queue, 0, 10);
+    let choose = |sim: &mut Sim| match sim.sched.decide(sim.now, &mut sim.engines) {
+        Decision::Start(start) => start,
+        other => panic!("{other:?}"),
+    };
+    let first = choose(&mut sim);
+    sim.cancel(lane, key);
+    assert!(sim.sched.is_gone(first.entry));
+    // Nobody should tell it before the first start was refused. If somebody does, nothing is lost by it.
+    sim.put(lane, first.item.clone());
+    let second = choose(&mut sim);
+    sim.check();
+    assert_eq!((sim.sched.depth().running, sim.sched.runs(queue)), (1, 1));
+    sim.sched.undo(first.entry, first.lease, sim.now);
+    assert!(
+        sim.sched.may_start(second.entry, second.lease) && !sim.sched.may_start(first.entry, first.lease)
+    );
+    sim.sched.confirm(second.entry, second.lease);
+    sim.sched.ended(second.entry, second.lease, second.item.cost, sim.now).expect("it is held");
+    sim.check();
+    assert!(sim.sched.forget_queue(queue), "nothing is left of it");
+}
+
 #[test]
 fn a_place_that_became_free_while_nobody_waited_is_found_by_whoever_comes_next() {
     let mut sim = Sim::new(Options::default());
@@ -684,6 +711,7 @@ fn a_place_that_became_free_while_nobody_waited_is_found_by_whoever_comes_next()
     assert!(sim.start().is_some(), "the place is free");
 }
 
+/// How many histories: `WARMLINE_SEEDS` asks for more.
 #[expect(clippy::disallowed_methods, reason = "how much is tested is said from outside")]
 fn seeds(least: u64) -> u64 {
     std::env::var("WARMLINE_SEEDS").ok().and_then(|many| many.parse().ok()).unwrap_or(least)

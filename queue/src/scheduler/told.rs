@@ -165,6 +165,11 @@ impl Scheduler {
         self.running.get(&id).is_some_and(|run| run.lease == lease && !run.gone && !run.confirmed)
     }
 
+    /// Whether a start of this entry is on its way to the log although the entry has left: it will be refused.
+    pub fn is_gone(&self, id: EntryId) -> bool {
+        self.running.get(&id).is_some_and(|run| run.gone)
+    }
+
     /// Inbox -> Running: the log has it.
     pub fn confirm(&mut self, id: EntryId, lease: Lease) {
         let Some(run) = self.running.get_mut(&id).filter(|run| run.lease == lease) else { return };
@@ -214,6 +219,12 @@ impl Scheduler {
             return None;
         }
         let run = self.running.remove(&id)?;
+        self.release(&run, used, now);
+        Some(run)
+    }
+
+    /// What a run had taken is free again.
+    pub(super) fn release(&mut self, run: &Run, used: Cost, now: Millis) {
         let class = run.lane.class;
         let was_full = self.is_full(class);
         self.of_class[class.number()] -= 1;
@@ -229,7 +240,7 @@ impl Scheduler {
             pool.draw(more, now);
         }
         let (tenant, target) = (queue.tenant, queue.target);
-        self.charge_more(&run, more);
+        self.charge_more(run, more);
         self.with_tenant(tenant, |one| {
             one.pool.release(cost);
             one.pool.draw(more, now);
@@ -244,7 +255,6 @@ impl Scheduler {
         self.free_tenant(tenant);
         self.free_target(target);
         self.free_fleet();
-        Some(run)
     }
 
     fn charge_more(&mut self, run: &Run, more: i64) {

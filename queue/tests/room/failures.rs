@@ -156,6 +156,62 @@ fn a_start_that_is_refused_frees_what_it_had_of_a_limit() {
     world.is_empty();
 }
 
+#[test]
+fn an_entry_that_leaves_and_comes_back_while_its_start_is_under_way_runs_once() {
+    // It is held, and at once let go on; a place becomes free while the first is being written, so its start stands behind
+    // both. The second start once displaced the first: a place was dropped under the lock, or nobody ran what was started.
+    for again in [false, true] {
+        let log = Arc::new(Slow::default());
+        let world = World::over(0, &log);
+        let id = world.enqueue(Entry { keep: 9_000, ..entry("q", "a") });
+        let seq = id.seq;
+        let (out, back) = if again {
+            (What::Cancel { seq }, What::Retry { seq })
+        } else {
+            (What::Hold { seq }, What::Resume { seq })
+        };
+        let gate = log.hold();
+        let out = world.room.send(PARTITION, out);
+        gate.0.recv().unwrap();
+        let back = world.room.send(PARTITION, back);
+        world.places(2);
+        assert_eq!(world.engines.taken(), 1, "it was chosen before anybody heard that it leaves");
+        gate.1.send(()).unwrap();
+        wait(out).unwrap();
+        assert_eq!(wait(back), Ok(Done::Moved));
+        let held = world.start();
+        assert_eq!(held.id, id);
+        world.finish(&held, Outcome::Done).unwrap();
+        assert_eq!(world.room.show(id).unwrap().entry.outcome, Some(Outcome::Done));
+        world.time.pass(9_000);
+        world.is_empty();
+        assert!(world.notes.is_quiet(), "it was started twice");
+    }
+}
+
+#[test]
+fn an_entry_that_is_tried_again_does_not_expire_by_what_was_decided_before() {
+    let log = Arc::new(Slow::default());
+    let world = World::over(0, &log);
+    let deadline = Some(world.time.pass(0).plus(500));
+    let id = world.enqueue(Entry { keep: 9_000, deadline, ..entry("q", "a") });
+    let gate = log.hold();
+    let cancelled = world.room.send(PARTITION, What::Cancel { seq: id.seq });
+    gate.0.recv().unwrap();
+    let again = world.room.send(PARTITION, What::Retry { seq: id.seq });
+    world.time.pass(600);
+    // It is too late for what is still first in the lane.
+    world.places(1);
+    gate.1.send(()).unwrap();
+    assert_eq!(wait(cancelled), Ok(Done::Over(id, Outcome::Cancelled)));
+    assert_eq!(wait(again), Ok(Done::Moved));
+    let held = world.start();
+    world.finish(&held, Outcome::Done).unwrap();
+    assert_eq!(world.room.show(id).unwrap().entry.outcome, Some(Outcome::Done));
+    world.time.pass(9_000);
+    world.is_empty();
+}
+
 /// A log whose next commit can be held: it says that it has begun, and waits for a word.
 #[derive(Default)]
 struct Slow {
