@@ -17,7 +17,7 @@ use crate::entry::Lease;
 use crate::ledger::{Ask, Ledger, News, What};
 use crate::log::{Log, Patience};
 use crate::name::{EntryId, Millis, QueueName, Seq};
-use crate::scheduler::{Decision, Ground, Hunger, QueueId, Scheduler};
+use crate::scheduler::{Decision, Ground, Hunger, Placed, QueueId, Scheduler, Window};
 
 use super::read::{self, Job};
 
@@ -61,6 +61,9 @@ pub(super) struct Book {
     /// Why it writes no more.
     pub(super) poisoned: Option<String>,
 }
+
+/// A ground that may panic. Whoever decides goes on: what was asked for waits until somebody stirs, and is asked for again.
+struct Careful<'a, P>(&'a mut (dyn Ground<Place = P> + Send));
 
 /// What is done once the lock is let go: others are called and told, and what belongs to them is dropped.
 struct Outside<P> {
@@ -106,6 +109,21 @@ impl Book {
         }
         let due = self.ledger.next_due().filter(|_| !self.due_asked).map(|due| due.max(self.due_after));
         [due, self.count_at].into_iter().flatten().min()
+    }
+}
+
+impl<P> Ground for Careful<'_, P> {
+    type Place = P;
+
+    fn place(&mut self, target: &str, tenant: &str, window: Window<'_>) -> Placed<P> {
+        catch_unwind(AssertUnwindSafe(|| self.0.place(target, tenant, window))).unwrap_or_else(|_| {
+            tracing::error!(
+                target_name = target,
+                tenant,
+                "whoever finds places panicked; it is asked again when something is free"
+            );
+            Placed::NotThese
+        })
     }
 }
 
@@ -305,7 +323,7 @@ impl<P: Send + 'static> Core<P> {
         }
         let mut more = true;
         for _ in 0..AT_ONCE {
-            match self.sched.decide(now, &mut *self.ground) {
+            match self.sched.decide(now, &mut Careful(&mut *self.ground)) {
                 Decision::Idle => {
                     more = false;
                     break;

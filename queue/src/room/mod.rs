@@ -11,6 +11,7 @@ mod stand;
 mod told;
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -168,7 +169,7 @@ impl<P: Send + 'static> Room<P> {
     pub fn open(&self, partition: u32, fence: u64, log: Arc<dyn Log>) -> Result<Opened, log::Error> {
         let shared = &self.0.shared;
         shared.reserve(partition)?;
-        let found = OnDisk::read(&*log, partition, fence);
+        let found = safely("opening the log", || OnDisk::read(&*log, partition, fence));
         let mailbox = Arc::new(Mailbox::default());
         // The first thing that it does: nothing is committed before the count has its snapshots.
         mailbox.count();
@@ -183,7 +184,7 @@ impl<P: Send + 'static> Room<P> {
             let (first, comes) = std::sync::mpsc::channel();
             let committer = thread("queue-commit", move || {
                 if let Ok(first) = comes.recv() {
-                    commit::serve(&of, partition, &its_log, &its_mailbox, first);
+                    commit::run(&of, partition, &its_log, &its_mailbox, first);
                 }
             })
             .map_err(|error| cannot_open(partition, &format!("no thread for it: {error}")))?;
@@ -499,6 +500,12 @@ fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work)
+}
+
+/// A log that panics has failed, like any other.
+fn safely<T>(what: &str, work: impl FnOnce() -> Result<T, log::Error>) -> Result<T, log::Error> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(log::Error::Engine { what: what.to_owned(), why: "it panicked".to_owned() }))
 }
 
 fn cannot_open(partition: u32, why: &str) -> log::Error {

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use queue::entry::{Entry, Outcome, Stage};
+use queue::entry::{Entry, Outcome, Stage, Terms};
 use queue::ledger::{Done, Refused, What};
 use queue::limits::Limits;
 use queue::log::faulty::{CommitFault, ScanFault};
@@ -14,7 +14,7 @@ use queue::log::{Batch, Error, Faulty, Fjall, Log, Memory, Patience, Scanned, Sp
 use queue::scheduler;
 use tempfile::TempDir;
 
-use crate::kit::{PARTITION, World, block, entry, finish, name, options, until, wait, waiting};
+use crate::kit::{PARTITION, TARGET, World, block, entry, finish, name, options, until, wait, waiting};
 
 /// The log fails while it takes an entry; it takes nothing more, and after it was opened again it holds what it should.
 fn fails(fault: CommitFault) {
@@ -209,6 +209,144 @@ fn an_entry_that_is_tried_again_does_not_expire_by_what_was_decided_before() {
     world.finish(&held, Outcome::Done).unwrap();
     assert_eq!(world.room.show(id).unwrap().entry.outcome, Some(Outcome::Done));
     world.time.pass(9_000);
+    world.is_empty();
+}
+
+/// What a log does when it is told to panic.
+#[derive(Default)]
+struct Panicky {
+    inner: Memory,
+    /// The next call of this kind panics.
+    next: Mutex<Option<Call>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Commit,
+    Get,
+    Scan,
+}
+
+impl Panicky {
+    fn may_panic(&self, call: Call) {
+        let now = self.next.lock().take_if(|next| *next == call).is_some();
+        assert!(!now, "a panic that a test asked for");
+    }
+}
+
+impl Log for Panicky {
+    fn commit(&self, batch: Batch, sync: Sync) -> Result<(), Error> {
+        self.may_panic(Call::Commit);
+        self.inner.commit(batch, sync)
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        self.may_panic(Call::Get);
+        self.inner.get(table, key)
+    }
+
+    fn scan(&self, span: &Span, patience: Patience, visit: Visit<'_>) -> Result<Scanned, Error> {
+        self.may_panic(Call::Scan);
+        self.inner.scan(span, patience, visit)
+    }
+}
+
+#[test]
+fn a_log_that_panics_when_it_is_written_has_failed_and_everybody_hears_of_it() {
+    let log = Arc::new(Panicky::default());
+    let world = World::over(1, &log);
+    let id = world.enqueue(entry("q", "a"));
+    let started = world.notes.started();
+    *log.next.lock() = Some(Call::Commit);
+    let why = "writing the log: it panicked".to_owned();
+    assert_eq!(world.finish(&started.hold(), Outcome::Done), Err(Refused::Log(why.clone())));
+    assert_eq!(world.notes.revoked(), (id, started.lease));
+    assert_eq!(world.ask(What::Cancel { seq: id.seq }), Err(Refused::Log(why.clone())));
+    assert_eq!(world.room.totals().logs[0].poisoned, Some(why));
+    drop(started);
+    world.room.give_up(PARTITION);
+    world.open(&log);
+    let held = world.start();
+    world.finish(&held, Outcome::Done).unwrap();
+    world.is_empty();
+}
+
+#[test]
+fn a_log_that_panics_when_it_is_read_for_a_move_refuses_that_move_and_no_other() {
+    let log = Arc::new(Panicky::default());
+    let world = World::over(0, &log);
+    let id = world.enqueue(entry("q", "a"));
+    *log.next.lock() = Some(Call::Get);
+    let why = "reading the log: it panicked".to_owned();
+    assert_eq!(world.ask(What::Cancel { seq: id.seq }), Err(Refused::Log(why)));
+    assert_eq!(world.ask(What::Cancel { seq: id.seq }), Ok(Done::Over(id, Outcome::Cancelled)));
+    world.is_empty();
+}
+
+#[test]
+fn a_log_that_panics_when_it_is_opened_can_be_opened_later() {
+    let log = Arc::new(Panicky::default());
+    let world = World::new(1);
+    for call in [Call::Get, Call::Scan, Call::Commit] {
+        *log.next.lock() = Some(call);
+        let opened = world.room.open(PARTITION, 1, log.clone());
+        assert_eq!(opened.unwrap_err().to_string(), "opening the log: it panicked", "{call:?}");
+    }
+    world.open(&log);
+    world.enqueue(entry("q", "a"));
+    let held = world.start();
+    world.finish(&held, Outcome::Done).unwrap();
+    world.is_empty();
+}
+
+/// Somebody whose waking panics.
+struct Loud;
+
+impl std::task::Wake for Loud {
+    fn wake(self: Arc<Self>) {
+        panic!("a panic that a test asked for");
+    }
+}
+
+#[test]
+fn a_committer_that_panics_on_the_way_is_a_log_that_has_failed() {
+    let log = Arc::new(Slow::default());
+    let world = World::over(1, &log);
+    world.enqueue(entry("q", "a"));
+    let held = world.start();
+    let gate = log.hold();
+    let mut finished = world.room.send(PARTITION, finish(&held, Outcome::Done));
+    gate.0.recv().unwrap();
+    let waker = std::task::Waker::from(Arc::new(Loud));
+    let polled = std::pin::Pin::new(&mut finished).poll(&mut std::task::Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    gate.1.send(()).unwrap();
+    let why = "its committer panicked".to_owned();
+    world.until("it is known", || world.room.totals().logs[0].poisoned == Some(why.clone()));
+    let refused = world.ask(What::Enqueue(Box::new(entry("q", "b"))));
+    assert_eq!(refused, Err(Refused::Log(why)), "and nobody waits for nothing");
+    assert_eq!(world.room.check(), Ok(()));
+    world.room.give_up(PARTITION);
+    world.open(&log);
+    world.is_empty();
+}
+
+#[test]
+fn a_ground_that_panics_is_asked_again_and_holds_up_nobody_else() {
+    let log = Arc::new(Memory::new());
+    let world = World::over(0, &log);
+    let (first, other) = (entry("q", "a"), Entry { terms: Terms::of("other"), ..entry("r", "b") });
+    let (first, other) = (world.enqueue(first), world.enqueue(other));
+    world.engines.panic(TARGET);
+    world.places(1);
+    world.engines.set("other", 1);
+    world.room.stir(None);
+    let held = world.start();
+    assert_eq!(held.id, other, "whoever waits for something else");
+    world.finish(&held, Outcome::Done).unwrap();
+    let held = world.start();
+    assert_eq!(held.id, first, "its place was free, and a later word has found it");
+    world.finish(&held, Outcome::Done).unwrap();
     world.is_empty();
 }
 
