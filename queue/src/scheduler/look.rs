@@ -273,6 +273,10 @@ impl Scheduler {
             ensure(live == usize::from(target.at == TargetAt::Live), "Q2")?;
             let ready = |class: Class| !target.turns[class.number()].fair.is_empty() && !self.is_full(class);
             ensure(!Class::all().any(ready) || target.at != TargetAt::Idle, "Q3")?;
+            let kept = |class: Class| {
+                target.turns[class.number()].fair.first_kept().is_some() && !self.is_full(class)
+            };
+            ensure(!Class::all().any(kept) || target.at != TargetAt::Crowded, "Q3")?;
             let waiting = target.turns.iter().any(|turns| turns.waiting > 0);
             ensure(waiting || target.at != TargetAt::NoPlace, "Q7")?;
         }

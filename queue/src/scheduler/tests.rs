@@ -345,6 +345,27 @@ fn places_that_are_kept_free_are_kept_and_the_others_are_shared_by_weight() {
 }
 
 #[test]
+fn a_place_that_is_kept_free_is_taken_again_when_its_class_has_room() {
+    // The class is full, and the other class at the same target may not have what is kept free: when the class had room
+    // again, nobody looked at the target, and what was kept free stayed empty.
+    let options =
+        Options { class_running: [None, None, Some(1), None], fleet: running(4), ..Options::default() };
+    let mut sim = Sim::new(options);
+    sim.tenant("sure", 1, Limits { guaranteed: 2, ..Limits::default() });
+    let (other, sure) = (sim.queue("other", "q"), sim.queue("sure", "q"));
+    (0..4).for_each(|_| _ = sim.add(other, 0, 10));
+    (0..2).for_each(|_| _ = sim.add(sure, 2, 10));
+    let started = sim.start_all();
+    let of = |tenant| started.iter().filter(|run| &*run.tenant == tenant).count();
+    assert_eq!((of("other"), of("sure")), (2, 1));
+    let first = started.iter().find(|run| &*run.tenant == "sure").expect("one of them");
+    sim.end(first, 10);
+    sim.check();
+    assert_eq!(&*sim.start().expect("its place is free").tenant, "sure");
+    sim.check();
+}
+
+#[test]
 fn guarantees_that_are_more_than_there_is_leave_no_place_empty() {
     let mut sim = Sim::new(Options { fleet: running(4), ..Options::default() });
     for tenant in ["a", "b"] {

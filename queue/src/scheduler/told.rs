@@ -476,13 +476,19 @@ impl Scheduler {
         }
     }
 
-    /// Targets at which only this class had something to start.
+    /// Targets at which this class alone had something to start, or something for whom places are kept free.
     fn free_class(&mut self, class: Class) {
-        let idle = self.targets.iter().filter(|(_, target)| {
-            target.at == TargetAt::Idle && !target.turns[class.number()].fair.is_empty()
+        let held = self.targets.iter().filter(|(_, target)| {
+            let fair = &target.turns[class.number()].fair;
+            match target.at {
+                TargetAt::Idle => !fair.is_empty(),
+                TargetAt::Crowded => fair.first_kept().is_some(),
+                _ => false,
+            }
         });
-        let idle: Vec<u32> = idle.map(|(id, _)| id as u32).collect();
-        for id in idle {
+        let held: Vec<u32> = held.map(|(id, _)| id as u32).collect();
+        for id in held {
+            self.crowd.retain(|crowded| *crowded != id);
             self.liven(id);
         }
     }
