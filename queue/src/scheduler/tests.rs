@@ -689,6 +689,50 @@ fn a_hundred_thousand_blocked_lanes_are_looked_at_once_each_and_never_again() {
     }
 }
 
+// === Memory ===
+
+#[test]
+fn lanes_that_are_held_back_anywhere_keep_one_entry_each_when_memory_is_short() {
+    let mut sim = Sim::new(Options { cached: 100, ..Options::default() });
+    sim.tenant("held", 1, running(0));
+    sim.engines.free.insert(TARGET.into(), 0);
+    let queues: Vec<QueueId> =
+        (0..50).map(|at| sim.queue(["held", "free"][at % 2], &format!("q{at}"))).collect();
+    for number in 0..1_000 {
+        let queue = queues[number % queues.len()];
+        sim.add(queue, (number % 2) as u8, 1);
+        if number % 7 == 0 {
+            assert!(sim.start().is_none(), "a limit, or no place");
+        }
+        sim.check();
+        assert!(sim.sched.depth().cached <= 150, "{:?}", sim.sched.depth());
+    }
+    sim.tenant("held", 1, running(50));
+    sim.engines.free.insert(TARGET.into(), i64::MAX);
+    sim.sched.stir(None);
+    let mut last: HashMap<LaneId, Seq> = HashMap::new();
+    for _ in 0..1_000 {
+        let run = sim.serve().expect("all of them run");
+        assert!(last.insert(run.lane, run.item.key.seq) < Some(run.item.key.seq), "in order");
+        sim.check();
+    }
+    assert_eq!(sim.sched.depth().cached, 0);
+}
+
+#[test]
+fn those_who_stand_in_line_take_no_memory_from_durable_lanes() {
+    let mut sim = Sim::new(Options { cached: 100, ..Options::default() });
+    sim.tenant("t", 1, running(0));
+    let (line, queue) = (sim.queue("t", "line"), sim.queue("t", "q"));
+    for _ in 0..200 {
+        let item = sim.item(1, 0, None);
+        sim.sched.stand_in_line(LaneId { queue: line, class: Class::FIRST }, item).expect("it is new");
+    }
+    (0..24).for_each(|_| _ = sim.add(queue, 0, 1));
+    assert_eq!((sim.sched.depth().cached, sim.sched.depth().volatile), (24, 200));
+    sim.check();
+}
+
 #[test]
 fn an_entry_that_is_chosen_twice_takes_what_it_takes_once() {
     let mut sim = Sim::new(Options { fleet: running(3), ..Options::default() });

@@ -78,6 +78,16 @@ impl Scheduler {
             self.keep_place(id, crate::inbox::Inbox::forget);
         }
     }
+
+    /// If memory is short, a lane keeps its first entry: all that a turn needs. Called wherever a lane gains entries, since
+    /// what is held back further up (by a tenant's limit, or for want of a place) is never spared.
+    fn thin(&mut self, id: LaneId) {
+        if self.cached > self.options.cached
+            && self.lane(id).is_some_and(|lane| lane.rest.is_none() && lane.known().items().len() > 1)
+        {
+            self.keep_place(id, crate::inbox::Inbox::thin);
+        }
+    }
 }
 
 // === Entries ===
@@ -89,7 +99,9 @@ impl Scheduler {
     /// It is there already: what was told is not what was committed.
     pub fn added(&mut self, lane: LaneId, item: Item) -> Result<(), Twice> {
         self.make_lane(lane, true, false);
-        self.change(lane, |inbox| inbox.added(item)).unwrap_or(Ok(()))
+        let told = self.change(lane, |inbox| inbox.added(item)).unwrap_or(Ok(()));
+        self.thin(lane);
+        told
     }
 
     /// -> Inbox, of an entry that lives in memory only and so has its lane to itself and its like.
@@ -186,6 +198,7 @@ impl Scheduler {
         let Some(run) = self.end(id, lease, Cost::default(), now) else { return };
         if !run.gone {
             self.change(run.lane, |inbox| inbox.put_back(run.item));
+            self.thin(run.lane);
         }
     }
 
@@ -355,6 +368,7 @@ impl Scheduler {
         self.filling -= 1;
         let (id, ticket) = (hunger.lane, &hunger.ticket);
         self.change(id, |inbox| inbox.finish(ticket, found));
+        self.thin(id);
         self.loosen_reader(id);
     }
 

@@ -35,7 +35,7 @@ fn fails(fault: CommitFault) {
     assert_eq!(world.ask(What::Cancel { seq: waits.seq }), Err(Refused::Log(why.clone())));
     let totals = world.room.totals();
     assert_eq!(totals.logs[0].poisoned, Some(why), "and says so to whoever looks");
-    assert_eq!((totals.depth.running, totals.depth.cached), (0, totals.depth.volatile));
+    assert_eq!((totals.depth.running, totals.depth.cached), (0, 0));
     assert_eq!(world.room.show(waits).unwrap().entry.stage, Stage::Inbox, "it can be read");
     assert_eq!(world.room.show(waits).unwrap().why, None);
     assert_eq!(world.room.queue(&name("q")).unwrap().running, 0);
