@@ -672,7 +672,7 @@ impl World {
                 entry.stage = Stage::Inbox;
             }
         }
-        let counts = ledger::count(&*self.log, || ()).expect("readable");
+        let counts = ledger::count(&*self.log, || (), &|| true).expect("readable");
         let counted: u64 = counts.values().sum();
         assert_eq!(counted, self.entries.len() as u64, "{}", self.story());
         for number in self.ledger.count(&counts) {

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Condvar, Mutex};
@@ -19,6 +20,8 @@ use crate::name::Millis;
 pub(super) struct Mailbox {
     inner: Mutex<Posted>,
     came: Condvar,
+    /// The same as [`Posted::closed`], for whoever looks often.
+    ended: AtomicBool,
 }
 
 #[derive(Default)]
@@ -63,11 +66,17 @@ impl Mailbox {
         self.came.notify_one();
     }
 
+    /// Whether nothing is taken any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
     /// Nothing is taken any more; what is being written is written.
     pub(super) fn end(&self) {
         let refused = {
             let mut inner = self.inner.lock();
             inner.closed = true;
+            self.ended.store(true, Ordering::Relaxed);
             self.came.notify_all();
             std::mem::take(&mut inner.asks)
         };

@@ -52,6 +52,8 @@ pub(super) struct Book {
     pub(super) mailbox: Arc<Mailbox>,
     /// Its committer, until somebody waits for its end.
     pub(super) committer: Option<JoinHandle<()>>,
+    /// Whoever counts what is in it, until somebody waits for its end.
+    pub(super) counter: Option<JoinHandle<()>>,
     /// Somebody has asked to deal with what is due.
     due_asked: bool,
     /// Not before: what is due could not be read.
@@ -95,6 +97,7 @@ impl Book {
             log,
             mailbox,
             committer: Some(committer),
+            counter: None,
             due_asked: false,
             due_after: Millis(0),
             count_at: None,

@@ -1,6 +1,7 @@
 //! Logs that fail, are given up, taken over, or somebody else's: everybody is told, and what was acknowledged is there.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use bytes::Bytes;
@@ -297,6 +298,48 @@ fn a_log_that_panics_when_it_is_opened_can_be_opened_later() {
     let held = world.start();
     world.finish(&held, Outcome::Done).unwrap();
     world.is_empty();
+}
+
+/// A log whose table of what is set aside has no end.
+#[derive(Default)]
+struct Endless {
+    inner: Memory,
+    scans: AtomicUsize,
+}
+
+impl Log for Endless {
+    fn commit(&self, batch: Batch, sync: Sync) -> Result<(), Error> {
+        self.inner.commit(batch, sync)
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        self.inner.get(table, key)
+    }
+
+    fn scan(&self, span: &Span, patience: Patience, visit: Visit<'_>) -> Result<Scanned, Error> {
+        if span.table != Table::Aside {
+            return self.inner.scan(span, patience, visit);
+        }
+        self.scans.fetch_add(1, Ordering::SeqCst);
+        let key = queue::format::aside(1, queue::name::Seq(1));
+        while visit(&key, &[]).is_continue() {}
+        Ok(Scanned::Stopped)
+    }
+}
+
+#[test]
+fn a_count_ends_with_whoever_wants_it() {
+    let log = Arc::new(Endless::default());
+    let world = World::over(0, &log);
+    world.until("it counts", || log.scans.load(Ordering::SeqCst) == 1);
+    let id = world.enqueue(entry("q", "a"));
+    world.room.give_up(PARTITION);
+    assert_eq!(Arc::strong_count(&log), 1, "nobody reads it any more");
+    world.open(&log);
+    world.until("it counts", || log.scans.load(Ordering::SeqCst) == 2);
+    assert_eq!(world.ask(What::Cancel { seq: id.seq }), Ok(Done::Over(id, Outcome::Cancelled)));
+    world.room.close();
+    assert_eq!(Arc::strong_count(&log), 1);
 }
 
 /// Somebody whose waking panics.
