@@ -134,6 +134,12 @@ pub enum Refused {
     Closing,
 }
 
+impl From<crate::log::Error> for Refused {
+    fn from(error: crate::log::Error) -> Self {
+        Self::Log(error.to_string())
+    }
+}
+
 // === impl Ask ===
 
 impl Ask {
@@ -235,8 +241,7 @@ impl Seen {
     pub fn known(self, id: EntryId) -> Option<Known> {
         let stage = self.stage()?;
         let (head, payload, result) = self.entry?;
-        let placed = self.aside.map(|placed| placed.item);
-        let item = placed.unwrap_or(head.item);
+        let item = head.item;
         Some(Known {
             id,
             queue: head.name,

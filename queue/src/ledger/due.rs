@@ -6,18 +6,17 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use super::ask::DueRow;
-use super::{Ask, Done, Effect, Ledger, Plan, Refused, Seen, What};
+use super::{Ask, Done, Effect, Ledger, Plan, Seen, What};
 use crate::entry::Stage;
 use crate::format::{self, Due, Placed, meta};
-use crate::log::{Log, Patience, Scanned, Span, Sync, Table};
+use crate::log::{Error, Log, Patience, Span, Sync, Table};
 use crate::name::{Millis, Seq};
 
 /// Timers that one batch deals with.
 const MOST: usize = 256;
 
 /// Reads what is due.
-pub(super) fn look(until: Millis, from: Millis, log: &dyn Log) -> Result<Seen, Refused> {
-    let wrong = |error: crate::log::Error| Refused::Log(error.to_string());
+pub(super) fn look(until: Millis, from: Millis, log: &dyn Log) -> Result<Seen, Error> {
     let mut rows: Vec<(Millis, Due, Seq, Bytes)> = Vec::new();
     let mut next = None;
     let mut damaged = None;
@@ -36,15 +35,15 @@ pub(super) fn look(until: Millis, from: Millis, log: &dyn Log) -> Result<Seen, R
             ControlFlow::Break(())
         }
     };
-    log.scan(&span, Patience::Wait, &mut visit).and_then(Scanned::whole).map_err(wrong)?;
+    log.scan(&span, Patience::Wait, &mut visit)?.whole()?;
     if let Some(error) = damaged {
-        return Err(wrong(error));
+        return Err(error);
     }
     let mut seen = Seen { next_due: next, ..Seen::default() };
     for (at, due, seq, value) in rows {
         let (placed, of) = match due {
-            Due::Ready => (Some(Placed::decode(Table::Timers, &value).map_err(wrong)?), Seen::default()),
-            Due::Expire => (None, Ledger::find(seq, log)?),
+            Due::Ready => (Some(Placed::decode(Table::Timers, &value)?), Seen::default()),
+            Due::Expire => (None, Ledger::look_for(seq, log)?),
             Due::Forget => (None, Ledger::read(seq, log)?),
         };
         seen.due.push(DueRow { at, due, seq, placed, seen: of });

@@ -23,7 +23,7 @@ use bytes::Bytes;
 
 use crate::entry::{Cost, Item, Lease, Outcome};
 use crate::format::{self, QueueRow, meta};
-use crate::log::{Batch, Log, Sync, Table};
+use crate::log::{Batch, Sync, Table};
 use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName, Seq};
 use crate::scheduler::{DebtOf, LaneId, QueueId, Scheduler};
 
@@ -326,8 +326,4 @@ impl Plan {
     fn needs(&mut self, sync: Sync) {
         self.sync = self.sync.max(Some(sync));
     }
-}
-
-fn get(log: &dyn Log, table: Table, key: &[u8]) -> Result<Option<Bytes>, Refused> {
-    log.get(table, key).map_err(|error| Refused::Log(error.to_string()))
 }

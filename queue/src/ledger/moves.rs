@@ -5,10 +5,10 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use super::ask::new_row;
-use super::{Ask, DEBTS_A_CLOSE, Desk, Done, Effect, Ledger, Plan, Refused, STARTS_A_MARK, Seen, What, get};
+use super::{Ask, DEBTS_A_CLOSE, Desk, Done, Effect, Ledger, Plan, Refused, STARTS_A_MARK, Seen, What};
 use crate::entry::{Cost, Entry, Item, Lease, MAX_HINT, MAX_ONCE, Outcome, Stage, Terms};
 use crate::format::{self, Due, Head, Placed};
-use crate::log::{Log, Sync, Table};
+use crate::log::{Error, Log, Sync, Table};
 use crate::name::{Class, Key, Millis, QueueName, Seq};
 use crate::scheduler::{DebtOf, LaneId, Scheduler};
 
@@ -24,7 +24,7 @@ impl Ledger {
         match what {
             What::Enqueue(entry) => {
                 let Some(once) = &entry.once else { return Ok(Seen::default()) };
-                let row = get(log, Table::Once, &format::once(&entry.queue, once))?;
+                let row = log.get(Table::Once, &format::once(&entry.queue, once))?;
                 let pair = row.as_deref().and_then(|row| row.split_first_chunk::<8>());
                 let once = pair.map(|(seq, print)| {
                     let print = print.first_chunk::<8>().copied().unwrap_or_default();
@@ -38,10 +38,10 @@ impl Ledger {
             | What::Retry { seq }
             | What::Forget { seq } => Self::find(*seq, log),
             What::Yield { seq, not_before: Some(_), .. } | What::Finish { seq, remembered: true, .. } => {
-                Self::read(*seq, log)
+                Ok(Self::read(*seq, log)?)
             }
             What::Expire { key, .. } => Self::find(key.seq, log),
-            What::Due { until } => super::due::look(*until, due_from, log),
+            What::Due { until } => Ok(super::due::look(*until, due_from, log)?),
             What::Start { .. }
             | What::Finish { .. }
             | What::Yield { .. }
@@ -53,10 +53,9 @@ impl Ledger {
     }
 
     /// An entry, without where it is.
-    pub(super) fn read(seq: Seq, log: &dyn Log) -> Result<Seen, Refused> {
-        let row = get(log, Table::Entries, &format::number(seq.0))?;
-        let entry = row.map(|row| Head::decode(&row)).transpose();
-        let entry = entry.map_err(|error| Refused::Log(error.to_string()))?;
+    pub(super) fn read(seq: Seq, log: &dyn Log) -> Result<Seen, Error> {
+        let row = log.get(Table::Entries, &format::number(seq.0))?;
+        let entry = row.map(|row| Head::decode(&row)).transpose()?;
         Ok(Seen { entry, ..Seen::default() })
     }
 
@@ -65,26 +64,36 @@ impl Ledger {
     /// # Errors
     /// The log cannot be read.
     pub fn find(seq: Seq, log: &dyn Log) -> Result<Seen, Refused> {
-        let damaged = |error: crate::log::Error| Refused::Log(error.to_string());
+        Ok(Self::look_for(seq, log)?)
+    }
+
+    /// The same, for whoever wants to know what is wrong.
+    pub(super) fn look_for(seq: Seq, log: &dyn Log) -> Result<Seen, Error> {
         let mut seen = Self::read(seq, log)?;
-        let Some((head, ..)) = &seen.entry else { return Ok(seen) };
-        if head.over.is_none() {
-            let key = head.item.key;
-            seen.inbox = get(log, Table::Inbox, &format::inbox(head.queue, head.class, key))?.is_some();
-            if !seen.inbox {
-                let running = get(log, Table::Running, &format::number(seq.0))?;
-                let aside = match running {
-                    Some(row) => Some((Table::Running, row)),
-                    None => get(log, Table::Aside, &format::aside(head.queue, seq))?
-                        .map(|row| (Table::Aside, row)),
-                };
-                seen.aside = match aside {
-                    Some((table, row)) => Some(Placed::decode(table, &row).map_err(damaged)?),
-                    None => None,
-                };
-                seen.timer = seen.aside.is_none()
-                    && get(log, Table::Timers, &format::timer(key.at, Due::Ready, seq))?.is_some();
+        let Some((head, ..)) = seen.entry.as_mut().filter(|(head, ..)| head.over.is_none()) else {
+            return Ok(seen);
+        };
+        let key = head.item.key;
+        let row = format::inbox(head.queue, head.class, key);
+        if let Some(value) = log.get(Table::Inbox, &row)? {
+            // The row where it is knows how often it was started; its head was written when it came.
+            (_, _, head.item) = format::inbox_row(&row, &value)?;
+            seen.inbox = true;
+            return Ok(seen);
+        }
+        for (table, row) in
+            [(Table::Running, format::number(seq.0)), (Table::Aside, format::aside(head.queue, seq))]
+        {
+            if let Some(value) = log.get(table, &row)? {
+                let placed = Placed::decode(table, &value)?;
+                head.item = placed.item.clone();
+                seen.aside = Some(placed);
+                return Ok(seen);
             }
+        }
+        if let Some(value) = log.get(Table::Timers, &format::timer(key.at, Due::Ready, seq))? {
+            head.item = Placed::decode(Table::Timers, &value)?.item;
+            seen.timer = true;
         }
         Ok(seen)
     }

@@ -185,6 +185,39 @@ fn what_is_given_back_runs_again_at_its_old_place() {
 }
 
 #[test]
+fn what_was_started_before_still_was_after_it_was_held() {
+    let (world, log) = memory(1);
+    let id = world.enqueue(Entry { keep: 9_000, ..entry("q", "a") });
+    let started = world.notes.started();
+    world.engines.shut(true);
+    block(world.room.give_back(&started.hold(), None, Cost::default(), true)).unwrap();
+    drop(started);
+    let attempt = |world: &World| world.room.show(id).unwrap().entry.attempt;
+    assert_eq!(attempt(&world), 1);
+    for what in [What::Hold { seq: id.seq }, What::Resume { seq: id.seq }] {
+        assert_eq!(world.ask(what), Ok(Done::Moved));
+        assert_eq!(attempt(&world), 1);
+    }
+    world.engines.shut(false);
+    world.places(1);
+    let started = world.notes.started();
+    assert_eq!(started.item.attempt, 1);
+    drop(started);
+    // It ran when the process ended.
+    let world = world.restart(&log);
+    assert_eq!(attempt(&world), 2);
+    assert_eq!(world.ask(What::Cancel { seq: id.seq }), Ok(Done::Over(id, Outcome::Cancelled)));
+    assert_eq!(attempt(&world), 2);
+    assert_eq!(world.ask(What::Retry { seq: id.seq }), Ok(Done::Moved));
+    world.places(1);
+    drop(world.notes.started());
+    assert_eq!(world.ask(What::Cancel { seq: id.seq }), Ok(Done::Over(id, Outcome::Cancelled)));
+    assert_eq!(attempt(&world), 1, "it began anew, and was cancelled while it ran");
+    world.time.pass(9_000);
+    world.is_empty();
+}
+
+#[test]
 fn what_is_given_back_until_later_waits_until_then() {
     let (world, _) = memory(1);
     let first = world.enqueue(entry("q", "a"));
