@@ -69,6 +69,8 @@ pub struct Seen {
     pub(super) once: Option<(Seq, u64)>,
     /// What is due.
     pub(super) due: Vec<DueRow>,
+    /// Until when everything was looked at, damaged or not.
+    pub(super) due_until: Option<Millis>,
     /// When the next thing is due after those.
     pub(super) next_due: Option<Millis>,
 }
