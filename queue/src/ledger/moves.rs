@@ -1,15 +1,17 @@
 //! One method a move: what must hold, which rows change, what the scheduler is told.
 
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 
 use bytes::Bytes;
 
 use super::ask::new_row;
 use super::{Ask, DEBTS_A_CLOSE, Desk, Done, Effect, Ledger, Plan, Refused, STARTS_A_MARK, Seen, What};
-use crate::entry::{Cost, Entry, Item, Lease, MAX_HINT, MAX_ONCE, Outcome, Stage, Terms};
+use crate::entry::{
+    Cost, Entry, Item, Lease, MAX_HINT, MAX_ONCE, MAX_PAYLOAD, MAX_RESULT, Outcome, Stage, Terms,
+};
 use crate::format::{self, Due, Head, Placed};
 use crate::log::{Error, Log, Sync, Table};
-use crate::name::{Class, Key, Millis, QueueName, Seq};
+use crate::name::{Class, Key, MAX_NAME, Millis, QueueName, Seq};
 use crate::scheduler::{DebtOf, LaneId, Scheduler};
 
 /// What a move comes to.
@@ -186,6 +188,7 @@ impl Ledger {
         sched: &mut Scheduler,
         now: Millis,
     ) -> Move {
+        fits_entry(entry)?;
         let print = xxhash_rust::xxh3::xxh3_64(&entry.payload);
         if let Some((seq, before)) = seen.once {
             if before != print {
@@ -198,15 +201,6 @@ impl Ledger {
             return Ok((Effect::Nothing(Done::Known(self.id(seq))), 0));
         }
         let at = self.time(now);
-        let too_long = |what: &str, found: usize, most: usize| {
-            Refused::Invalid(format!("{what}: found {found} bytes; allowed are {most}"))
-        };
-        if let Some(hint) = entry.hint.as_ref().filter(|hint| hint.len() > MAX_HINT) {
-            return Err(too_long("the hint", hint.len(), MAX_HINT));
-        }
-        if let Some(once) = entry.once.as_ref().filter(|once| once.is_empty() || once.len() > MAX_ONCE) {
-            return Err(too_long("the idempotency key", once.len(), MAX_ONCE));
-        }
         let ready = entry.not_before.map_or(at, |not_before| not_before.max(at));
         if let Some(deadline) = entry.deadline.filter(|deadline| *deadline <= ready) {
             return Err(Refused::Invalid(format!(
@@ -288,6 +282,7 @@ impl Ledger {
         sched: &Scheduler,
         now: Millis,
     ) -> Move {
+        fits("the result", result.len(), 0..=MAX_RESULT)?;
         let (number, class, mut item) = self.held(seq, lease, sched)?;
         item.attempt = item.attempt.saturating_add(1);
         plan.batch.delete(Table::Running, format::number(seq.0));
@@ -494,6 +489,7 @@ impl Ledger {
     }
 
     fn set_terms(&mut self, name: &QueueName, terms: &Terms, plan: &mut Plan, sched: &mut Scheduler) -> Move {
+        fits_queue(name, terms)?;
         let number = self.make_queue(name, terms, plan, sched)?;
         let Some(desk) = self.desks.get_mut(&number) else { return Err(Refused::NoQueue(name.clone())) };
         desk.row.terms = terms.clone();
@@ -698,6 +694,27 @@ impl Ledger {
         plan.batch.put(Table::Debts, key.clone(), format::debt_value(debt));
         plan.more.insert(key, more);
     }
+}
+
+/// What no log takes is refused at the door: once a batch is made the books are ahead of the log, and cannot be taken back.
+fn fits(what: &str, found: usize, allowed: RangeInclusive<usize>) -> Result<(), Refused> {
+    if allowed.contains(&found) {
+        return Ok(());
+    }
+    Err(Refused::Invalid(format!("{what}: found {found} bytes; allowed are {}", allowed.end())))
+}
+
+fn fits_queue(name: &QueueName, terms: &Terms) -> Result<(), Refused> {
+    fits("the tenant", name.tenant.len(), 1..=MAX_NAME)?;
+    fits("the queue", name.key.len(), 1..=MAX_NAME)?;
+    fits("the target", terms.target.len(), 0..=MAX_NAME)
+}
+
+fn fits_entry(entry: &Entry) -> Result<(), Refused> {
+    fits_queue(&entry.queue, &entry.terms)?;
+    fits("the payload", entry.payload.len(), 0..=MAX_PAYLOAD)?;
+    fits("the hint", entry.hint.as_ref().map_or(0, |hint| hint.len()), 0..=MAX_HINT)?;
+    entry.once.as_ref().map_or(Ok(()), |once| fits("the idempotency key", once.len(), 1..=MAX_ONCE))
 }
 
 fn drop_expiry(item: &Item, plan: &mut Plan) {

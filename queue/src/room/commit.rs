@@ -242,6 +242,7 @@ impl<P: Send + 'static> Shared<P> {
                 }
                 news
             }),
+            // Also what a log says it would not take: the books say it is there, and only the log can say what is.
             Err(error) => self.poison(partition, plan, &error.to_string()),
         }
     }
