@@ -61,7 +61,8 @@ pub struct Head {
     pub keep: u64,
     /// Its idempotency key.
     pub once: Option<Box<str>>,
-    /// What the scheduler knows of it; `attempt` as of the last time it was written.
+    /// What the scheduler knows of it; `attempt` as of the last time it was written: until it is over the row where it is
+    /// knows better.
     pub item: Item,
     /// How it ended, and when.
     pub over: Option<(Outcome, Millis)>,

@@ -743,7 +743,7 @@ impl Books {
         let mut sched = Scheduler::new(Options::default());
         sched.tenancy("heavy", Tenancy { weight: 2, limits: Limits::default() });
         let (mut ledger, _) = Ledger::open(&log, 1, fence, &mut sched).expect("memory can be read");
-        let counts = queue::ledger::count(&log, || {}).expect("memory can be read");
+        let counts = queue::ledger::count(&log, || {}, &|| true).expect("memory can be read");
         assert!(ledger.count(&counts).is_empty());
         let engines = Sim::new(Options::default()).engines;
         Self { log, ledger, sched, engines, running: HashMap::new() }

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::lane::{At, member};
 use super::{LaneId, Run, Scheduler, SeatAt, TargetAt, Timer, Turns};
-use crate::entry::{Item, Lease, Order};
+use crate::entry::{Cost, Item, Lease, Order};
 use crate::limits::Room;
 use crate::name::{CLASSES, Class, EntryId, Millis};
 
@@ -269,7 +269,11 @@ impl Scheduler {
         let run = Run { lane: id, seat: seat_id, item: item.clone(), lease, confirmed: false, gone: false };
         self.of_class[id.class.number()] += 1;
         let entry = self.id(id, item.key.seq)?;
-        self.running.insert(entry, run);
+        if let Some(before) = self.running.insert(entry, run) {
+            // Nothing runs twice, and what the first had taken must not stay taken for ever; its lease holds nothing now.
+            tracing::error!(%entry, ?before, "an entry was chosen while a start of it was under way; that start is refused");
+            self.release(&before, Cost::default(), now);
+        }
         if volatile {
             self.drop_volatile(id, item.key);
             self.confirm(entry, lease);

@@ -149,11 +149,13 @@ impl Scheduler {
     /// The same for a lane that stays where it is, although less of it may be known.
     pub(super) fn keep_place<R>(&mut self, id: LaneId, change: impl FnOnce(&mut Inbox) -> R) -> Option<R> {
         let lane = self.lane_mut(id)?;
-        let before = lane.known().items().len();
+        let (before, volatile) = (lane.known().items().len(), lane.rest.is_some());
         let result = change(lane.inbox_mut());
         lane.feed();
         let after = lane.known().items().len();
-        self.cached = self.cached + after - before;
+        if !volatile {
+            self.cached = self.cached + after - before;
+        }
         self.review(id);
         Some(result)
     }

@@ -52,7 +52,7 @@ pub struct Depth {
     pub queues: usize,
     /// Entries that run.
     pub running: usize,
-    /// Entries that are in memory.
+    /// Entries of durable lanes that are in memory.
     pub cached: usize,
     /// Entries that wait in memory and nowhere else.
     pub volatile: usize,
@@ -230,6 +230,7 @@ impl Scheduler {
             self.targets.iter().flat_map(|(_, target)| target.picky.iter().copied()).collect();
         let mut waiting = 0;
         let mut ready_lanes = 0;
+        let (mut cached, mut cached_lanes) = (0, 0);
         for (at, queue) in &self.queues {
             for class in Class::all() {
                 let id = LaneId { queue: QueueId(at as u32), class };
@@ -247,9 +248,14 @@ impl Scheduler {
                 ready_lanes += usize::from(lane.at == At::Ready);
                 let everything = lane.rest.as_ref().map(|rest| rest.len());
                 let known = lane.known().items().len();
+                if everything.is_none() {
+                    cached += known;
+                    cached_lanes += usize::from(known > 0);
+                }
                 ensure(everything.is_none_or(|all| known == all || known > 0 && known < all), "N1")?;
             }
         }
+        ensure(cached == self.cached && cached <= self.options.cached + cached_lanes, "Q8")?;
         let all: usize = self.seats.iter().map(|(_, seat)| seat.fair.len()).sum();
         ensure(all == ready_lanes, "Q2")?;
         for (at, seat) in &self.seats {
@@ -273,6 +279,10 @@ impl Scheduler {
             ensure(live == usize::from(target.at == TargetAt::Live), "Q2")?;
             let ready = |class: Class| !target.turns[class.number()].fair.is_empty() && !self.is_full(class);
             ensure(!Class::all().any(ready) || target.at != TargetAt::Idle, "Q3")?;
+            let kept = |class: Class| {
+                target.turns[class.number()].fair.first_kept().is_some() && !self.is_full(class)
+            };
+            ensure(!Class::all().any(kept) || target.at != TargetAt::Crowded, "Q3")?;
             let waiting = target.turns.iter().any(|turns| turns.waiting > 0);
             ensure(waiting || target.at != TargetAt::NoPlace, "Q7")?;
         }

@@ -20,6 +20,7 @@
 //!   for itself until something ends there, and is then the first to be asked: small ones do not go past it for ever. If it
 //!   leaves or is paused, the level is free at once.
 //! - Q7: a target has no place only while somebody waits for one: whoever frees a place tells of it only then.
+//! - Q8: of durable lanes there are in memory at most [`Options::cached`] entries, and one more of each lane.
 
 mod decide;
 mod hash;
@@ -56,7 +57,8 @@ pub struct Options {
     pub class_running: [Option<u32>; CLASSES],
     /// Tokens of that part that must have passed a class before its share begins to count.
     pub patience: u64,
-    /// Entries of durable lanes that are kept in memory, over all lanes.
+    /// Entries of durable lanes that are kept in memory, over all lanes. When there are more, a lane keeps its first only:
+    /// fewer save memory, and cost a read a start where there are more lanes than this that have something.
     pub cached: usize,
     /// Refills at a time.
     pub refills: usize,

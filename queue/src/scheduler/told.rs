@@ -78,6 +78,16 @@ impl Scheduler {
             self.keep_place(id, crate::inbox::Inbox::forget);
         }
     }
+
+    /// If memory is short, a lane keeps its first entry: all that a turn needs. Called wherever a lane gains entries, since
+    /// what is held back further up (by a tenant's limit, or for want of a place) is never spared.
+    fn thin(&mut self, id: LaneId) {
+        if self.cached > self.options.cached
+            && self.lane(id).is_some_and(|lane| lane.rest.is_none() && lane.known().items().len() > 1)
+        {
+            self.keep_place(id, crate::inbox::Inbox::thin);
+        }
+    }
 }
 
 // === Entries ===
@@ -89,7 +99,9 @@ impl Scheduler {
     /// It is there already: what was told is not what was committed.
     pub fn added(&mut self, lane: LaneId, item: Item) -> Result<(), Twice> {
         self.make_lane(lane, true, false);
-        self.change(lane, |inbox| inbox.added(item)).unwrap_or(Ok(()))
+        let told = self.change(lane, |inbox| inbox.added(item)).unwrap_or(Ok(()));
+        self.thin(lane);
+        told
     }
 
     /// -> Inbox, of an entry that lives in memory only and so has its lane to itself and its like.
@@ -165,6 +177,11 @@ impl Scheduler {
         self.running.get(&id).is_some_and(|run| run.lease == lease && !run.gone && !run.confirmed)
     }
 
+    /// Whether a start of this entry is on its way to the log although the entry has left: it will be refused.
+    pub fn is_gone(&self, id: EntryId) -> bool {
+        self.running.get(&id).is_some_and(|run| run.gone)
+    }
+
     /// Inbox -> Running: the log has it.
     pub fn confirm(&mut self, id: EntryId, lease: Lease) {
         let Some(run) = self.running.get_mut(&id).filter(|run| run.lease == lease) else { return };
@@ -181,6 +198,7 @@ impl Scheduler {
         let Some(run) = self.end(id, lease, Cost::default(), now) else { return };
         if !run.gone {
             self.change(run.lane, |inbox| inbox.put_back(run.item));
+            self.thin(run.lane);
         }
     }
 
@@ -214,6 +232,12 @@ impl Scheduler {
             return None;
         }
         let run = self.running.remove(&id)?;
+        self.release(&run, used, now);
+        Some(run)
+    }
+
+    /// What a run had taken is free again.
+    pub(super) fn release(&mut self, run: &Run, used: Cost, now: Millis) {
         let class = run.lane.class;
         let was_full = self.is_full(class);
         self.of_class[class.number()] -= 1;
@@ -229,7 +253,7 @@ impl Scheduler {
             pool.draw(more, now);
         }
         let (tenant, target) = (queue.tenant, queue.target);
-        self.charge_more(&run, more);
+        self.charge_more(run, more);
         self.with_tenant(tenant, |one| {
             one.pool.release(cost);
             one.pool.draw(more, now);
@@ -244,7 +268,6 @@ impl Scheduler {
         self.free_tenant(tenant);
         self.free_target(target);
         self.free_fleet();
-        Some(run)
     }
 
     fn charge_more(&mut self, run: &Run, more: i64) {
@@ -345,6 +368,7 @@ impl Scheduler {
         self.filling -= 1;
         let (id, ticket) = (hunger.lane, &hunger.ticket);
         self.change(id, |inbox| inbox.finish(ticket, found));
+        self.thin(id);
         self.loosen_reader(id);
     }
 
@@ -466,13 +490,19 @@ impl Scheduler {
         }
     }
 
-    /// Targets at which only this class had something to start.
+    /// Targets at which this class alone had something to start, or something for whom places are kept free.
     fn free_class(&mut self, class: Class) {
-        let idle = self.targets.iter().filter(|(_, target)| {
-            target.at == TargetAt::Idle && !target.turns[class.number()].fair.is_empty()
+        let held = self.targets.iter().filter(|(_, target)| {
+            let fair = &target.turns[class.number()].fair;
+            match target.at {
+                TargetAt::Idle => !fair.is_empty(),
+                TargetAt::Crowded => fair.first_kept().is_some(),
+                _ => false,
+            }
         });
-        let idle: Vec<u32> = idle.map(|(id, _)| id as u32).collect();
-        for id in idle {
+        let held: Vec<u32> = held.map(|(id, _)| id as u32).collect();
+        for id in held {
+            self.crowd.retain(|crowded| *crowded != id);
             self.liven(id);
         }
     }

@@ -46,6 +46,8 @@ struct Places {
     taken: usize,
     /// Nobody gets a place, whatever is free.
     shut: bool,
+    /// Whoever asks for a place for this target next hears a panic.
+    panics: Option<String>,
     /// Whom a place tells when it is free again: it says so from within its drop, as the gateway's do.
     bell: Option<Room<Place>>,
 }
@@ -69,6 +71,8 @@ impl Ground for Engines {
     fn place(&mut self, target: &str, _: &str, window: Window<'_>) -> Placed<Place> {
         assert!(!window.is_empty());
         let mut places = self.0.lock();
+        let panics = places.panics.take_if(|of| *of == target).is_some();
+        assert!(!panics, "a panic that a test asked for");
         if places.shut {
             return Placed::Full;
         }
@@ -100,6 +104,10 @@ impl Engines {
 
     pub(crate) fn shut(&self, shut: bool) {
         self.0.lock().shut = shut;
+    }
+
+    pub(crate) fn panic(&self, target: &str) {
+        self.0.lock().panics = Some(target.to_owned());
     }
 
     pub(crate) fn set(&self, target: &str, free: usize) {
