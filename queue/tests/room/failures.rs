@@ -383,7 +383,7 @@ fn a_ground_that_panics_is_asked_again_and_holds_up_nobody_else() {
     world.engines.panic(TARGET);
     world.places(1);
     world.engines.set("other", 1);
-    world.room.stir(None);
+    world.room.stir(Some("other"));
     let held = world.start();
     assert_eq!(held.id, other, "whoever waits for something else");
     world.finish(&held, Outcome::Done).unwrap();
