@@ -14,8 +14,10 @@ use crate::ledger::{Ask, Ledger, Plan, Refused, Seen, What};
 use crate::log::{Batch, Log, Sync};
 use crate::name::Millis;
 
-/// Moves that wait for the committer. Bounded by who posts: each caller waits for its answer, and the scheduler has at most
-/// as many starts under way as there are places.
+/// Moves that wait for the committer. It has no bound of its own. Whoever waits for an answer has one move here; whoever posts
+/// several at once ([`super::Room::send`], [`super::Room::enqueue_all`]) has all of them here, and must bound them; the
+/// room itself has at most one start for each place, one end for each entry in memory that is too late, one close for each
+/// queue, and one look at what is due.
 #[derive(Default)]
 pub(super) struct Mailbox {
     inner: Mutex<Posted>,

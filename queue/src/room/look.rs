@@ -1,14 +1,18 @@
 //! What an operator may ask: queues, lines, entries, and why something does not run.
 
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use super::core::{Book, Core};
 use super::{Room, Shared, Told};
-use crate::entry::{Known, Stage, Terms};
+use crate::entry::{Item, Known, Stage, Terms};
 use crate::ledger::{Ledger, Listed, Page, Place, Refused};
+<<<<<<< HEAD
 use crate::log::Log;
 use crate::name::{Class, EntryId, Millis, QueueName};
+=======
+use crate::name::{Class, EntryId, Key, Millis, QueueName};
+>>>>>>> qfix
 use crate::scheduler::{Depth, LaneId, QueueId, Sizes, Why};
 
 /// How often an entry that moves is looked for again.
@@ -148,7 +152,11 @@ impl<P: Send + 'static> Room<P> {
         let mut queues = Vec::with_capacity(kept.len());
         for some in kept.into_sorted_vec().chunks(AT_ONCE) {
             let core = shared.core.lock();
-            queues.extend(some.iter().filter_map(|(_, partition, number)| core.seen(*partition, *number)));
+            let mut runs = core.all_runs();
+            let mut of = |id| runs.remove(&id).unwrap_or_default();
+            queues.extend(
+                some.iter().filter_map(|(_, partition, number)| core.seen(*partition, *number, &mut of)),
+            );
         }
         Overview { left_off: count.saturating_sub(queues.len()), queues }
     }
@@ -170,7 +178,7 @@ impl<P: Send + 'static> Room<P> {
         let core = self.0.shared.core.lock();
         let found = core.books.iter().filter_map(|(partition, book)| {
             let (number, ..) = book.ledger.row(name)?;
-            core.seen(*partition, number)
+            core.seen(*partition, number, |id| core.running(id))
         });
         let mut found: Vec<QueueSeen> = found.collect();
         found.sort_by_key(|queue| queue.partition);
@@ -244,7 +252,7 @@ impl<P: Send + 'static> Room<P> {
             let queue = book.ledger.queue(&entry.queue)?;
             Some(LaneId { queue, class: entry.class })
         });
-        let key = crate::name::Key { at: entry.at, seq: id.seq };
+        let key = Key { at: entry.at, seq: id.seq };
         let waits = matches!(entry.stage, Stage::Inbox | Stage::Running);
         let why = lane.filter(|_| waits).and_then(|lane| core.sched.why(lane, key));
         Ok(Explained { entry, why })
@@ -297,6 +305,11 @@ fn lanes(id: QueueId) -> impl Iterator<Item = LaneId> {
     Class::all().map(move |class| LaneId { queue: id, class })
 }
 
+fn running((lane, item): (LaneId, &Item)) -> Listed {
+    let Key { at, seq } = item.key;
+    Listed { seq, stage: Stage::Running, class: lane.class, at }
+}
+
 impl<P> Core<P> {
     fn oldest(&self, id: QueueId) -> Option<Millis> {
         lanes(id).filter_map(|lane| self.sched.oldest(lane)).min()
@@ -306,14 +319,16 @@ impl<P> Core<P> {
         if self.sched.runs(id) == 0 {
             return Vec::new();
         }
-        let runs = self.sched.runs_of(id).into_iter().filter_map(|entry| self.sched.run(entry));
-        let listed = runs.map(|(lane, _, item)| Listed {
-            seq: item.key.seq,
-            stage: Stage::Running,
-            class: lane.class,
-            at: item.key.at,
-        });
-        listed.collect()
+        self.sched.all_runs().filter(|(lane, _)| lane.queue == id).map(running).collect()
+    }
+
+    /// What runs, queue by queue: for whoever looks at many of them.
+    fn all_runs(&self) -> HashMap<QueueId, Vec<Listed>> {
+        let mut runs: HashMap<QueueId, Vec<Listed>> = HashMap::new();
+        for (lane, item) in self.sched.all_runs() {
+            runs.entry(lane.queue).or_default().push(running((lane, item)));
+        }
+        runs
     }
 
     fn why(&self, id: QueueId) -> Vec<(Class, Why)> {
@@ -334,12 +349,17 @@ impl<P> Core<P> {
         })
     }
 
-    fn seen(&self, partition: u32, number: u64) -> Option<QueueSeen> {
+    fn seen(
+        &self,
+        partition: u32,
+        number: u64,
+        running: impl FnOnce(QueueId) -> Vec<Listed>,
+    ) -> Option<QueueSeen> {
         let book = self.books.get(&partition)?;
         let (id, row, entries) = book.ledger.at(number)?;
         // The scheduler knows nothing of a log that can no longer be written.
         let id = Some(id).filter(|_| book.poisoned.is_none());
-        let runs = id.map(|id| self.running(id)).unwrap_or_default();
+        let runs = id.map(running).unwrap_or_default();
         Some(QueueSeen {
             name: row.name.clone(),
             partition,

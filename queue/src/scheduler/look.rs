@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::lane::{At, Lane, member};
 use super::{LaneId, QueueId, Scheduler, SeatAt, TargetAt};
-use crate::entry::Lease;
+use crate::entry::{Item, Lease};
 use crate::inbox::Edge;
 use crate::limits::Narrow;
 use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName};
@@ -208,9 +208,9 @@ impl Scheduler {
         self.running.get(&id).is_some_and(|run| run.lease == lease && !run.confirmed)
     }
 
-    /// Entries that run, of a queue.
-    pub fn runs_of(&self, id: QueueId) -> Vec<EntryId> {
-        self.running.iter().filter(|(_, run)| run.lane.queue == id).map(|(entry, _)| *entry).collect()
+    /// Entries that run, each with its lane.
+    pub fn all_runs(&self) -> impl Iterator<Item = (LaneId, &Item)> {
+        self.running.values().map(|run| (run.lane, &run.item))
     }
 
     /// The invariants of the file header.

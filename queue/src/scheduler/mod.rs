@@ -497,10 +497,13 @@ impl Scheduler {
         let gone: Vec<QueueId> = gone.map(|(id, _)| QueueId(id as u32)).collect();
         for id in gone {
             for class in Class::all() {
-                self.change(LaneId { queue: id, class }, |inbox| {
+                let lane = LaneId { queue: id, class };
+                self.change(lane, |inbox| {
                     inbox.cancel();
                     *inbox = inbox::Inbox::empty();
                 });
+                // Q6: what was too large may have been first here.
+                self.free_what_it_held(lane);
             }
             self.forget_queue(id);
         }

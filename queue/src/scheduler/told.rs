@@ -143,7 +143,7 @@ impl Scheduler {
     }
 
     /// Q6: what was first in a lane has left, or may not. If a level was kept for it, others may go.
-    fn free_what_it_held(&mut self, id: LaneId) {
+    pub(super) fn free_what_it_held(&mut self, id: LaneId) {
         let Some(lane) = self.lane(id) else { return };
         let size = |narrow: Narrow| matches!(narrow, Narrow::Tokens | Narrow::Blocks);
         let seat = &self.seats[lane.seat as usize];

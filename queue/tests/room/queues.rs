@@ -229,6 +229,31 @@ fn an_overview_holds_those_that_come_first_and_counts_the_others() {
 }
 
 #[test]
+fn an_overview_knows_what_runs_of_each_queue() {
+    let world = World::over(6, &Arc::new(Memory::new()));
+    for (queue, entries) in [("a", 1), ("b", 3), ("c", 2), ("d", 1)] {
+        for _ in 0..entries {
+            world.enqueue(entry(queue, "runs"));
+        }
+    }
+    let mut started: Vec<_> = (0..6).map(|_| world.notes.started()).collect();
+    for queue in world.room.overview(&Wish { most: 9, ..Wish::default() }).queues {
+        let mut runs: Vec<_> = queue.runs.iter().map(|run| run.seq).collect();
+        let of_it = started.iter().filter(|started| started.queue == queue.name);
+        let mut expected: Vec<_> = of_it.map(|started| started.id.seq).collect();
+        runs.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!((runs, queue.running), (expected.clone(), expected.len()), "{}", queue.name);
+        let alone = world.room.queue(&queue.name).unwrap();
+        assert_eq!((alone.running, alone.runs.len()), (expected.len(), expected.len()));
+    }
+    started.drain(..).for_each(|started| drop(world.finish(&started.hold(), Outcome::Done)));
+    let held = world.start();
+    world.finish(&held, Outcome::Done).unwrap();
+    world.is_empty();
+}
+
+#[test]
 fn pages_of_any_size_hold_each_entry_once_whatever_its_stage() {
     let world = World::over(0, &Arc::new(Memory::new()));
     let kept = |number| Entry { keep: 60_000, ..entry("q", &format!("{number}")) };
