@@ -378,11 +378,6 @@ impl Inbox {
         self.edge
     }
 
-    /// Whether there is certainly nothing ready and nothing about to leave.
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty() && self.leaving.is_empty() && self.edge == Edge::End
-    }
-
     /// Whether nothing is known to be there, whatever there may be.
     pub fn is_bare(&self) -> bool {
         self.items.is_empty() && self.leaving.is_empty()

@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use super::lane::{At, Lane, member};
 use super::{LaneId, QueueId, Scheduler, SeatAt, TargetAt};
 use crate::entry::{Item, Lease};
-use crate::inbox::Edge;
 use crate::limits::Narrow;
 use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName};
 
@@ -287,11 +286,6 @@ impl Scheduler {
             ensure(waiting || target.at != TargetAt::NoPlace, "Q7")?;
         }
         Ok(())
-    }
-
-    /// How far a lane is known, for tests and for people who look closely.
-    pub fn is_known(&self, id: LaneId) -> bool {
-        self.lane(id).is_some_and(|lane| lane.known().edge() == Edge::End)
     }
 }
 
