@@ -7,12 +7,8 @@ use super::core::{Book, Core};
 use super::{Room, Shared, Told};
 use crate::entry::{Item, Known, Stage, Terms};
 use crate::ledger::{Ledger, Listed, Page, Place, Refused};
-<<<<<<< HEAD
 use crate::log::Log;
-use crate::name::{Class, EntryId, Millis, QueueName};
-=======
 use crate::name::{Class, EntryId, Key, Millis, QueueName};
->>>>>>> qfix
 use crate::scheduler::{Depth, LaneId, QueueId, Sizes, Why};
 
 /// How often an entry that moves is looked for again.
