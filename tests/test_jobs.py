@@ -1,10 +1,12 @@
 """Jobs: requests that are taken now and answered later, whatever dies meanwhile."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 from conftest import until
+from gated import Gated
 from replicas import Counting, Plain, Redis, settings, tenant
 
 CHAT = {"model": "sim", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
@@ -192,25 +194,43 @@ def chat(gateway, name):
     return httpx.post(f"{gateway.url}/v1/chat/completions", json=CHAT, headers=key(name), timeout=60).status_code
 
 
+ASK = {"model": "sim", "prompt": "hello", "max_tokens": 2}
+
+
+def work(gateway, name, many, **more):
+    return [make(gateway, headers=key(name), endpoint="/v1/completions", body={**ASK, "user": "job"}, **more) for _ in range(many)]
+
+
+def ended(gateway, made, name):
+    def last(one):
+        seen = job(gateway, one, wait="5s", headers=key(name)).json()
+        return seen["result"] and seen
+
+    return [until(lambda: last(one), "the job to be done", 60) for one in made]
+
+
 def test_a_tenants_jobs_keep_within_its_limit_and_leave_it_room_to_look_and_to_ask(start):
-    engine = Counting("busy", seconds=0.05)
+    engine = Gated("busy")
     gateway = Plain(start.path, [engine], extra=tenant(start.path, "three", max_in_flight=3) + tenant(start.path, "lone", max_in_flight=1))
     try:
-        made = [make(gateway, headers=key("three")) for _ in range(60)]
+        made = work(gateway, "three", 20)
+        until(lambda: len(engine.came) == 2, "two to run")
+        # What it has in hand keeps it neither from looking, nor from stopping, nor from asking.
+        assert all(job(gateway, one, headers=key("three")).status_code == 200 for one in made)
         stopped = httpx.delete(f"{gateway.url}/v1/jobs/{made[-1]['id']}", headers=key("three"))
         assert stopped.status_code == 200 and stopped.json()["status"] == "cancelled", stopped.text
-        # What it has in hand keeps it neither from looking, nor from asking, nor from stopping.
-        for one in made[:20]:
-            assert job(gateway, one, headers=key("three")).status_code == 200
-            assert chat(gateway, "three") == 200
-        for one in made[:-1]:
-            seen = until(lambda: (seen := job(gateway, one, wait="5s", headers=key("three")).json())["result"] and seen, "the job to be done", 60)
-            assert (seen["status"], seen["attempts"]) == ("succeeded", 1), "waiting for a place is no attempt"
-        assert engine.ledger.most <= 3
+        with ThreadPoolExecutor(1) as user:
+            asks = user.submit(httpx.post, f"{gateway.url}/v1/completions", json={**ASK, "user": "request"}, headers=key("three"), timeout=60)
+            until(lambda: "request" in engine.came or asks.done(), "the request to come to the engine")
+            assert engine.came == ["job", "job", "request"]
+            engine.open()
+            assert asks.result().status_code == 200
+        assert {(one["status"], one["attempts"]) for one in ended(gateway, made[:-1], "three")} == {("succeeded", 1)}, "waiting is no attempt"
+        assert engine.most <= 3
         # A limit of one is enough for jobs.
-        only = make(gateway, headers=key("lone"))
-        until(lambda: job(gateway, only, headers=key("lone")).json()["status"] == "succeeded", "the only one to be done")
+        assert ended(gateway, work(gateway, "lone", 3), "lone")[0]["status"] == "succeeded"
     finally:
+        engine.open()
         gateway.run.kill()
 
 
@@ -243,11 +263,16 @@ def test_a_job_is_never_more_urgent_than_its_tenants_requests(start):
 
 
 def test_jobs_that_are_as_urgent_as_requests_run_no_more_at_a_time_than_jobs_may(start):
-    engine = Counting("many", seconds=0.05)
-    gateway = Plain(start.path, [engine], extra="[queue]\njobs_in_flight = 4\n")
+    engine = Gated("many")
+    gateway = Plain(start.path, [engine], extra="[queue]\njobs_in_flight = 4\n" + tenant(start.path, "any"))
     try:
-        made = [make(gateway, priority="normal") for _ in range(20)] + [make(gateway, priority="job") for _ in range(20)]
-        assert all(done(gateway, one)["status"] == "succeeded" for one in made)
-        assert engine.ledger.most <= 4
+        made = work(gateway, "any", 10, priority="normal") + work(gateway, "any", 10)
+        until(lambda: len(engine.came) == 4, "four to run")
+        seen = [job(gateway, one, headers=key("any")).json()["status"] for one in made]
+        assert (seen.count("running"), seen.count("queued")) == (4, 16)
+        engine.open()
+        assert {one["status"] for one in ended(gateway, made, "any")} == {"succeeded"}
+        assert engine.most <= 4
     finally:
+        engine.open()
         gateway.run.kill()
