@@ -1,6 +1,6 @@
 //! Questions: what waits, what is held back and by what, and whether the invariants hold.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use super::lane::{At, Lane, member};
 use super::{LaneId, QueueId, Scheduler, SeatAt, TargetAt};
@@ -81,7 +81,9 @@ impl Scheduler {
     pub fn sizes(&self) -> Sizes {
         let held: usize = self.tenants.iter().map(|(_, tenant)| tenant.held.len()).sum();
         let picky: usize = self.targets.iter().map(|(_, target)| target.picky.len()).sum();
+        let lines: usize = self.lines.iter().map(VecDeque::len).sum();
         let lists = self.live.len() + self.crowd.len() + self.hungry.len() + self.indebted.len();
+        let lists = lists + lines + self.asking.len();
         Sizes {
             targets: self.targets.len(),
             tenants: self.tenants.len(),
@@ -277,11 +279,21 @@ impl Scheduler {
             let live = self.live.iter().filter(|id| **id == at as u32).count();
             ensure(live == usize::from(target.at == TargetAt::Live), "Q2")?;
             let ready = |class: Class| !target.turns[class.number()].fair.is_empty() && !self.is_full(class);
-            ensure(!Class::all().any(ready) || target.at != TargetAt::Idle, "Q3")?;
+            let unseen = |class: Class| !target.in_line[class.number()];
+            let lost = |class: Class| ready(class) && unseen(class);
+            ensure(!Class::all().any(lost) || target.at != TargetAt::Idle, "Q3")?;
             let kept = |class: Class| {
-                target.turns[class.number()].fair.first_kept().is_some() && !self.is_full(class)
+                let kept = target.turns[class.number()].fair.first_kept().is_some();
+                kept && !self.is_full(class) && unseen(class)
             };
             ensure(!Class::all().any(kept) || target.at != TargetAt::Crowded, "Q3")?;
+            for (class, line) in self.lines.iter().enumerate() {
+                let stands = line.iter().filter(|id| **id == at as u32).count();
+                ensure(stands == usize::from(target.in_line[class]), "Q3")?;
+            }
+            let asks = self.asking.iter().filter(|id| **id == at as u32).count();
+            ensure(asks == usize::from(target.asks), "Q3")?;
+            ensure(target.asks || target.at != TargetAt::NoPlace && target.picky.is_empty(), "Q3")?;
             let waiting = target.turns.iter().any(|turns| turns.waiting > 0);
             ensure(waiting || target.at != TargetAt::NoPlace, "Q7")?;
         }

@@ -81,6 +81,10 @@ pub struct Scheduler {
     fleet_full: bool,
     /// Targets whose seats are all held back because what is left is kept free for others, in the order in which they came.
     crowd: VecDeque<u32>,
+    /// Targets that have something of a class of which as many run as may, each once, in the order in which they came.
+    lines: [VecDeque<u32>; CLASSES],
+    /// Targets without a place, or with lanes that nobody could take: each once.
+    asking: Vec<u32>,
     targets: slab::Slab<Target>,
     tenants: slab::Slab<Tenant>,
     seats: slab::Slab<Seat>,
@@ -157,6 +161,10 @@ struct Target {
     at: TargetAt,
     /// Lanes whose first entry nobody could take, although others may go.
     picky: Vec<LaneId>,
+    /// In which of `lines` it stands.
+    in_line: [bool; CLASSES],
+    /// In `asking`.
+    asks: bool,
     users: u32,
 }
 
@@ -291,6 +299,8 @@ impl Scheduler {
             options,
             fleet_full: false,
             crowd: VecDeque::new(),
+            lines: Default::default(),
+            asking: Vec::new(),
             targets: slab::Slab::new(),
             tenants: slab::Slab::new(),
             seats: slab::Slab::new(),
@@ -344,6 +354,8 @@ impl Scheduler {
             pool: Pool::default(),
             at: TargetAt::Idle,
             picky: Vec::new(),
+            in_line: [false; CLASSES],
+            asks: false,
             users: 0,
         }) as u32;
         self.target_of.insert(name.into(), id);
@@ -439,6 +451,12 @@ impl Scheduler {
             self.target_of.remove(&target.name);
             self.live.retain(|live| *live != id);
             self.crowd.retain(|crowded| *crowded != id);
+            for (line, _) in self.lines.iter_mut().zip(target.in_line).filter(|(_, stands)| *stands) {
+                line.retain(|other| *other != id);
+            }
+            if target.asks {
+                self.asking.retain(|asks| *asks != id);
+            }
         }
     }
 

@@ -366,6 +366,42 @@ fn a_place_that_is_kept_free_is_taken_again_when_its_class_has_room() {
 }
 
 #[test]
+fn targets_that_wait_for_a_class_have_its_places_in_turn() {
+    // All of them were asked whenever one of the class ended, always in the same order: the first kept the place.
+    let mut sim = Sim::new(Options { class_running: [None, None, Some(1), None], ..Options::default() });
+    let targets = ["m0", "m1", "m2", "m3", "m4"];
+    for target in targets {
+        let queue = sim.queue_of("t", target, &Terms::of(target));
+        (0..4).for_each(|_| _ = sim.add(queue, 2, 10));
+        sim.add(queue, 1, 10);
+    }
+    // One of them has no engine for now: it holds up nobody, and is asked again.
+    sim.engines.free.insert("m2".into(), 0);
+    let class = Class::new(2).expect("a class");
+    let mut order = Vec::new();
+    for round in 0..15 {
+        if round == 8 {
+            sim.engines.free.insert("m2".into(), 9);
+            sim.sched.stir(None);
+        }
+        let started: Vec<Run> = sim.start_all().into_iter().filter(|run| run.lane.class == class).collect();
+        sim.check();
+        assert_eq!(started.len(), 1, "as many as may");
+        sim.end(&started[0], 10);
+        sim.check();
+        order.extend(started);
+    }
+    let of = |runs: &[Run], target: &str| runs.iter().filter(|run| &*run.target == target).count();
+    for target in ["m0", "m1", "m3", "m4"] {
+        assert_eq!(of(&order[..8], target), 2, "{target}");
+    }
+    assert!(of(&order[8..], "m2") >= 1, "{order:?}");
+    while sim.serve().is_some() {}
+    assert!(sim.rows.values().all(std::collections::BTreeMap::is_empty), "all of them ran");
+    sim.check();
+}
+
+#[test]
 fn guarantees_that_are_more_than_there_is_leave_no_place_empty() {
     let mut sim = Sim::new(Options { fleet: running(4), ..Options::default() });
     for tenant in ["a", "b"] {

@@ -242,7 +242,8 @@ impl Scheduler {
         let was_full = self.is_full(class);
         self.of_class[class.number()] -= 1;
         if was_full {
-            self.free_class(class);
+            // One place, one target; if it cannot go, the next is asked by whoever decides.
+            self.next_in_line(class);
         }
         let cost = run.item.cost;
         let more = i64::from(used.tokens.max(1)) - i64::from(cost.tokens.max(1));
@@ -439,8 +440,8 @@ impl Scheduler {
                 self.stir_target(id);
             }
         } else {
-            let all: Vec<u32> = self.targets.iter().map(|(id, _)| id as u32).collect();
-            for id in all {
+            for id in std::mem::take(&mut self.asking) {
+                self.targets[id as usize].asks = false;
                 self.stir_target(id);
             }
         }
@@ -487,23 +488,6 @@ impl Scheduler {
             if !seat.fair.is_empty() {
                 self.seat_ready(seat_id);
             }
-        }
-    }
-
-    /// Targets at which this class alone had something to start, or something for whom places are kept free.
-    fn free_class(&mut self, class: Class) {
-        let held = self.targets.iter().filter(|(_, target)| {
-            let fair = &target.turns[class.number()].fair;
-            match target.at {
-                TargetAt::Idle => !fair.is_empty(),
-                TargetAt::Crowded => fair.first_kept().is_some(),
-                _ => false,
-            }
-        });
-        let held: Vec<u32> = held.map(|(id, _)| id as u32).collect();
-        for id in held {
-            self.crowd.retain(|crowded| *crowded != id);
-            self.liven(id);
         }
     }
 
