@@ -407,13 +407,17 @@ def test_a_batch_that_waits_for_its_turn_expires_and_can_be_cancelled(world):
         assert ended(api, one).status == "completed"
 
 
-def test_what_cannot_be_read_holds_up_no_other_batch_and_nothing_of_one_is_left(world):
-    api, files = client(world.door, "key-a"), world.door.data / "files"
-    first = submit(api, [line("x", "first")])
-    ended(api, first)
+def test_of_a_batch_that_is_over_no_empty_folder_is_left(world):
+    api = client(world.door, "key-a")
+    ended(api, submit(api, [line("x", "hello")]))
     until(lambda: left(world.door) == [], "what only helped to be gone")
-    assert [path for path in (files / "batches" / "parts").glob("*/*")] == [], "nor is an empty folder left"
-    [partition] = [path for path in (files / "batches" / "open").iterdir()]
+    assert list((world.door.data / "files" / "batches" / "parts").glob("*/*")) == []
+
+
+def test_a_batch_that_cannot_be_read_holds_up_no_other(world):
+    api = client(world.door, "key-a")
+    ended(api, submit(api, [line("x", "first")]))
+    [partition] = (world.door.data / "files" / "batches" / "open").iterdir()
     # Its name comes before all others.
     damaged = partition / f"batch_{'0' * 24}"
     damaged.write_text("{ this is no JSON")

@@ -166,7 +166,7 @@ def test_how_a_job_ended_is_told_when_its_outcome_is_kept_no_longer(tmp_path):
         # One of which nobody wrote down how it ended, as it was done before.
         [path] = [path for path in (door.data / "files" / "webhooks").rglob(f"evt_{bad}")]
         notice = json.loads(path.read_text())
-        assert notice["about"]["job"].pop("end") == "failed"
+        notice["about"]["job"].pop("end", None)
         path.write_text(json.dumps(notice))
         ear.deaf = False
         door.start()
