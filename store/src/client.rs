@@ -515,7 +515,7 @@ impl Inbox {
         while self.bytes.len() < 2 {
             self.read(reads).await?;
         }
-        if self.bytes.split_to(2) != *b"\r\n" {
+        if *self.bytes.split_to(2) != *b"\r\n" {
             return Err(Malformed("a value that goes on after its end").into());
         }
         Ok(Some(len))

@@ -117,7 +117,7 @@ impl Decoder {
         self.wants = 0;
         bytes.advance(head.len);
         let value = bytes.split_to(len).freeze();
-        if bytes.split_to(2) != *b"\r\n" {
+        if *bytes.split_to(2) != *b"\r\n" {
             return Err(Malformed("a value that goes on after its end"));
         }
         Ok(Some(match head.kind {
