@@ -141,13 +141,8 @@ fn split(input: &[u8]) -> (usize, &[u8]) {
 pub(crate) fn talk(input: &[u8]) {
     let (cut, bytes) = split(input);
     let fake = Fake::new(2_000, Pace::Now);
-    let settings = Settings {
-        value: VALUE,
-        command: LIMITS,
-        arriving: 3 * VALUE,
-        flush: true,
-        ..Settings::default()
-    };
+    let settings =
+        Settings { value: VALUE, command: LIMITS, arriving: 3 * VALUE, flush: true, ..Settings::default() };
     let house = Arc::new(House::new(Arc::new(fake.clone()), settings));
     let here = SocketAddr::from(([127, 0, 0, 1], 1));
     let peer = house.enter(here, here).unwrap();
@@ -229,7 +224,8 @@ fn drain(out: &mut Out, cut: usize) -> Vec<u8> {
     while out.unsent() > 0 {
         let mut slices = [std::io::IoSlice::new(&[]); SLICES];
         let used = out.slices(&mut slices);
-        let some: Vec<u8> = slices[..used].iter().flat_map(|slice| slice.iter().copied()).take(cut * 7).collect();
+        let some: Vec<u8> =
+            slices[..used].iter().flat_map(|slice| slice.iter().copied()).take(cut * 7).collect();
         assert!(!some.is_empty(), "there is something to send");
         sent.extend_from_slice(&some);
         out.sent(some.len());

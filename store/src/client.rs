@@ -124,7 +124,7 @@ impl Client {
         self.within(async |stream, inbox| {
             stream.write_all(&command).await?;
             let (mut reads, _) = stream.split();
-            inbox.into_place(&mut reads, place).await
+            inbox.fill(&mut reads, place).await
         })
         .await
     }
@@ -359,14 +359,18 @@ struct Batch {
 impl Batch {
     fn of(name: &[u8], keys: &[&[u8]]) -> Self {
         let mut batch = Self::default();
-        keys.iter().for_each(|key| batch.command(&[name, key]));
+        for key in keys {
+            batch.command(&[name, key]);
+        }
         batch
     }
 
     fn command(&mut self, words: &[&[u8]]) {
         self.commands += 1;
         self.text.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
-        words.iter().for_each(|word| self.word(word));
+        for word in words {
+            self.word(word);
+        }
         self.collect();
     }
 
@@ -385,8 +389,9 @@ impl Batch {
             self.parts.push(value);
             self.text.extend_from_slice(b"\r\n");
         }
-        life.iter().for_each(|word| self.word(word.as_bytes()));
-        only.iter().for_each(|word| self.word(word.as_bytes()));
+        for word in life.iter().map(String::as_str).chain(only) {
+            self.word(word.as_bytes());
+        }
         self.collect();
     }
 
@@ -483,27 +488,21 @@ impl Inbox {
         }
     }
 
-    async fn into_place(
-        &mut self,
-        reads: &mut ReadHalf<'_>,
-        place: &mut [u8],
-    ) -> Result<Option<usize>, Error> {
+    async fn fill(&mut self, reads: &mut ReadHalf<'_>, place: &mut [u8]) -> Result<Option<usize>, Error> {
         let head = loop {
             if let Some(head) = Head::read(&self.bytes)? {
                 break head;
             }
             self.read(reads).await?;
         };
-        let len = match head {
-            Head { kind: b'$', number: 0.., .. } => head.number as usize,
-            _ => {
-                let reply = next(&mut self.take(reads, 1).await?.into_iter())?;
-                return match reply.bytes()? {
-                    None => Ok(None),
-                    Some(_) => Err(Malformed("not a value").into()),
-                };
-            }
-        };
+        if head.kind != b'$' || head.number < 0 {
+            let reply = next(&mut self.take(reads, 1).await?.into_iter())?;
+            return match reply.bytes()? {
+                None => Ok(None),
+                Some(_) => Err(Malformed("not a value").into()),
+            };
+        }
+        let len = head.number as usize;
         if len > place.len() {
             return Err(Malformed("a value that is larger than its place").into());
         }

@@ -80,7 +80,8 @@ fn word() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn command() -> impl Strategy<Value = Vec<Vec<u8>>> {
-    let name = prop::sample::select(vec!["GET", "set", "MGET", "mset", "SETEX", "PSETEX", "SETNX", "NONE", "DEL"]);
+    let name =
+        prop::sample::select(vec!["GET", "set", "MGET", "mset", "SETEX", "PSETEX", "SETNX", "NONE", "DEL"]);
     (name, prop::collection::vec(word(), 0..12)).prop_map(|(name, words)| {
         let mut command = vec![name.as_bytes().to_vec()];
         command.extend(words);
@@ -232,6 +233,7 @@ fn limits_are_kept_and_said_in_the_words_of_redis() {
     assert_eq!(broken(b"*1\r\n$536870913\r\n"), "invalid bulk length");
     assert_eq!(broken(b"*1\r\n+PING\r\n"), "expected '$', got '+'");
     assert_eq!(broken(b"SET a \"b\r\n"), "unbalanced quotes in request");
-    let long: Vec<u8> = (0..50).flat_map(|_| format!("$100\r\n{}\r\n", "x".repeat(100)).into_bytes()).collect();
+    let long: Vec<u8> =
+        (0..50).flat_map(|_| format!("$100\r\n{}\r\n", "x".repeat(100)).into_bytes()).collect();
     assert_eq!(broken(&[b"*50\r\n".as_slice(), &long].concat()), "too big request");
 }

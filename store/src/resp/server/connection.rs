@@ -32,6 +32,8 @@ pub(super) struct Connection<S: Store> {
     decoder: Decoder,
     session: Session<S>,
     out: Out,
+    /// Whether the client broke the protocol.
+    broken: bool,
 }
 
 /// Why the work stopped.
@@ -51,13 +53,13 @@ impl<S: Store> Connection<S> {
     pub(super) fn new(house: Arc<House<S>>, peer: Arc<Peer>) -> Self {
         let decoder = Decoder::new(house.settings.command);
         let session = Session::new(house.clone(), peer.clone());
-        Self { house, peer, decoder, session, out: Out::default() }
+        Self { house, peer, decoder, session, out: Out::default(), broken: false }
     }
 
     /// Until either side has had enough.
     pub(super) async fn converse(mut self, stream: TcpStream) {
         // Errors of sockets are how clients leave.
-        if self.work_and_wait(&stream).await.is_ok() {
+        if self.work_and_wait(&stream).await.is_ok() && self.broken {
             self.part(&stream).await;
         }
     }
@@ -131,6 +133,7 @@ impl<S: Store> Connection<S> {
                 }
                 Step::Broken(Broken(words)) => {
                     Counters::one(&self.house.counters.broken);
+                    self.broken = true;
                     self.out.refuse(&Refusal::err(format!("Protocol error: {words}")));
                     return Ok(Stopped::Over);
                 }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 pub struct Threads {
     hands: Vec<Handle>,
     stop: watch::Sender<bool>,
-    threads: Vec<JoinHandle<()>>,
+    running: Vec<JoinHandle<()>>,
 }
 
 impl Threads {
@@ -20,15 +20,15 @@ impl Threads {
     /// What the system says.
     pub fn start(count: usize) -> io::Result<Self> {
         let stop = watch::Sender::new(false);
-        let (mut hands, mut threads) = (Vec::new(), Vec::new());
+        let (mut hands, mut running) = (Vec::new(), Vec::new());
         for number in 0..count.max(1) {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             hands.push(runtime.handle().clone());
             let mut stopped = stop.subscribe();
             let run = move || runtime.block_on(async move { drop(stopped.wait_for(|stop| *stop).await) });
-            threads.push(std::thread::Builder::new().name(format!("resp-{number}")).spawn(run)?);
+            running.push(std::thread::Builder::new().name(format!("resp-{number}")).spawn(run)?);
         }
-        Ok(Self { hands, stop, threads })
+        Ok(Self { hands, stop, running })
     }
 
     /// Where connections can be put.
@@ -40,7 +40,7 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.stop.send_replace(true);
-        for thread in self.threads.drain(..) {
+        for thread in self.running.drain(..) {
             // A panic was told where it happened.
             let _ = thread.join();
         }

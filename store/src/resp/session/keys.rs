@@ -81,7 +81,7 @@ impl<S: Store> Session<S> {
         }
         let keys: Vec<&[u8]> = args.from(1).collect();
         let looks = self.ask(|store, tenant| store.look_many(tenant, &keys));
-        answer(looks, out, |looks, out| total(looks, |look| look.is_some(), out))
+        answer(looks, out, |looks, out| total(looks, Option::is_some, out))
     }
 
     pub(super) fn remove(&mut self, args: Args<'_>, out: &mut Out) -> Ran {
@@ -133,7 +133,9 @@ impl<S: Store> Session<S> {
             out.list(2);
             out.bulk(page.next.to_string().as_bytes());
             out.list(keys.len());
-            keys.into_iter().for_each(|key| out.bulk(key));
+            for key in keys {
+                out.bulk(key);
+            }
         })
     }
 

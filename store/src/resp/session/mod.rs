@@ -230,7 +230,7 @@ impl<S: Store> Session<S> {
     /// Nobody, or everybody where no keys are needed.
     fn anonymous(&mut self) {
         self.tenant = self.house.settings.access.is_open().then(Tenant::default);
-        self.peer.told.lock().tenant = self.tenant.clone();
+        self.peer.told.lock().tenant.clone_from(&self.tenant);
     }
 
     fn speaks(&mut self, protocol: Protocol, out: &mut Out) {
@@ -292,7 +292,7 @@ fn select(args: Args<'_>, out: &mut Out) -> Ran {
     match inline::number(args.get(1)) {
         Some(0) => out.simple("OK"),
         Some(_) => out.refuse(&Refusal::err("DB index is out of range")),
-        None => out.refuse(&Refusal::err("invalid DB index")),
+        None => out.refuse(&not_a_number()),
     }
     Ran::Done
 }
@@ -329,7 +329,8 @@ fn unknown(args: Args<'_>) -> Refusal {
         if shown.len() >= MOST {
             break;
         }
-        shown.push_str(&format!("'{}' ", text(arg, MOST - shown.len())));
+        let arg = text(arg, MOST - shown.len());
+        shown.extend(["'", &arg, "' "]);
     }
     Refusal::err(format!("unknown command '{}', with args beginning with: {shown}", text(name, MOST)))
 }

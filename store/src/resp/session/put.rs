@@ -95,7 +95,7 @@ pub(super) fn time(text: &[u8], unit: u64, name: &str) -> Result<Life, Refusal> 
     let number = inline::number(text).ok_or_else(not_a_number)?;
     let positive = u64::try_from(number).ok().filter(|number| *number > 0);
     let millis =
-        positive.and_then(|number| number.checked_mul(unit)).filter(|millis| *millis <= i64::MAX as u64);
+        positive.and_then(|number| number.checked_mul(unit)).filter(|millis| i64::try_from(*millis).is_ok());
     let millis = millis.ok_or_else(|| Refusal::err(format!("invalid expire time in '{name}' command")))?;
     Ok(Life::For(Duration::from_millis(millis)))
 }

@@ -172,12 +172,16 @@ pub(super) fn commands(args: Args<'_>, out: &mut Out) -> Ran {
         (b"COUNT", 2) => out.number(TABLE.len() as i64),
         (b"LIST", 2) => {
             out.list(TABLE.len());
-            TABLE.iter().for_each(|command| out.bulk(command.name.to_ascii_lowercase().as_bytes()));
+            for command in &TABLE {
+                out.bulk(command.name.to_ascii_lowercase().as_bytes());
+            }
         }
         (b"DOCS", _) => {
             let named: Vec<_> = named().into_iter().flatten().collect();
             out.map(named.len());
-            named.iter().for_each(|command| document(command, out));
+            for command in named {
+                document(command, out);
+            }
         }
         (sub, _) => out.refuse(&wrong_sub("command", args, sub, &["COUNT", "LIST"])),
     }
@@ -197,7 +201,9 @@ fn list(commands: &[Option<&'static Command>], out: &mut Out) {
         out.number(command.arity);
         out.set(command.flags.len());
         command.flags.iter().for_each(|flag| out.simple(flag));
-        [first, last, step].into_iter().for_each(|number| out.number(number));
+        for number in [first, last, step] {
+            out.number(number);
+        }
         // Categories, tips, key specifications and subcommands: none.
         out.set(0);
         (0..3).for_each(|_| out.list(0));
