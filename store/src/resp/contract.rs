@@ -250,14 +250,19 @@ impl Part {
 /// All answers in their order. Those that must be waited for are waited for at the same time.
 pub fn together<T: Send + 'static>(answers: impl Iterator<Item = Answer<T>>) -> Answer<Each<T>> {
     let answers: Vec<Answer<T>> = answers.collect();
-    if answers.iter().all(|answer| matches!(answer, Answer::Now(_))) {
-        let there = |answer| match answer {
-            Answer::Now(answer) => answer,
-            Answer::Later(_) => unreachable!("all of them are there"),
-        };
-        return Answer::now(answers.into_iter().map(there).collect());
+    if answers.iter().any(|answer| matches!(answer, Answer::Later(_))) {
+        return Answer::later(All(answers));
     }
-    Answer::later(All(answers))
+    Answer::now(there(answers))
+}
+
+/// Those that are there.
+fn there<T>(answers: Vec<Answer<T>>) -> Each<T> {
+    let there = |answer| match answer {
+        Answer::Now(answer) => Some(answer),
+        Answer::Later(_) => None,
+    };
+    answers.into_iter().filter_map(there).collect()
 }
 
 /// Polls all that are not there yet, whenever one of them wakes. Batches are short, so this is cheaper than a task each.
@@ -279,13 +284,6 @@ impl<T> Future for All<T> {
                 }
             }
         }
-        if missing {
-            return Poll::Pending;
-        }
-        let there = |answer| match answer {
-            Answer::Now(answer) => Some(answer),
-            Answer::Later(_) => None,
-        };
-        Poll::Ready(Ok(std::mem::take(&mut self.0).into_iter().filter_map(there).collect()))
+        if missing { Poll::Pending } else { Poll::Ready(Ok(there(std::mem::take(&mut self.0)))) }
     }
 }
