@@ -17,11 +17,14 @@ use crate::resp::counters::Counters;
 use crate::resp::decode::{Broken, Decoder, Step};
 use crate::resp::house::{House, Peer, State};
 use crate::resp::out::{Out, SLICES};
+use crate::resp::pool;
 use crate::resp::refusal::Refusal;
 use crate::resp::session::{Ran, Session};
 
 /// What is read behind a value in the same call: the end of its line and the next command, but little of the next value.
 const BEHIND: usize = 4 << 10;
+/// Answers that are worth a write of their own: the client begins to read, and the room for them stays in the cache.
+const ENOUGH: usize = 48 << 10;
 /// What is read from a client that broke the protocol, so that it finds our last words and not a reset.
 const LAST: usize = 1 << 20;
 
@@ -130,6 +133,9 @@ impl<S: Store> Connection<S> {
                     if self.carry_out(stream).await? == Stopped::Over {
                         return Ok(Stopped::Over);
                     }
+                    if self.out.unsent() >= ENOUGH {
+                        self.send(stream)?;
+                    }
                 }
                 Step::Broken(Broken(words)) => {
                     Counters::one(&self.house.counters.broken);
@@ -193,7 +199,8 @@ impl<S: Store> Connection<S> {
             let place = self.session.filling();
             let from = place.len() - gap;
             let behind = self.decoder.space();
-            let behind_len = behind.len().min(BEHIND);
+            // A small rest is read together with as much else as any other read.
+            let behind_len = if gap < pool::BUFFER { behind.len() } else { behind.len().min(BEHIND) };
             read(
                 stream,
                 &mut [IoSliceMut::new(&mut place[from..]), IoSliceMut::new(&mut behind[..behind_len])],
