@@ -64,17 +64,20 @@ bench: ## All benchmarks with their floors; about twenty minutes
 	./target/release/warmline bench fair
 	$(call say,what agreeing costs)
 	$(CARGO) bench -p warmline-coord --bench coord
+	$(call say,the protocol of the store)
+	$(CARGO) bench -p warmline-store --bench resp
 	$(call say,the indexer service)
 	./target/release/warmline bench indexer
 	$(call say,the index and its peers)
 	cd bench/peers/index && $(CARGO) run --release && $(CARGO) run --release -- --holders 4
 
-# What is found goes to events/fuzz/artifacts, what reaches something new to target/fuzz; neither is checked in by itself.
-fuzz: ## Look for inputs that break the event stream, guided by coverage, FUZZ seconds a target (nightly, cargo-fuzz)
+# What is found goes to ROOM/fuzz/artifacts, what reaches something new to target/fuzz; neither is checked in by itself.
+fuzz: ## Look for inputs that break a protocol, guided by coverage, FUZZ seconds a target (nightly, cargo-fuzz)
 	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
-	for target in codec frames snapshot; do \
+	for target in events/codec events/frames events/snapshot store/commands store/talk store/replies; do \
+		room=$${target%/*} name=$${target#*/}; \
 		mkdir -p target/fuzz/$$target; \
-		$(CARGO) +nightly fuzz run --fuzz-dir events/fuzz $$target target/fuzz/$$target events/fuzz/corpus/$$target \
+		$(CARGO) +nightly fuzz run --fuzz-dir $$room/fuzz $$name target/fuzz/$$target $$room/fuzz/corpus/$$name \
 			-- -max_len=4096 -max_total_time=$${FUZZ:-60}; \
 	done
 
