@@ -1,4 +1,10 @@
-//! The tiered store of KV blocks: memory over disk, shared by a fleet.
+//! The tiered store of KV blocks: a master that decides what lives where, nodes that hold it in memory over disk, and the
+//! protocol that clients speak to it.
 
 pub mod client;
+pub mod master;
 pub mod resp;
+mod sketch;
+
+// Tests and benches of the sketch and the master look at both.
+pub use sketch::Sketch;

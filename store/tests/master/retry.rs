@@ -1,0 +1,333 @@
+//! Candidates: what is refused for a reason that passes is tried again, within bounds, and counted.
+
+use std::sync::atomic::Ordering;
+
+use store::master::counters::Candidates;
+use store::master::name::{Pin, Tier};
+use store::master::options::{Options, Promotion};
+use store::master::{Later, Presence, Put, Tried};
+
+use crate::kit::{MIB, World, key, options};
+
+fn with(promotion: Promotion) -> Options {
+    Options { promotion, ..options() }
+}
+
+/// A world whose memory is full of what never leaves.
+fn full(promotion: Promotion) -> World {
+    let mut world = World::new(with(promotion), 10 * MIB);
+    world.put_as(&Put { pin: Pin::Hard, ..Put::new(world.tenant, b"full", 9 * MIB) });
+    world
+}
+
+/// On disk, and read so often.
+fn read(world: &mut World, key: &[u8], reads: u32) -> Tried {
+    if world.look(key).is_none() {
+        world.cold(key, MIB);
+    }
+    (0..reads).map(|_| world.tried(key).unwrap()).last().unwrap()
+}
+
+fn candidates(world: &World) -> Candidates {
+    world.master.counters().candidates
+}
+
+#[test]
+fn a_refusal_by_the_watermark_records_one_candidate_and_a_second_get_refreshes_it() {
+    let mut world = full(options().promotion);
+    let began = world.now;
+    assert_eq!(read(&mut world, b"k", 2), Tried::Later(Later::Watermark));
+    let waits = world.look(b"k").unwrap().candidate.unwrap();
+    assert_eq!((waits.score, waits.retries, waits.last_reason), (2, 0, Later::Watermark));
+    assert_eq!((waits.first_seen, waits.last_seen, waits.retry_after), (began, began, began.plus(10)));
+    world.pass(10);
+    assert_eq!(world.master.tick(world.now).tried, 1);
+    let waits = world.look(b"k").unwrap().candidate.unwrap();
+    assert_eq!((waits.retries, waits.retry_after), (1, world.now.plus(20)), "the backoff doubles");
+    assert_eq!((candidates(&world).recorded, candidates(&world).admission_rejected), (1, 1));
+    world.pass(5);
+    read(&mut world, b"k", 1);
+    let waits = world.look(b"k").unwrap().candidate.unwrap();
+    assert_eq!((waits.score, waits.retries), (3, 0), "a fresh hit gives a fresh budget");
+    assert_eq!((waits.first_seen, waits.last_seen, waits.retry_after), (began, world.now, world.now));
+    assert_eq!((candidates(&world).recorded, world.master.candidates()), (1, 1));
+    world.checked();
+}
+
+#[test]
+fn retries_do_not_inflate_the_sketch_nor_count_as_reads() {
+    // Nothing cools down meanwhile.
+    let mut world = World::new(Options { half_life: 1 << 40, ..options() }, 10 * MIB);
+    world.put_as(&Put { pin: Pin::Hard, ..Put::new(world.tenant, b"full", 9 * MIB) });
+    read(&mut world, b"k", 2);
+    let before = (world.look(b"k").unwrap().disk_heat, world.master.counters().moves.hits_disk);
+    for _ in 0..30 {
+        world.pass(5_000);
+        world.master.tick(world.now);
+    }
+    assert!(candidates(&world).admission_rejected > 20);
+    let after = (world.look(b"k").unwrap().disk_heat, world.master.counters().moves.hits_disk);
+    assert_eq!(before, after);
+    assert_eq!(world.look(b"k").unwrap().candidate.unwrap().score, 2);
+}
+
+#[test]
+fn a_refusal_by_the_cap_is_admitted_when_a_slot_frees_without_another_get_and_before_its_backoff() {
+    let mut world = World::new(with(Promotion { at_a_time: 1, ..options().promotion }), 100 * MIB);
+    assert!(matches!(read(&mut world, b"first", 2), Tried::Queued(_)));
+    assert_eq!(read(&mut world, b"k", 2), Tried::Later(Later::Cap));
+    assert_eq!(world.master.tick(world.now).tried, 0, "nothing has changed");
+    let woken = world.ears.ticks.load(Ordering::Relaxed);
+    world.work(0);
+    assert!(world.ears.ticks.load(Ordering::Relaxed) > woken, "the tick is woken");
+    let ticked = world.master.tick(world.now);
+    assert_eq!((ticked.tried, ticked.admitted), (1, 1));
+    assert_eq!((candidates(&world).admitted, world.master.candidates()), (1, 0));
+    world.work(0);
+    assert!(world.in_memory(b"k"));
+    world.checked();
+}
+
+#[test]
+fn freed_space_and_a_holder_that_is_back_wake_whoever_waits_for_them() {
+    let mut world = full(options().promotion);
+    read(&mut world, b"k", 2);
+    world.master.remove(world.tenant, b"full").unwrap();
+    world.work(0);
+    assert_eq!(world.master.tick(world.now).admitted, 1, "before its backoff is over");
+    // The holder is away: the object is neither there nor gone, and the candidate waits.
+    let mut world = World::with_nodes(options(), &[100 * MIB, 100 * MIB]);
+    world.cold(b"k", MIB);
+    let put = world.begin(&Put::new(world.tenant, b"k", MIB)).unwrap();
+    read(&mut world, b"k", 2);
+    world.master.revoke(put.put).unwrap();
+    world.master.away(world.node(0)).unwrap();
+    assert_eq!(world.master.exists(world.tenant, b"k"), Presence::Unknown);
+    world.pass(10);
+    world.master.tick(world.now);
+    assert_eq!(world.look(b"k").unwrap().candidate.unwrap().last_reason, Later::HolderAway);
+    assert_eq!(world.master.tick(world.now).tried, 0);
+    let (id, life) = (world.fakes[0].id.clone(), world.fakes[0].life);
+    let joining = store::master::Joining { id: &id, life, memory: 100 * MIB, disk: 100 * MIB };
+    world.master.join(&joining).unwrap();
+    assert_eq!(world.master.tick(world.now).admitted, 1);
+    world.checked();
+}
+
+#[test]
+fn tries_because_something_happened_do_not_use_up_the_budget() {
+    let mut world = full(Promotion { retries: 3, backoff: 1_000, ..options().promotion });
+    read(&mut world, b"k", 2);
+    for number in 0..20 {
+        world.put(&key(number), 1);
+        world.master.remove(world.tenant, &key(number)).unwrap();
+        world.work(0);
+        assert_eq!(world.master.tick(world.now).tried, 1);
+    }
+    assert_eq!(world.look(b"k").unwrap().candidate.unwrap().retries, 0);
+    assert_eq!(world.master.candidates(), 1);
+}
+
+#[test]
+fn exhausted_candidates_are_erased_and_counted_by_whether_they_were_ever_tried() {
+    let mut world = full(Promotion { retries: 3, ..options().promotion });
+    read(&mut world, b"k", 2);
+    for _ in 0..3 {
+        assert_eq!((world.master.candidates(), candidates(&world).expired_evaluated), (1, 0));
+        world.pass(5_000);
+        world.master.tick(world.now);
+    }
+    assert_eq!((world.master.candidates(), candidates(&world).expired_evaluated), (0, 1));
+    world.checked();
+    // Too old, after a try.
+    let mut world = full(Promotion { ttl: 1_000, ..options().promotion });
+    read(&mut world, b"k", 2);
+    world.pass(900);
+    world.master.tick(world.now);
+    world.pass(101);
+    assert_eq!(world.master.tick(world.now).expired, 1);
+    assert_eq!((candidates(&world).expired_evaluated, candidates(&world).expired_unevaluated), (1, 0));
+    // Too old, and never tried: even if it was read again and again before.
+    let mut world = full(Promotion { ttl: 1_000, ..options().promotion });
+    read(&mut world, b"k", 2);
+    world.pass(900);
+    read(&mut world, b"k", 1);
+    world.pass(900);
+    assert_eq!(world.look(b"k").unwrap().candidate.unwrap().score, 3, "a hit extends its life");
+    world.pass(101);
+    assert_eq!(world.master.tick(world.now).expired, 1);
+    assert_eq!((candidates(&world).expired_evaluated, candidates(&world).expired_unevaluated), (0, 1));
+    world.checked();
+}
+
+#[test]
+fn an_object_that_is_removed_while_it_is_retried_leaves_no_false_admission() {
+    let mut world = full(options().promotion);
+    read(&mut world, b"k", 2);
+    read(&mut world, b"other", 2);
+    world.master.remove(world.tenant, b"k").unwrap();
+    assert_eq!((world.master.candidates(), candidates(&world).settled), (1, 1), "erased at once");
+    world.master.remove(world.tenant, b"full").unwrap();
+    world.pass(100);
+    let ticked = world.master.tick(world.now);
+    assert_eq!((ticked.tried, ticked.admitted), (1, 1));
+    assert_eq!(candidates(&world).admitted, 1);
+    world.checked();
+}
+
+#[test]
+fn keys_are_independent_and_the_gauge_is_right() {
+    let mut world = full(options().promotion);
+    for number in 0..20 {
+        read(&mut world, &key(number), 2);
+        assert_eq!(world.master.gauges().candidates, u64::from(number) + 1);
+    }
+    assert_eq!(candidates(&world).recorded, 20);
+    world.master.remove(world.tenant, &key(3)).unwrap();
+    assert_eq!(world.master.gauges().candidates, 19);
+    assert!(world.look(&key(4)).unwrap().candidate.is_some());
+    world.checked();
+}
+
+#[test]
+fn reload_clears_candidates_and_their_counters_even_while_others_record() {
+    let mut world = full(options().promotion);
+    for number in 0..100 {
+        read(&mut world, &key(number), 1);
+    }
+    let (master, tenant, now) = (&world.master, world.tenant, world.now);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for round in 0..20 {
+                for number in 0..100 {
+                    master.get(tenant, &key(number), now.plus(round));
+                }
+            }
+        });
+        for _ in 0..50 {
+            master.clear_candidates();
+        }
+    });
+    world.checked();
+    world.master.clear_candidates();
+    assert_eq!((world.master.candidates(), candidates(&world)), (0, Candidates::default()));
+    assert_eq!(world.master.tick(world.now).tried, 0);
+    world.checked();
+    read(&mut world, &key(0), 1);
+    assert_eq!((world.master.candidates(), candidates(&world).recorded), (1, 1));
+    world.checked();
+}
+
+#[test]
+fn past_the_limit_candidates_are_dropped_and_counted() {
+    let mut world = full(Promotion { candidates: 3, ..options().promotion });
+    for number in 0..5 {
+        read(&mut world, &key(number), 2);
+    }
+    assert_eq!(world.master.candidates(), 3);
+    assert_eq!((candidates(&world).recorded, candidates(&world).dropped_limit), (3, 2));
+    world.master.remove(world.tenant, &key(0)).unwrap();
+    read(&mut world, &key(4), 1);
+    assert_eq!(candidates(&world).recorded, 4);
+    world.checked();
+}
+
+#[test]
+fn every_shard_has_its_turn_and_a_tick_tries_a_bounded_number_the_hottest_first() {
+    let promotion =
+        Promotion { shards_a_tick: 2, tries_a_tick: 5, backoff: 10, backoff_most: 10, ..options().promotion };
+    let mut world = World::new(Options { shards: 16, ..with(promotion) }, 10 * MIB);
+    world.put_as(&Put { pin: Pin::Hard, ..Put::new(world.tenant, b"full", 9 * MIB) });
+    for number in 0..64 {
+        read(&mut world, &key(number), 2);
+    }
+    world.pass(10);
+    let mut tried = 0;
+    for _ in 0..8 {
+        let ticked = world.master.tick(world.now);
+        assert!(ticked.shards == 2 && ticked.tried <= 5);
+        tried += ticked.tried;
+    }
+    assert!(tried >= 24, "{tried}");
+    let was_tried = |world: &World, number| world.look(&key(number)).unwrap().candidate.unwrap().retries > 0;
+    for _ in 0..12 {
+        (0..8).for_each(|_| drop(world.master.tick(world.now)));
+    }
+    assert!((0..64).all(|number| was_tried(&world, number)), "one round after the other reaches all");
+    // One tick over all shards: the hottest come first.
+    let promotion = Promotion { tries_a_tick: 3, ..options().promotion };
+    let mut world = full(promotion);
+    for number in 0..6 {
+        read(&mut world, &key(number), 2 + number);
+    }
+    world.pass(10);
+    assert_eq!(world.master.tick(world.now).tried, 3);
+    let tried: Vec<u32> = (0..6).filter(|number| was_tried(&world, *number)).collect();
+    assert_eq!(tried, [3, 4, 5]);
+}
+
+#[test]
+fn an_idle_tick_leaves_at_once() {
+    let mut world = World::new(options(), 100 * MIB);
+    world.put(b"k", MIB);
+    assert_eq!(world.master.tick(world.now), store::master::Ticked::default());
+}
+
+#[test]
+fn under_pressure_what_is_colder_makes_room_and_what_is_not_stays() {
+    let mut world = World::new(Options { high: 900, low: 900, ..options() }, 10 * MIB);
+    for number in 0..9 {
+        world.put(&key(number), MIB);
+        // The last five are read as often as the candidate will be.
+        (0..if number >= 4 { 3 } else { 0 }).for_each(|_| drop(world.hit(&key(number))));
+    }
+    for number in 20..26 {
+        read(&mut world, &key(number), 3);
+    }
+    for _ in 0..20 {
+        world.pass(5_000);
+        world.master.tick(world.now);
+        world.work(0);
+        world.checked();
+    }
+    let memory: Vec<u32> = (0..30).filter(|number| world.in_memory(&key(*number))).collect();
+    assert!((4..9).all(|number| memory.contains(&number)), "{memory:?}: nothing hotter was displaced");
+    assert_eq!(memory.iter().filter(|number| **number >= 20).count(), 4, "{memory:?}");
+    assert!((0..4).all(|number| world.look(&key(number)).is_none()));
+    assert_eq!(world.look_node(0).memory.here, 9 * MIB);
+}
+
+#[test]
+fn failures_while_it_is_carried_out_are_retried_within_the_same_budget() {
+    let mut world = World::new(with(Promotion { retries: 4, ..options().promotion }), 100 * MIB);
+    read(&mut world, b"k", 2);
+    let node = world.node(0);
+    for round in 0..4 {
+        let tasks = world.take_tasks(0);
+        assert_eq!(tasks.len(), 1, "round {round}");
+        world.master.failed(tasks[0].0, node, &"e".repeat(1_000), world.now).unwrap();
+        world.checked();
+        if round < 3 {
+            let waits = world.look(b"k").unwrap().candidate.unwrap();
+            assert_eq!(waits.retries, round + 1);
+            assert_eq!(waits.last_error.unwrap().len(), 200);
+        }
+        world.pass(5_000);
+        world.master.tick(world.now);
+    }
+    assert_eq!(world.master.candidates(), 0);
+    assert_eq!(candidates(&world).expired_evaluated, 1);
+    let done = world.master.counters().promotions;
+    assert_eq!((done.admitted, done.failed), (4, 4));
+    // No memory when it comes to it.
+    let mut world = World::new(Options { high: 1_000, low: 1_000, ..options() }, 10 * MIB);
+    read(&mut world, b"k", 2);
+    let tasks = world.take_tasks(0);
+    let pin = Pin::Hard;
+    world.put_as(&Put { pin, ..Put::new(world.tenant, b"full", 10 * MIB) });
+    let no = world.master.allocate(tasks[0].0, node, MIB, world.now);
+    assert_eq!(no, Err(store::master::Error::NoMemory));
+    assert_eq!(world.look(b"k").unwrap().candidate.unwrap().last_reason, Later::NoMemory);
+    assert_eq!(world.master.used(world.tenant, Tier::Memory), 10 * MIB);
+    world.checked();
+}
