@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use hashbrown::HashMap;
+use hashbrown::HashTable;
 use parking_lot::Mutex;
 use store::master::name::{Group, Millis, Name, Node, Pin, Tenant, Tier, Version};
 use store::master::options::{Offload, Options, Promotion};
@@ -129,23 +129,28 @@ impl Store {
 }
 
 /// The floor.
-struct Bare(Box<[Mutex<HashMap<Box<[u8]>, u64>>]>);
+struct Bare(Box<[Mutex<HashTable<Row>>]>);
+
+type Row = (Box<[u8]>, u64);
 
 impl Bare {
     fn filled() -> Self {
         let bare = Self((0..SHARDS).map(|_| Mutex::default()).collect());
         for number in 0..OBJECTS {
-            bare.shard(&key(number)).lock().insert(key(number).into(), number as u64);
+            let row = (Box::from(key(number)), number as u64);
+            let hash = xxh3_64(&row.0);
+            bare.shard(hash).lock().insert_unique(hash, row, |row| xxh3_64(&row.0));
         }
         bare
     }
 
-    fn shard(&self, key: &[u8]) -> &Mutex<HashMap<Box<[u8]>, u64>> {
-        &self.0[xxh3_64(key) as usize % SHARDS]
+    fn shard(&self, hash: u64) -> &Mutex<HashTable<Row>> {
+        &self.0[(hash >> 47) as usize % SHARDS]
     }
 
     fn has(&self, key: &[u8]) -> bool {
-        self.shard(key).lock().contains_key(key)
+        let hash = xxh3_64(key);
+        self.shard(hash).lock().find(hash, |row| *row.0 == *key).is_some()
     }
 }
 
@@ -297,8 +302,8 @@ fn eviction() {
         );
     };
     print("idle", latencies(&full, &|batch| batch >= 20_000));
+    let stop = AtomicBool::new(false);
     let busy = std::thread::scope(|scope| {
-        let stop = AtomicBool::new(false);
         let stop = &stop;
         // The floor: the other core is busy with something that touches as much memory, and no lock.
         scope.spawn(move || {

@@ -63,7 +63,7 @@ impl History {
     fn new(seed: u64) -> Self {
         let mut chance = Chance::new(seed);
         let options = chosen(&mut chance);
-        let memories: Vec<u64> = (0..1 + chance.below(3)).map(|_| (4 + chance.below(8)) * MIB).collect();
+        let memories: Vec<u64> = (0..=chance.below(3)).map(|_| (4 + chance.below(8)) * MIB).collect();
         let mut world = World::with_nodes(options, &[]);
         for (at, memory) in memories.iter().enumerate() {
             world.add_node(&format!("n{at}"), *memory, (4 + chance.below(20)) * MIB);
@@ -116,7 +116,7 @@ impl History {
     fn put(&mut self, number: u32) {
         let size = (1 + self.chance.below(3)) * MIB / 2;
         let (name, tenant) = (key(number), self.world.tenant);
-        let group = store::master::name::Group(if self.chance.one_in(4) { 1 } else { 0 });
+        let group = store::master::name::Group(u32::from(self.chance.one_in(4)));
         let mut put = Put { group, ..Put::new(tenant, &name, size) };
         put.block = self.chance.one_in(3).then(|| block(number as u8));
         put.pin = if self.chance.one_in(10) { Pin::Soft } else { Pin::None };

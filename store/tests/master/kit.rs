@@ -12,30 +12,31 @@ use store::master::{
 };
 
 /// A mebibyte.
-pub const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// A master, its nodes and a clock.
-pub struct World {
+pub(crate) struct World {
     pub master: Arc<Master>,
     pub ears: Arc<Ears>,
     pub now: Millis,
     pub fakes: Vec<Fake>,
     pub tenant: Tenant,
-    /// Versions of what lay on disks before this master.
-    pub older: u64,
 }
 
 /// Hears everything.
 #[derive(Default)]
-pub struct Ears {
+pub(crate) struct Ears {
     pub ticks: AtomicU32,
     pub spaces: AtomicU32,
     pub orders: AtomicU32,
-    pub changes: Mutex<Vec<(Box<[u8]>, Version, Node, Tier, bool)>>,
+    pub changes: Mutex<Vec<Heard>>,
 }
 
+/// A change of residency: key, version, node, tier, and whether it is there now.
+pub(crate) type Heard = (Box<[u8]>, Version, Node, Tier, bool);
+
 /// A node.
-pub struct Fake {
+pub(crate) struct Fake {
     pub id: String,
     pub node: Node,
     pub life: u64,
@@ -72,7 +73,7 @@ impl Residency for Ears {
 }
 
 /// Few shards, promotion on, and no offload unless a test asks for it.
-pub fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options {
         shards: 4,
         offload: store::master::options::Offload::Off,
@@ -82,32 +83,32 @@ pub fn options() -> Options {
     }
 }
 
-pub fn key(number: u32) -> Vec<u8> {
+pub(crate) fn key(number: u32) -> Vec<u8> {
     format!("key-{number}").into_bytes()
 }
 
-pub fn block(number: u8) -> Block {
+pub(crate) fn block(number: u8) -> Block {
     Block { hash: [number; 32], parent: None, tokens: number.into() }
 }
 
 impl World {
     /// One node with so many bytes of memory, and plenty of disk.
-    pub fn new(options: Options, memory: u64) -> Self {
+    pub(crate) fn new(options: Options, memory: u64) -> Self {
         Self::with_nodes(options, &[memory])
     }
 
-    pub fn with_nodes(options: Options, memories: &[u64]) -> Self {
+    pub(crate) fn with_nodes(options: Options, memories: &[u64]) -> Self {
         let ears = Arc::new(Ears::default());
         let master = Arc::new(Master::new(options, ears.clone(), ears.clone()));
         let tenant = master.tenant("a").unwrap();
-        let mut world = Self { master, ears, now: Millis(1_000_000), fakes: Vec::new(), tenant, older: 0 };
+        let mut world = Self { master, ears, now: Millis(1_000_000), fakes: Vec::new(), tenant };
         for (at, memory) in memories.iter().enumerate() {
             world.add_node(&format!("node-{at}"), *memory, 1_000 * MIB);
         }
         world
     }
 
-    pub fn add_node(&mut self, id: &str, memory: u64, disk: u64) -> usize {
+    pub(crate) fn add_node(&mut self, id: &str, memory: u64, disk: u64) -> usize {
         let joined = self.master.join(&Joining { id, life: 1, memory, disk }).unwrap();
         assert_eq!(joined.inventory, Inventory::Snapshot);
         let (holds, open) = (BTreeMap::new(), BTreeMap::new());
@@ -118,24 +119,24 @@ impl World {
         self.fakes.len() - 1
     }
 
-    pub fn node(&self, fake: usize) -> Node {
+    pub(crate) fn node(&self, fake: usize) -> Node {
         self.fakes[fake].node
     }
 
-    pub fn look_node(&self, fake: usize) -> NodeLook {
+    pub(crate) fn look_node(&self, fake: usize) -> NodeLook {
         self.master.node_list().into_iter().find(|look| look.node == self.node(fake)).unwrap()
     }
 
-    pub fn checked(&self) {
+    pub(crate) fn checked(&self) {
         self.master.check().unwrap();
     }
 
-    pub fn pass(&mut self, millis: u64) {
+    pub(crate) fn pass(&mut self, millis: u64) {
         self.now = self.now.plus(millis);
     }
 
     /// Everything that a node holds, told at once.
-    pub fn snapshot(&mut self, fake: usize) {
+    pub(crate) fn snapshot(&mut self, fake: usize) {
         self.fakes[fake].forget_drops();
         let Fake { node, life, position, .. } = self.fakes[fake];
         let items: Vec<Item> = self.fakes[fake].items();
@@ -148,11 +149,11 @@ impl World {
 
     // === What clients do ===
 
-    pub fn reserve(&self, put: &Put<'_>) -> Result<Reserved, Refused> {
+    pub(crate) fn reserve(&self, put: &Put<'_>) -> Result<Reserved, Refused> {
         self.master.reserve(put, self.now)
     }
 
-    pub fn begin(&mut self, put: &Put<'_>) -> Result<Reserved, Refused> {
+    pub(crate) fn begin(&mut self, put: &Put<'_>) -> Result<Reserved, Refused> {
         let reserved = self.master.reserve(put, self.now)?;
         let name = Name { tenant: put.tenant, key: put.key.into() };
         let fake = self.fakes.iter_mut().find(|fake| fake.node == reserved.node).unwrap();
@@ -160,7 +161,7 @@ impl World {
         Ok(reserved)
     }
 
-    pub fn commit(&mut self, put: PutId) -> Result<Version, Error> {
+    pub(crate) fn commit(&mut self, put: PutId) -> Result<Version, Error> {
         let done = self.master.commit(put, self.now);
         for fake in &mut self.fakes {
             if let (Ok(version), Some(bytes)) = (done, fake.open.remove(&put.version())) {
@@ -170,40 +171,40 @@ impl World {
         done
     }
 
-    pub fn put_as(&mut self, put: &Put<'_>) -> Version {
+    pub(crate) fn put_as(&mut self, put: &Put<'_>) -> Version {
         let reserved = self.begin(put).unwrap_or_else(|why| panic!("{why}"));
         self.commit(reserved.put).unwrap()
     }
 
-    pub fn put(&mut self, key: &[u8], size: u64) -> Version {
+    pub(crate) fn put(&mut self, key: &[u8], size: u64) -> Version {
         self.put_as(&Put::new(self.tenant, key, size))
     }
 
-    pub fn get(&self, key: &[u8]) -> Found {
+    pub(crate) fn get(&self, key: &[u8]) -> Found {
         self.master.get(self.tenant, key, self.now)
     }
 
-    pub fn hit(&self, key: &[u8]) -> Hit {
+    pub(crate) fn hit(&self, key: &[u8]) -> Hit {
         match self.get(key) {
             Found::Here(hit) => hit,
             other => panic!("{} is {other:?}", String::from_utf8_lossy(key)),
         }
     }
 
-    pub fn tried(&self, key: &[u8]) -> Option<Tried> {
+    pub(crate) fn tried(&self, key: &[u8]) -> Option<Tried> {
         self.hit(key).promotion
     }
 
-    pub fn look(&self, key: &[u8]) -> Option<Look> {
+    pub(crate) fn look(&self, key: &[u8]) -> Option<Look> {
         self.master.look(self.tenant, key, self.now)
     }
 
-    pub fn in_memory(&self, key: &[u8]) -> bool {
+    pub(crate) fn in_memory(&self, key: &[u8]) -> bool {
         self.look(key).is_some_and(|look| look.copies.iter().any(|(_, tier)| *tier == Tier::Memory))
     }
 
     /// An object that is on disk only.
-    pub fn on_disk(&mut self, fake: usize, tenant: Tenant, key: &[u8], size: u64) -> Version {
+    pub(crate) fn on_disk(&mut self, fake: usize, tenant: Tenant, key: &[u8], size: u64) -> Version {
         let version = Version(1 << 20 | u64::from(key.iter().map(|b| u32::from(*b)).sum::<u32>()));
         let version =
             Version(version.0 + self.fakes.iter().map(|f| f.holds.len() as u64).sum::<u64>() * 7_000);
@@ -215,24 +216,24 @@ impl World {
         version
     }
 
-    pub fn cold(&mut self, key: &[u8], size: u64) -> Version {
+    pub(crate) fn cold(&mut self, key: &[u8], size: u64) -> Version {
         self.on_disk(0, self.tenant, key, size)
     }
 
     // === What nodes do ===
 
-    pub fn tell(&mut self, fake: usize, news: &News) -> Result<(), Error> {
+    pub(crate) fn tell(&mut self, fake: usize, news: &News) -> Result<(), Error> {
         self.fakes[fake].position += 1;
         let Fake { node, life, position, .. } = self.fakes[fake];
         self.master.tell(node, life, position, news, self.now)
     }
 
-    pub fn take(&mut self, fake: usize, budget: u64) -> Vec<Order> {
+    pub(crate) fn take(&mut self, fake: usize, budget: u64) -> Vec<Order> {
         self.master.take_orders(self.node(fake), budget).unwrap()
     }
 
     /// Tasks that are ordered, with their keys.
-    pub fn take_tasks(&mut self, fake: usize) -> Vec<(TaskId, Vec<u8>)> {
+    pub(crate) fn take_tasks(&mut self, fake: usize) -> Vec<(TaskId, Vec<u8>)> {
         let orders = self.take(fake, u64::MAX);
         let task = |order| match order {
             Order::Promote(task, copying) => Some((task, copying.name.key.into_vec())),
@@ -242,7 +243,7 @@ impl World {
     }
 
     /// Takes orders and carries out all of them, until there are none.
-    pub fn work(&mut self, fake: usize) {
+    pub(crate) fn work(&mut self, fake: usize) {
         loop {
             let orders = self.take(fake, u64::MAX);
             self.fakes[fake].todo.extend(orders);
@@ -256,13 +257,13 @@ impl World {
         }
     }
 
-    pub fn work_all(&mut self) {
+    pub(crate) fn work_all(&mut self) {
         for _ in 0..2 {
             (0..self.fakes.len()).for_each(|fake| self.work(fake));
         }
     }
 
-    pub fn carry_out(&mut self, fake: usize, order: Order) {
+    pub(crate) fn carry_out(&mut self, fake: usize, order: Order) {
         let node = self.node(fake);
         match order {
             Order::Drop { version, tier, .. } => {
@@ -306,11 +307,11 @@ impl World {
 
 impl Fake {
     /// It joins, or begins an inventory: what it is to drop it is told again.
-    pub fn forget_drops(&mut self) {
+    pub(crate) fn forget_drops(&mut self) {
         self.todo.retain(|order| !matches!(order, Order::Drop { .. } | Order::CancelPut { .. }));
     }
 
-    pub fn items(&self) -> Vec<Item> {
+    pub(crate) fn items(&self) -> Vec<Item> {
         let item = |((version, tier), (name, size)): (&(Version, Tier), &(Name, u64))| Item {
             name: name.clone(),
             version: *version,
@@ -323,11 +324,11 @@ impl Fake {
         self.holds.iter().map(item).collect()
     }
 
-    pub fn bytes(&self, tier: Tier) -> u64 {
+    pub(crate) fn bytes(&self, tier: Tier) -> u64 {
         self.holds.iter().filter(|((_, t), _)| *t == tier).map(|(_, (_, size))| size).sum()
     }
 
-    pub fn keys(&self, tier: Tier) -> BTreeSet<Vec<u8>> {
+    pub(crate) fn keys(&self, tier: Tier) -> BTreeSet<Vec<u8>> {
         let of = self.holds.iter().filter(|((_, t), _)| *t == tier);
         of.map(|(_, (name, _))| name.key.to_vec()).collect()
     }
@@ -335,14 +336,14 @@ impl Fake {
 
 /// Numbers that look like chance, the same for the same seed.
 #[derive(Clone, Debug)]
-pub struct Chance(u64);
+pub(crate) struct Chance(u64);
 
 impl Chance {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
     }
 
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -350,7 +351,7 @@ impl Chance {
         (mixed ^ (mixed >> 31)) % bound.max(1)
     }
 
-    pub fn one_in(&mut self, many: u64) -> bool {
+    pub(crate) fn one_in(&mut self, many: u64) -> bool {
         self.below(many) == 0
     }
 }

@@ -180,13 +180,13 @@ fn puts_go_where_they_are_wanted_or_where_most_is_free() {
 fn offloads_are_pushed_at_once_and_each_is_durable_or_reported() {
     let mut world = World::with_nodes(Options { offload: Offload::AtCommit, ..options() }, &[]);
     world.add_node("n", 100 * MIB, 2 * MIB);
-    let heard = || world.ears.orders.load(std::sync::atomic::Ordering::Relaxed);
-    let before = heard();
-    drop(before);
+    let heard = |world: &World| world.ears.orders.load(std::sync::atomic::Ordering::Relaxed);
+    let before = heard(&world);
     for number in 0..3 {
         world.put(&key(number), MIB);
     }
     assert!(world.master.has_orders(world.node(0)), "one is enough: nothing waits for a batch");
+    assert!(heard(&world) > before, "whoever hands them on is woken");
     let moves = world.master.counters().moves;
     assert_eq!(
         (moves.offloads, moves.offloads_refused),

@@ -114,7 +114,9 @@ fn what_comes_too_late_is_counted_and_no_longer_tried_and_what_nobody_read_is_to
     }
     let orders = world.take(0, u64::MAX);
     world.pass(51);
-    orders.into_iter().for_each(|order| world.carry_out(0, order));
+    for order in orders {
+        world.carry_out(0, order);
+    }
     assert_eq!((warmed(&world).too_late, warmed(&world).in_time), (2, 0));
     world.hit(b"a");
     world.master.remove(world.tenant, b"a").unwrap();
