@@ -1,0 +1,1 @@
+//! The disk of a node: segments.
