@@ -306,7 +306,7 @@ async fn whoever_gives_up_leaves_the_line() {
 fn sizes_are_rounded_by_less_than_a_thirty_second() {
     for len in (1..70_000_u64).chain((1..200).map(|i| i * 555_555)) {
         let size = rounded(len);
-        assert!(size >= len && size % GRAIN == 0 && size == rounded(size), "{len}: {size}");
+        assert!(size >= len && size.is_multiple_of(GRAIN) && size == rounded(size), "{len}: {size}");
         assert!(size - len < GRAIN.max(len / 32), "{len}: {size}");
     }
 }
