@@ -98,6 +98,8 @@ struct Run {
     len: u64,
     /// The same with what the footer will say of it.
     on_disk: u64,
+    /// Deletions of what is not there, as things are after this run.
+    absent: Vec<usize>,
     /// What is live in here, whatever the index says.
     live: HashMap<(Bytes, Bytes), bool>,
 }
@@ -307,7 +309,8 @@ impl Core {
                 continue;
             }
             if matches!(edit.change, Change::Delete) && !self.is_live(&run, &edit) {
-                answers[at] = Some(Ok(Done::Absent));
+                // If that is so because of this run, it is so only if the run is written.
+                run.absent.push(at);
                 continue;
             }
             let wanted = edit.size().on_disk();
@@ -331,15 +334,21 @@ impl Core {
 
     /// Writes a run, brings it to disk, and shows it.
     fn flush(&self, writer: &mut Writer, run: Run, answers: &mut [Option<Result<Done, Error>>]) {
-        if run.records.is_empty() {
-            return;
+        let written = match &writer.active {
+            Some(active) if !run.records.is_empty() => self.write(active, &run),
+            _ => Ok(()),
+        };
+        for at in &run.absent {
+            answers[*at] = Some(written.clone().map(|()| Done::Absent));
         }
-        let Some(active) = &mut writer.active else { return };
-        let written = self.write(active, &run);
         if let Err(e) = written {
             for (at, ..) in run.records {
                 answers[at] = Some(Err(e.clone()));
             }
+            return;
+        }
+        let Some(active) = &mut writer.active else { return };
+        if run.records.is_empty() {
             return;
         }
         active.end += run.len;

@@ -1,9 +1,9 @@
 //! What a segment holds, read back: from its footer if it was sealed, else record by record.
 //!
 //! What was being written when the machine stopped is torn, and is discarded: nobody was told that it is there. What was
-//! there and is not any more is *damaged*, and is told. They are told apart so: a torn write leaves sectors that were never
-//! written, which are zeros in a file that is never written twice; and what lies before a batch that says that everything
-//! before it was on disk was not torn.
+//! there and is not any more is *damaged*, and is told. They are told apart so: a torn write has no second head, or leaves
+//! sectors that were never written, which are zeros in a file that is never written twice; and what lies before a batch that
+//! says that everything before it was on disk was not torn.
 
 use std::io;
 
@@ -47,40 +47,45 @@ pub(super) type Visit<'a> = &'a mut dyn FnMut(Head, &[u8]);
 /// Those of the file system.
 pub(super) fn read(segment: &Segment, visit: Visit<'_>) -> io::Result<Reading> {
     let len = segment.handle().len()?;
-    if let Some(end) = footer(segment, len, visit)? {
-        return Ok(Reading { sealed: true, end, ..Reading::default() });
+    let trailer = trailer(segment, len)?;
+    if let Some(trailer) = trailer
+        && footer(segment, &trailer, len, visit)?
+    {
+        return Ok(Reading { sealed: true, end: trailer.footer, ..Reading::default() });
     }
-    let mut walk = Walk {
-        segment,
-        len,
-        window: Vec::new(),
-        from: 0,
-        found: Vec::new(),
-        lost: Vec::new(),
-        sealed_once: false,
-    };
+    let (from, window) = (0, Vec::new());
+    let mut walk =
+        Walk { segment, len, window, from, found: Vec::new(), lost: Vec::new(), sealed_once: false };
+    if let Some(trailer) = trailer {
+        // The footer is damaged, but where the records end is known, and that all of them were on disk.
+        (walk.len, walk.sealed_once) = (trailer.footer, true);
+    }
     let end = walk.run()?;
     walk.judge(end, visit)
 }
 
-/// Reads the footer; `None` if there is none that is whole.
-fn footer(segment: &Segment, len: u64, visit: Visit<'_>) -> io::Result<Option<u64>> {
+/// The end of a sealed segment, if it is whole.
+fn trailer(segment: &Segment, len: u64) -> io::Result<Option<Trailer>> {
     let Some(at) = len.checked_sub(TRAILER as u64) else { return Ok(None) };
-    let mut trailer = [0; TRAILER];
-    segment.read(&mut trailer, at)?;
-    let Some(trailer) = Trailer::decode(segment.salt, &trailer) else { return Ok(None) };
-    let Some(many) = at.checked_sub(trailer.footer) else { return Ok(None) };
-    let mut bytes = vec![0; many as usize];
+    let mut bytes = [0; TRAILER];
+    segment.read(&mut bytes, at)?;
+    let trailer = Trailer::decode(segment.salt, &bytes);
+    Ok(trailer.filter(|trailer| (SEGMENT_HEAD..=at).contains(&trailer.footer)))
+}
+
+/// Reads the footer; `false` if it is damaged, and then nothing was shown.
+fn footer(segment: &Segment, trailer: &Trailer, len: u64, visit: Visit<'_>) -> io::Result<bool> {
+    let mut bytes = vec![0; (len - TRAILER as u64 - trailer.footer) as usize];
     segment.read(&mut bytes, trailer.footer)?;
     if !trailer.fits(&bytes) {
-        return Ok(None);
+        return Ok(false);
     }
     let mut rest = &bytes[..];
     while let Some((head, names)) = Head::decode(Copy::Footer, segment.salt, rest) {
         rest = &rest[HEAD + names.len()..];
         visit(head, names);
     }
-    Ok(Some(trailer.footer))
+    Ok(true)
 }
 
 struct Walk<'a> {
@@ -99,7 +104,7 @@ struct Walk<'a> {
 struct Found {
     head: Head,
     names: Vec<u8>,
-    /// `None`: the value is what was written; else whether it has a sector of zeros.
+    /// `None`: the value is what was written; else whether it can be that it was never written whole.
     wrong: Option<bool>,
 }
 
@@ -190,7 +195,21 @@ impl Walk<'_> {
         if format::root(&format::sums(value)) == head.root {
             return Ok(None);
         }
-        self.has_an_empty_sector(at, head.end()).map(Some)
+        // A write that stopped in the middle has left no second head; one whose sectors came in any order has lost the first
+        // head, or a whole sector. One damaged place can be none of these, and hurt the value as well.
+        let repeat = head.at + head.size().to_repeat();
+        let halved = self.head(Copy::Head, head.at)?.is_none() || self.head(Copy::Repeat, repeat)?.is_none();
+        Ok(Some(halved || self.has_an_empty_sector(at, head.end())?))
+    }
+
+    /// Whether some sector of the file was never written, as far as it lies in a place that cannot be read. Its first one may
+    /// be the last of an older batch.
+    fn was_never_written(&mut self, from: u64, len: u64) -> io::Result<bool> {
+        let bytes = self.bytes(from, len as usize)?;
+        let (first, rest) =
+            bytes.split_at(((from.next_multiple_of(SECTOR) - from) as usize).min(bytes.len()));
+        let empty = |part: &[u8]| !part.is_empty() && part.iter().all(|byte| *byte == 0);
+        Ok(empty(first) || rest.chunks(SECTOR as usize).any(empty))
     }
 
     /// Whether a whole sector of the file between two places was never written.
@@ -211,7 +230,7 @@ impl Walk<'_> {
         };
         let mut reading = Reading { end, ..Reading::default() };
         for (at, len) in std::mem::take(&mut self.lost) {
-            let torn = at + len > settled && self.has_an_empty_sector(at, at + len)?;
+            let torn = at + len > settled && self.was_never_written(at, len)?;
             if torn {
                 reading.torn += len;
             } else {
@@ -219,10 +238,10 @@ impl Walk<'_> {
                 reading.damage.push(Hurt { at, len, names: None, why });
             }
         }
-        for Found { head, names, wrong } in self.found {
+        for Found { head, names, wrong } in std::mem::take(&mut self.found) {
             let len = head.end() - head.at;
             match wrong {
-                Some(empty) if empty && head.end() > settled => reading.torn += len,
+                Some(torn) if torn && head.end() > settled => reading.torn += len,
                 wrong => {
                     if wrong.is_some() {
                         let (tenant, key) = super::index::split(&head, &names);
@@ -234,7 +253,9 @@ impl Walk<'_> {
                 }
             }
         }
-        reading.torn += tail(self.segment, end, self.len)?;
+        if !self.sealed_once {
+            reading.torn += tail(self.segment, end, self.len)?;
+        }
         Ok(reading)
     }
 }
