@@ -18,7 +18,9 @@ fn main() {
 
 /// Blocks come and go while the arena is nine tenths full, in no order.
 fn turnover() {
-    println!("alloc and free of mixed sizes, 4 KiB to 16 MiB, arena 4 GiB, nine tenths full; medians of {ROUNDS}");
+    println!(
+        "alloc and free of mixed sizes, 4 KiB to 16 MiB, arena 4 GiB, nine tenths full; medians of {ROUNDS}"
+    );
     let arena = Arena::new(4 << 30).expect("memory");
     let mut dice = Dice(1);
     let mut held: Vec<Block> = Vec::new();
@@ -65,7 +67,9 @@ fn block(arena: &Arena, len: usize) -> Option<Block> {
 }
 
 fn filling() {
-    println!("\nfilling a block and letting it go, GiB/s, beside a copy into memory that is there; medians of {ROUNDS}");
+    println!(
+        "\nfilling a block and letting it go, GiB/s, beside a copy into memory that is there; medians of {ROUNDS}"
+    );
     let arena = Arena::new(1 << 30).expect("memory");
     for size in SIZES {
         let from = vec![7_u8; size];
@@ -88,7 +92,11 @@ fn filling() {
             copy.push(1.0 / began.elapsed().as_secs_f64());
         }
         let (ours, copy) = (median(ours), median(copy));
-        println!("  {:6} KiB   arena {ours:6.1}   copy {copy:6.1}   {:3.0} %", size >> 10, 100.0 * ours / copy);
+        println!(
+            "  {:6} KiB   arena {ours:6.1}   copy {copy:6.1}   {:3.0} %",
+            size >> 10,
+            100.0 * ours / copy
+        );
     }
 }
 

@@ -50,7 +50,10 @@ async fn blocks_go_to_disk_and_come_back_into_the_arena() {
     assert_eq!(wrong.to_string(), "a part of a value of 100004 bytes, 100000 are allowed");
     assert!(disk.read(&found, arena.alloc(5).unwrap()).await.is_err());
     let listed: Vec<_> = disk.inventory().collect();
-    assert_eq!((listed.len(), listed[0].len, &*listed[0].key, &*listed[0].meta), (1, 100_000, &b"key"[..], &b"meta"[..]));
+    assert_eq!(
+        (listed.len(), listed[0].len, &*listed[0].key, &*listed[0].meta),
+        (1, 100_000, &b"key"[..], &b"meta"[..])
+    );
     assert_eq!(disk.delete("t", "key").await.unwrap(), Done::Deleted);
     assert_eq!(disk.delete("t", "key").await.unwrap(), Done::Absent);
     assert!(disk.find(b"t", b"key").is_none() && disk.inventory().next().is_none());

@@ -136,7 +136,7 @@ impl Core {
             folder: folder.to_owned(),
             store,
             options,
-            index: Index::new(),
+            index: Index::new(store),
             segments: RwLock::default(),
             counts: Counts::default(),
             writer: Mutex::new(Writer { active: None, next_seq: 1 }),

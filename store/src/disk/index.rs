@@ -23,8 +23,9 @@ const SHARDS: usize = 64;
 /// Segments by their numbers.
 pub(super) type Segments = BTreeMap<u32, Arc<Segment>>;
 
-#[derive(Default)]
 pub(super) struct Index {
+    /// What keys are hashed with: users choose keys, and must not choose which of them collide.
+    seed: u64,
     shards: Vec<RwLock<HashTable<Slot>>>,
 }
 
@@ -59,20 +60,20 @@ pub(super) enum Use {
 }
 
 impl Index {
-    pub(super) fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| RwLock::default()).collect() }
+    pub(super) fn new(seed: u64) -> Self {
+        Self { seed, shards: (0..SHARDS).map(|_| RwLock::default()).collect() }
     }
 
     /// The live object of a key.
     pub(super) fn get(&self, tenant: &[u8], key: &[u8]) -> Option<Slot> {
-        let hash = hash(tenant, key);
+        let hash = hash(self.seed, tenant, key);
         let shard = self.shard(hash).read();
         shard.find(hash, |slot| slot.is(tenant, key)).filter(|slot| slot.kind == Kind::Put).cloned()
     }
 
     /// Whether a key has a live object.
     pub(super) fn has(&self, tenant: &[u8], key: &[u8]) -> bool {
-        let hash = hash(tenant, key);
+        let hash = hash(self.seed, tenant, key);
         self.shard(hash)
             .read()
             .find(hash, |slot| slot.is(tenant, key))
@@ -83,9 +84,9 @@ impl Index {
     pub(super) fn learn(&self, head: &Head, names: &[u8], segment: &Segment, segments: &Segments) -> bool {
         let (tenant, key) =
             (&names[..head.tenant as usize], &names[head.tenant as usize..][..head.key as usize]);
-        let hash = hash(tenant, key);
+        let hash = hash(self.seed, tenant, key);
         let mut shard = self.shard(hash).write();
-        match shard.entry(hash, |slot| slot.is(tenant, key), Slot::hash) {
+        match shard.entry(hash, |slot| slot.is(tenant, key), |slot| slot.hash(self.seed)) {
             Entry::Vacant(place) => {
                 segment.need(head.size().on_disk());
                 place.insert(Slot::of(head, names, segment.number));
@@ -113,7 +114,7 @@ impl Index {
     /// What compaction of a segment does with one of its records.
     pub(super) fn use_of(&self, head: &Head, names: &[u8], segment: u32) -> Use {
         let (tenant, key) = split(head, names);
-        let hash = hash(tenant, key);
+        let hash = hash(self.seed, tenant, key);
         let shard = self.shard(hash).read();
         let found = shard.find(hash, |slot| slot.is(tenant, key));
         let here = |slot: &&Slot| slot.seq == head.seq && slot.segment == segment && slot.at == head.at;
@@ -128,7 +129,7 @@ impl Index {
     /// A record was copied to another segment: it counts there, if it still counts.
     pub(super) fn moved(&self, to: &Head, names: &[u8], from: &Segment, segment: &Segment) -> bool {
         let (tenant, key) = split(to, names);
-        let hash = hash(tenant, key);
+        let hash = hash(self.seed, tenant, key);
         let mut shard = self.shard(hash).write();
         let Some(slot) = shard.find_mut(hash, |slot| slot.is(tenant, key)) else { return false };
         let bytes = to.size().on_disk();
@@ -151,9 +152,11 @@ impl Index {
     /// A segment is gone, and with it a put of this key: a grave that covered nothing else is gone as well.
     pub(super) fn forget(&self, head: &Head, names: &[u8], segment: u32, segments: &Segments) {
         let (tenant, key) = split(head, names);
-        let hash = hash(tenant, key);
+        let hash = hash(self.seed, tenant, key);
         let mut shard = self.shard(hash).write();
-        let Entry::Occupied(mut place) = shard.entry(hash, |slot| slot.is(tenant, key), Slot::hash) else {
+        let Entry::Occupied(mut place) =
+            shard.entry(hash, |slot| slot.is(tenant, key), |slot| slot.hash(self.seed))
+        else {
             return;
         };
         let slot = place.get_mut();
@@ -257,8 +260,8 @@ impl Slot {
         self.key() == key && self.tenant() == tenant
     }
 
-    fn hash(&self) -> u64 {
-        hash(self.tenant(), self.key())
+    fn hash(&self, seed: u64) -> u64 {
+        hash(seed, self.tenant(), self.key())
     }
 
     fn release(&self, segments: &Segments) {
@@ -285,6 +288,6 @@ pub(super) fn split<'a>(head: &Head, names: &'a [u8]) -> (&'a [u8], &'a [u8]) {
     (tenant, &rest[..head.key as usize])
 }
 
-fn hash(tenant: &[u8], key: &[u8]) -> u64 {
-    xxh3_64_with_seed(key, xxh3_64_with_seed(tenant, 0))
+fn hash(seed: u64, tenant: &[u8], key: &[u8]) -> u64 {
+    xxh3_64_with_seed(key, xxh3_64_with_seed(tenant, seed))
 }

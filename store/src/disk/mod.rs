@@ -42,6 +42,9 @@ pub use self::ticket::Ticket;
 /// How often compaction looks whether there is something to do, when nobody tells it.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Bytes after which compaction rests.
+const PACE: u64 = 1 << 20;
+
 /// Objects on disk. Dropped, it writes what waits and seals its last segment.
 pub struct Disk {
     shared: Arc<Shared>,
@@ -233,11 +236,17 @@ impl Shared {
     /// The thread that compacts, no faster than it may.
     fn compact(&self) {
         let rate = self.core.options.compact_bytes_per_second as f64;
-        let mut pace = |bytes: u64| !self.rest(Duration::from_secs_f64(bytes as f64 / rate));
+        let mut owed = 0;
+        let mut pace = |bytes: u64| {
+            owed += bytes;
+            // Short rests are longer than one asks for.
+            owed < PACE || !self.rest(Duration::from_secs_f64(std::mem::take(&mut owed) as f64 / rate))
+        };
         loop {
             match self.core.compact(&mut pace) {
                 Ok(Some(_)) if !self.line.lock().closed => continue,
-                Ok(_) => {}
+                // What is poisoned stays so, and was said.
+                Ok(_) | Err(Error::Poisoned(_)) => {}
                 Err(error) => tracing::warn!(%error, "compaction failed and is tried again"),
             }
             let mut line = self.line.lock();
