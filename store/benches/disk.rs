@@ -59,7 +59,9 @@ fn objects() {
                     let tickets: Vec<_> = (0..flight)
                         .map(|at| disk.put("t", key(batch * flight + at), "", payload.clone()))
                         .collect();
-                    tickets.into_iter().for_each(|ticket| drop(ticket.wait().expect("a put")));
+                    for ticket in tickets {
+                        ticket.wait().expect("a put");
+                    }
                 }
             }));
             let mut to = vec![0; size];
@@ -114,7 +116,9 @@ fn start() {
         let tickets: Vec<_> = (0..1000)
             .map(|at| disk.put("tenant", format!("{:040}", batch * 1000 + at), vec![7; 24], vec![9; 100]))
             .collect();
-        tickets.into_iter().for_each(|ticket| drop(ticket.wait().expect("a put")));
+        for ticket in tickets {
+            ticket.wait().expect("a put");
+        }
     }
     println!("  puts, written not synced   {:8.0} a second", OBJECTS as f64 / began.elapsed().as_secs_f64());
     println!(
@@ -197,7 +201,7 @@ fn engine() {
             }
         });
         disk.close().expect("closed");
-        (put, (written_bytes() - before) / (512 << 20) as f64)
+        (put, (written_bytes() - before) / f64::from(512 << 20))
     };
     let theirs = {
         use fjall::{Database, KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
@@ -214,7 +218,7 @@ fn engine() {
         });
         objects.rotate_memtable_and_wait().expect("a flush");
         drop((objects, db));
-        (put, (written_bytes() - before) / (512 << 20) as f64)
+        (put, (written_bytes() - before) / f64::from(512 << 20))
     };
     for (name, (put, written)) in [("segments", ours), ("engine", theirs)] {
         println!("  {name:10} {put:8.0}   {written:.2}");

@@ -44,7 +44,7 @@ fn run(folder: &str, durability: Durability, first: u64) -> Result<(), Error> {
         for step in 0..8 {
             let mixed = (round * 8 + step).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
             let key = mixed % KEYS;
-            let deletes = mixed / KEYS % 4 == 0;
+            let deletes = (mixed / KEYS).is_multiple_of(4);
             say(format_args!("try {round} {} {key}", if deletes { "delete" } else { "put" }));
             let name = format!("key-{key}");
             let ticket = if deletes {

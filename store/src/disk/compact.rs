@@ -71,9 +71,7 @@ impl Core {
     /// Compacts once; `None` if nothing is worth it.
     pub(super) fn compact(&self, pace: Pace<'_>) -> Result<Option<Compacted>, Error> {
         let _one = self.compacting.lock();
-        if let Some(why) = self.poison() {
-            return Err(Error::Poisoned(why));
-        }
+        self.must_be_well()?;
         let chosen = choose(self.candidates(), &self.options, self.is_pressed());
         if chosen.is_empty() {
             return Ok(None);
@@ -119,16 +117,25 @@ impl Core {
         let segment = self.begin(room)?;
         let mut output = Output { segment, end: SEGMENT_HEAD, footer: Vec::new(), moved: Vec::new() };
         for (from, victim) in victims.iter().enumerate() {
-            let copied = self.copy((from, victim), &mut output, pace);
-            if let Err(e) = &copied {
-                // A segment that cannot be read is left to its readers, who are told what is wrong.
-                tracing::warn!(error = %e, segment = %victim.path.display(), "a segment cannot be compacted");
-                victim.give_up();
+            match self.copy((from, victim), &mut output, pace) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(Stopped::Reading(error)) => {
+                    // A segment that cannot be read is left to its readers, who are told what is wrong.
+                    tracing::warn!(%error, segment = %victim.path.display(), "a segment cannot be compacted");
+                    victim.give_up();
+                }
+                Err(Stopped::Writing(e)) => {
+                    self.discard(&output.segment, room);
+                    return Err(Error::io(format!("compacting into {}", output.segment.path.display()), e));
+                }
             }
-            if !matches!(copied, Ok(true)) {
-                self.discard(&output.segment, room);
-                return Ok(None);
-            }
+            self.discard(&output.segment, room);
+            return Ok(None);
+        }
+        if let Err(e) = self.must_be_well() {
+            self.discard(&output.segment, room);
+            return Err(e);
         }
         let Output { segment, end, footer, moved } = output;
         let sealed = segment.seal(end, moved.len() as u64, footer);
@@ -158,7 +165,8 @@ impl Core {
             if self.index.use_of(&head, names, victim.number) == Use::Needed {
                 needed.push((head, names.to_vec()));
             }
-        })?;
+        })
+        .map_err(Stopped::Reading)?;
         for (head, names) in needed {
             output.append(victim, from, head, names)?;
             if !pace(head.size().record()) {
@@ -170,6 +178,7 @@ impl Core {
 
     /// Takes away a segment of which nothing is needed any more, and what it was needed for.
     fn retire(&self, victim: &Segment) -> Result<(), Error> {
+        self.must_be_well()?;
         let mut puts = Vec::new();
         let read = recover::read(victim, &mut |head, names| {
             if head.kind == Kind::Put {
@@ -200,6 +209,12 @@ impl Core {
     }
 }
 
+/// Why copying stopped.
+enum Stopped {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
 /// The segment into which things are moved.
 struct Output {
     segment: Arc<Segment>,
@@ -211,25 +226,29 @@ struct Output {
 
 impl Output {
     /// Copies one record. Its value is not verified here: it keeps its hash, so what was damaged stays damaged.
-    fn append(&mut self, from: &Segment, victim: usize, head: Head, names: Vec<u8>) -> io::Result<()> {
+    fn append(&mut self, from: &Segment, victim: usize, head: Head, names: Vec<u8>) -> Result<(), Stopped> {
         let size = head.size();
         let moved = Head { at: self.end, batch: self.end, settled: false, ..head };
         let mut bytes = Vec::new();
         moved.encode(Copy::Head, self.segment.salt, &names, &mut bytes);
-        self.segment.write(&mut [IoSlice::new(&bytes)], self.end)?;
+        self.segment.write(&mut [IoSlice::new(&bytes)], self.end).map_err(Stopped::Writing)?;
         let skipped = (HEAD + size.names) as u64;
         let mut at = skipped;
         let mut buffer = vec![0; STEP.min((size.to_repeat() - skipped) as usize)];
         while at < size.to_repeat() {
             let many = buffer.len().min((size.to_repeat() - at) as usize);
-            from.read(&mut buffer[..many], head.at + at)?;
-            self.segment.write(&mut [IoSlice::new(&buffer[..many])], self.end + at)?;
+            from.read(&mut buffer[..many], head.at + at).map_err(Stopped::Reading)?;
+            self.segment
+                .write(&mut [IoSlice::new(&buffer[..many])], self.end + at)
+                .map_err(Stopped::Writing)?;
             at += many as u64;
         }
         bytes.clear();
         moved.encode(Copy::Repeat, self.segment.salt, &names, &mut bytes);
         bytes.resize((size.record() - size.to_repeat()) as usize, 0);
-        self.segment.write(&mut [IoSlice::new(&bytes)], self.end + size.to_repeat())?;
+        self.segment
+            .write(&mut [IoSlice::new(&bytes)], self.end + size.to_repeat())
+            .map_err(Stopped::Writing)?;
         moved.encode(Copy::Footer, self.segment.salt, &names, &mut self.footer);
         self.end += size.record();
         self.moved.push((victim, moved, names));

@@ -304,8 +304,8 @@ impl Core {
         let mut writer = self.writer.lock();
         let mut run = Run::default();
         for (at, edit) in edits.into_iter().enumerate() {
-            if let Some(why) = &*self.poison.lock() {
-                answers[at] = Some(Err(Error::Poisoned(why.clone())));
+            if let Err(e) = self.must_be_well() {
+                answers[at] = Some(Err(e));
                 continue;
             }
             if matches!(edit.change, Change::Delete) && !self.is_live(&run, &edit) {
@@ -391,6 +391,8 @@ impl Core {
 
     /// Seals the segment that is written, and begins another that has room for so much.
     fn roll(&self, writer: &mut Writer, wanted: u64, frees: bool) -> Result<(), Error> {
+        // The run before this may just have failed.
+        self.must_be_well()?;
         let room = self.options.segment_bytes.max(SEGMENT_HEAD + wanted + TRAILER as u64);
         let gained = writer.active.as_ref().map_or(0, |active| active.room - active.final_size());
         let on_disk = self.on_disk.load(Ordering::Relaxed) - gained;
@@ -445,7 +447,7 @@ impl Core {
     /// Seals what is written, so that the next start need not walk over it.
     pub(super) fn close(&self) -> Result<(), Error> {
         let mut writer = self.writer.lock();
-        if self.poison.lock().is_some() {
+        if self.poison().is_some() {
             return Ok(());
         }
         self.seal(&mut writer)
@@ -466,6 +468,11 @@ impl Core {
 
     fn failed(&self, doing: &str, segment: u32, e: io::Error) -> Error {
         Error::io(format!("{doing} {}", self.folder.join(segment::name(segment)).display()), e)
+    }
+
+    /// Nothing is written after a failure (D5).
+    pub(super) fn must_be_well(&self) -> Result<(), Error> {
+        self.poison().map_or(Ok(()), |why| Err(Error::Poisoned(why)))
     }
 
     /// Why nothing is written any more.
