@@ -159,7 +159,7 @@ impl Core {
         (from, victim): (usize, &Segment),
         output: &mut Output,
         pace: Pace<'_>,
-    ) -> io::Result<bool> {
+    ) -> Result<bool, Stopped> {
         let mut needed = Vec::new();
         recover::read(victim, &mut |head, names| {
             if self.index.use_of(&head, names, victim.number) == Use::Needed {
