@@ -41,7 +41,7 @@ e2e: ## The built binary, driven by real clients
 	$(CARGO) test --workspace --locked --no-run --quiet
 	target/venv/bin/python -m pytest tests -q
 
-bench: ## All benchmarks with their floors; about twenty minutes
+bench: ## All benchmarks with their floors; about half an hour
 	$(call say,hashing blocks)
 	$(CARGO) bench -p warmline-blocks --bench hashing
 	$(call say,decoding events)
@@ -64,7 +64,10 @@ bench: ## All benchmarks with their floors; about twenty minutes
 	./target/release/warmline bench fair
 	$(call say,what agreeing costs)
 	$(CARGO) bench -p warmline-coord --bench coord
-	$(call say,the protocol of the store)
+	$(call say,the store: what it decides, what it holds bytes in, its protocol)
+	$(CARGO) bench -p warmline-store --bench master
+	$(CARGO) bench -p warmline-store --bench arena
+	$(CARGO) bench -p warmline-store --bench disk
 	$(CARGO) bench -p warmline-store --bench resp
 	$(call say,the indexer service)
 	./target/release/warmline bench indexer
