@@ -37,10 +37,11 @@ unit: ## Unit, contract, property, simulation and integration tests, and the exa
 
 e2e: ## The built binary, driven by real clients
 	$(call say,end to end)
-	$(CARGO) build --bin warmline --locked
+	# As the other tests have built it: a build of the binary alone would build everything again with other features.
+	$(CARGO) test --workspace --locked --no-run --quiet
 	target/venv/bin/python -m pytest tests -q
 
-bench: ## All benchmarks with their floors; about fifteen minutes
+bench: ## All benchmarks with their floors; about half an hour
 	$(call say,hashing blocks)
 	$(CARGO) bench -p warmline-blocks --bench hashing
 	$(call say,decoding events)
@@ -55,19 +56,31 @@ bench: ## All benchmarks with their floors; about fifteen minutes
 	./target/release/warmline bench gateway
 	$(call say,listeners that join late)
 	./target/release/warmline bench events
+	$(call say,queues)
+	$(CARGO) bench -p warmline-queue --bench scheduler
+	$(CARGO) bench -p warmline-queue --bench log
+	$(CARGO) bench -p warmline-queue --bench room
+	./target/release/warmline bench queue
+	./target/release/warmline bench fair
 	$(call say,what agreeing costs)
 	$(CARGO) bench -p warmline-coord --bench coord
+	$(call say,the store: what it decides, what it holds bytes in, its protocol)
+	$(CARGO) bench -p warmline-store --bench master
+	$(CARGO) bench -p warmline-store --bench arena
+	$(CARGO) bench -p warmline-store --bench disk
+	$(CARGO) bench -p warmline-store --bench resp
 	$(call say,the indexer service)
 	./target/release/warmline bench indexer
 	$(call say,the index and its peers)
 	cd bench/peers/index && $(CARGO) run --release && $(CARGO) run --release -- --holders 4
 
-# What is found goes to events/fuzz/artifacts, what reaches something new to target/fuzz; neither is checked in by itself.
-fuzz: ## Look for inputs that break the event stream, guided by coverage, FUZZ seconds a target (nightly, cargo-fuzz)
+# What is found goes to ROOM/fuzz/artifacts, what reaches something new to target/fuzz; neither is checked in by itself.
+fuzz: ## Look for inputs that break a protocol, guided by coverage, FUZZ seconds a target (nightly, cargo-fuzz)
 	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
-	for target in codec frames snapshot; do \
+	for target in events/codec events/frames events/snapshot store/commands store/talk store/replies; do \
+		room=$${target%/*} name=$${target#*/}; \
 		mkdir -p target/fuzz/$$target; \
-		$(CARGO) +nightly fuzz run --fuzz-dir events/fuzz $$target target/fuzz/$$target events/fuzz/corpus/$$target \
+		$(CARGO) +nightly fuzz run --fuzz-dir $$room/fuzz $$name target/fuzz/$$target $$room/fuzz/corpus/$$name \
 			-- -max_len=4096 -max_total_time=$${FUZZ:-60}; \
 	done
 

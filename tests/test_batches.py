@@ -10,6 +10,7 @@ import httpx
 import openai
 import pytest
 
+from bucket import Bucket
 from conftest import until
 from replicas import Counting, Plain, Redis, settings, tenant
 
@@ -34,9 +35,11 @@ class Answering(Counting):
                 with engine.lock:
                     engine.seen.append(text)
                     held = engine.most is not None and len(engine.seen) > engine.most
+                engine.ledger.count(1)
                 if held:
                     engine.gate.wait()
                 time.sleep(engine.seconds)
+                engine.ledger.count(-1)
                 if text.startswith("refuse"):
                     return self.answer({"error": {"message": "no", "type": "invalid_request_error"}}, 400)
                 if text.startswith("break"):
@@ -181,7 +184,7 @@ def left(door):
 @pytest.fixture(scope="module")
 def world(start):
     start.engine_of_ours = Answering("one")
-    tenants = tenant(start.path, "a") + tenant(start.path, "b", models='["other"]')
+    tenants = tenant(start.path, "a") + tenant(start.path, "b", models='["other"]') + tenant(start.path, "b2")
     start.door = Door(start.path, [start.engine_of_ours], tenants)
     yield start
     start.door.run.kill()
@@ -329,18 +332,100 @@ def test_a_file_with_too_many_lines_fails(start):
         door.run.kill()
 
 
-def test_a_batch_whose_file_is_deleted_reports_the_lines_that_nobody_read(world):
+def test_the_file_of_a_batch_is_not_deleted_before_the_batch_is_over(world):
     api, engine = client(world.door, "key-a"), world.engine_of_ours
     engine.seen.clear()
     engine.hold(after=5)
     try:
         batch = submit(api, [line(f"{number}", f"line {number}") for number in range(100)])
         until(lambda: len(engine.seen) > 5, "its lines to be read")
-        api.files.delete(batch.input_file_id)
+        with pytest.raises(openai.ConflictError) as error:
+            api.files.delete(batch.input_file_id)
+        assert batch.id in str(error.value) and error.value.type == "invalid_request_error"
+        # Somebody with another key learns nothing of it.
+        with pytest.raises(openai.NotFoundError):
+            client(world.door, "key-b").files.delete(batch.input_file_id)
+        api.batches.cancel(batch.id)
+    finally:
+        engine.release()
+    assert ended(api, batch).status == "cancelled"
+    assert api.files.delete(batch.input_file_id).deleted
+
+
+def test_a_batch_whose_file_is_taken_from_the_shelf_by_hand_reports_the_lines_that_nobody_read(world):
+    api, engine = client(world.door, "key-a"), world.engine_of_ours
+    engine.seen.clear()
+    engine.hold(after=5)
+    try:
+        batch = submit(api, [line(f"{number}", f"line {number}") for number in range(100)])
+        until(lambda: len(engine.seen) > 5, "its lines to be read")
+        [path.unlink() for path in (world.door.data / "files").rglob(f"{batch.input_file_id}*")]
     finally:
         engine.release()
     done = ended(api, batch)
     assert done.status == "completed" and done.request_counts.completed == 100, "what was read is done"
+
+
+def test_a_tenants_batch_leaves_it_room_to_look_to_ask_and_to_stop(tmp_path):
+    engine = Answering("one", seconds=0.02)
+    door = Door(tmp_path, [engine], tenant(tmp_path, "narrow", max_in_flight=3))
+    try:
+        api = client(door, "key-narrow")
+        batch = submit(api, [line(f"{number}", f"line {number}") for number in range(2000)])
+        until(lambda: len(engine.seen) > 20, "the engine to have some")
+        for _ in range(10):
+            assert api.batches.retrieve(batch.id).status == "in_progress"
+            assert api.chat.completions.create(model="sim", messages=[{"role": "user", "content": "hello"}]).choices
+        assert api.batches.cancel(batch.id).status == "cancelling"
+        done = ended(api, batch)
+        assert done.status == "cancelled" and done.request_counts.completed > 0
+        assert {one["error"]["code"] for one in records(api, done.error_file_id)} == {"batch_cancelled"}
+        assert engine.ledger.most <= 3
+    finally:
+        door.run.kill()
+
+
+def test_a_batch_that_waits_for_its_turn_expires_and_can_be_cancelled(world):
+    api, engine = client(world.door, "key-b2"), world.engine_of_ours
+    engine.seen.clear()
+    engine.hold(after=0)
+    try:
+        run = [submit(api, [line("x", f"this one runs: {number}")]) for number in range(4)]
+        until(lambda: len(engine.seen) == 4, "four to run")
+        waits = submit(api, [line("x", "this one waits")])
+        late = submit(api, [line("x", "this one"), line("y", "is late")], completion_window="1s")
+        gone = ended(api, late)
+        assert gone.status == "expired" and gone.output_file_id is None
+        assert [one["error"]["code"] for one in records(api, gone.error_file_id)] == ["batch_expired"] * 2
+        assert api.batches.retrieve(waits.id).status == "validating"
+        api.batches.cancel(waits.id)
+        assert ended(api, waits, 20).status == "cancelled"
+        assert len(engine.seen) == 4
+    finally:
+        engine.release()
+    for one in run:
+        assert ended(api, one).status == "completed"
+
+
+def test_of_a_batch_that_is_over_no_empty_folder_is_left(world):
+    api = client(world.door, "key-a")
+    ended(api, submit(api, [line("x", "hello")]))
+    until(lambda: left(world.door) == [], "what only helped to be gone")
+    assert list((world.door.data / "files" / "batches" / "parts").glob("*/*")) == []
+
+
+def test_a_batch_that_cannot_be_read_holds_up_no_other(world):
+    api = client(world.door, "key-a")
+    ended(api, submit(api, [line("x", "first")]))
+    [partition] = (world.door.data / "files" / "batches" / "open").iterdir()
+    # Its name comes before all others.
+    damaged = partition / f"batch_{'0' * 24}"
+    damaged.write_text("{ this is no JSON")
+    try:
+        assert ended(api, submit(api, [line("x", "second")]), 30).status == "completed"
+        assert world.door.log.read_text().count(damaged.name) == 1, "it is said once"
+    finally:
+        damaged.unlink()
 
 
 # === What dies ===
@@ -370,6 +455,58 @@ def test_a_gateway_that_is_killed_and_comes_back_goes_on(tmp_path):
         door.run.kill()
 
 
+def test_a_file_whose_time_runs_out_stays_for_the_batch_that_needs_it(tmp_path):
+    """Whoever goes on with a batch reads its file again from the beginning, however long files are kept."""
+    engine = Answering("one", seconds=0.005)
+    door = Door(tmp_path, [engine], '[files]\nkeep = "3s"\n[coordination]\nlease = "1500ms"\nbeat = "200ms"\n')
+    try:
+        api = client(door)
+        engine.hold(after=150)
+        batch = submit(api, [line(f"{number}", f"line {number}") for number in range(1000)])
+        halfway(api, batch, engine, 150)
+        until(lambda: httpx.get(f"{door.url}/v1/files/{batch.input_file_id}").status_code == 404, "its time to be over")
+        door.run.kill(signal.SIGKILL)
+        # What it makes is to be read here.
+        door.config.write_text(door.config.read_text().replace('keep = "3s"', 'keep = "1h"'))
+        engine.release()
+        door.start()
+        done = ended(api, batch)
+        assert done.status == "completed" and done.error_file_id is None
+        assert [int(one["custom_id"]) for one in records(api, done.output_file_id)] == list(range(1000))
+        assert len(engine.seen) <= 1000 + 64, "only what ran when it was killed ran twice"
+        # It is taken away when nobody needs it any more.
+        until(lambda: left(door) == [], "what only helped to be gone")
+        door.run.kill(signal.SIGTERM)
+        door.start()
+        files = door.data / "files"
+        until(lambda: not [path for path in files.rglob(f"{batch.input_file_id}*") if path.is_file()], "the file to go")
+    finally:
+        engine.release()
+        door.run.kill()
+
+
+def test_batches_that_wait_for_their_turn_ask_a_bucket_seldom(tmp_path):
+    engine, bucket = Answering("one"), Bucket(tmp_path)
+    door = Door(tmp_path, [engine], bucket.settings())
+    try:
+        api = client(door)
+        engine.hold(after=0)
+        [submit(api, [line("x", f"this one runs: {number}")]) for number in range(4)]
+        until(lambda: len(engine.seen) == 4, "four to run")
+        waits = [submit(api, [line("x", "this one waits")]).id for _ in range(3)]
+        asked = lambda one: (tmp_path / f"moto-{bucket.port}.log").read_text().count(f"/batches/cancel/open/{one}")
+        until(lambda: all(asked(one) for one in waits), "each to look once whether it was cancelled")
+        time.sleep(6)
+        assert all(asked(one) <= 2 for one in waits)
+        # Here nobody has to look to see that.
+        api.batches.cancel(waits[0])
+        assert ended(api, api.batches.retrieve(waits[0]), 20).status == "cancelled"
+    finally:
+        engine.release()
+        door.run.kill()
+        bucket.kill()
+
+
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_of_two_gateways_one_is_killed_and_the_batch_goes_on(tmp_path, comes_back):
     redis, engine = Redis(tmp_path), Answering("one", seconds=0.005)
@@ -394,6 +531,30 @@ def test_of_two_gateways_one_is_killed_and_the_batch_goes_on(tmp_path, comes_bac
         assert [one.id for one in other.batches.list()] == [batch.id]
     finally:
         [door.run.kill() for door in doors]
+        redis.kill()
+
+
+def test_replicas_with_directories_of_their_own_see_each_others_batches_in_a_bucket(tmp_path):
+    redis, engine, bucket = Redis(tmp_path), Answering("one", seconds=0.005), Bucket(tmp_path)
+    doors = [Door(tmp_path, [engine], settings(redis.dsn, replicas=2) + bucket.settings()) for _ in range(2)]
+    lines, good, bad = thousand()
+    try:
+        until(lambda: all(len(door.replicas()) == 2 for door in doors), "both to know of each other")
+        api, other = client(doors[0]), client(doors[1])
+        engine.hold(after=400)
+        batch = submit(api, lines)
+        halfway(other, batch, engine, 400)
+        doors[0].run.kill(signal.SIGKILL)
+        engine.release()
+        # Its lines lie in the log of the one that is dead, and nowhere else.
+        assert other.batches.retrieve(batch.id).status == "in_progress"
+        doors[0].start()
+        check(other, ended(other, batch), good, bad)
+        check(api, ended(api, batch), good, bad)
+        until(lambda: bucket.uploads() == [] and not [key for key in bucket.keys() if "batches/open/" in key or "/parts/" in key], "what only helped to be gone")
+    finally:
+        [door.run.kill() for door in doors]
+        bucket.kill()
         redis.kill()
 
 

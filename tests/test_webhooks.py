@@ -4,6 +4,9 @@ import base64
 import json
 import os
 import signal
+import socket
+import ssl
+import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +15,7 @@ import httpx
 import openai
 import pytest
 
-from conftest import command, until
+from conftest import ENVIRONMENT, command, until
 from replicas import tenant
 from test_batches import CHAT, Answering, Door, client, ended, left, line, submit
 
@@ -20,7 +23,7 @@ from test_batches import CHAT, Answering, Door, client, ended, left, line, submi
 class Ear:
     """Hears webhooks: what the SDK verifies is an event; a deaf ear answers 500."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, certificate=None):
         self.secret = "whsec_" + base64.b64encode(os.urandom(24)).decode()
         self.file = folder / f"secret-{time.monotonic_ns()}"
         self.file.write_text(self.secret + "\n")
@@ -47,7 +50,11 @@ class Ear:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.server.server_port}/hook"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def settings(self):
@@ -101,6 +108,25 @@ def test_a_job_that_is_cancelled_is_told_so(world):
     until(lambda: world.ear.heard(one) == ["job.cancelled"], "it to be heard")
 
 
+def test_a_receiver_with_a_certificate_is_told_only_if_the_system_trusts_it(tmp_path, monkeypatch):
+    certificate, key = tmp_path / "ear.pem", tmp_path / "ear.key"
+    names = ["-subj", "/CN=ear", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key, "-out", certificate, *names], check=True, capture_output=True)
+    ear, engine = Ear(tmp_path, (certificate, key)), Answering("one")
+    door = Door(tmp_path, [engine], f'[webhook]\nurl = "{ear.url}"\nsecret_file = "{ear.file}"\n')
+    try:
+        one = job(door)
+        until(lambda: "certificate" in door.log.read_text(), "the stranger to be refused in words")
+        assert not ear.events and unheard(door)
+        door.run.kill()
+        monkeypatch.setitem(ENVIRONMENT, "SSL_CERT_FILE", str(certificate))
+        door.start()
+        until(lambda: ear.heard(one) == ["job.succeeded"], "it to be heard", 60)
+        until(lambda: unheard(door) == [], "nothing to be left to tell")
+    finally:
+        door.run.kill()
+
+
 def test_what_is_not_heard_is_told_again_by_whoever_lives(tmp_path):
     ear, engine = Ear(tmp_path), Answering("one")
     door = Door(tmp_path, [engine], f'[webhook]\nurl = "{ear.url}"\nsecret_file = "{ear.file}"\n')
@@ -124,6 +150,69 @@ def test_what_is_not_heard_is_told_again_by_whoever_lives(tmp_path):
         until(lambda: unheard(door) == [] and left(door) == [], "nothing to be left to tell")
     finally:
         door.run.kill()
+
+
+def test_how_a_job_ended_is_told_when_its_outcome_is_kept_no_longer(tmp_path):
+    ear, engine = Ear(tmp_path), Answering("one")
+    hook = f'[webhook]\nurl = "{ear.url}"\nsecret_file = "{ear.file}"\n'
+    door = Door(tmp_path, [engine], '[queue]\nkeep = "1s"\nattempts = 1\n' + hook)
+    try:
+        ear.deaf = True
+        good, bad = job(door), job(door, "refuse this")
+        until(lambda: ear.refused, "a deaf ear to be told")
+        gone = lambda one: httpx.get(f"{door.url}/v1/jobs/{one}").status_code == 404
+        until(lambda: gone(good) and gone(bad), "their outcomes to be kept no longer", 60)
+        door.run.kill(signal.SIGKILL)
+        # One of which nobody wrote down how it ended, as it was done before.
+        [path] = [path for path in (door.data / "files" / "webhooks").rglob(f"evt_{bad}")]
+        notice = json.loads(path.read_text())
+        notice["about"]["job"].pop("end", None)
+        path.write_text(json.dumps(notice))
+        ear.deaf = False
+        door.start()
+        until(lambda: ear.heard(good) == ["job.succeeded"], "it to be heard", 60)
+        until(lambda: unheard(door) == [], "nothing to be left to tell", 60)
+        assert ear.heard(bad) == [], "nobody knows how it ended"
+        assert (door.metric("warmline_webhooks_heard_total"), door.metric("warmline_webhooks_void_total")) == (1, 1)
+    finally:
+        door.run.kill()
+
+
+def test_a_receiver_that_does_not_answer_holds_up_only_what_is_its_own(tmp_path):
+    ear, engine = Ear(tmp_path), Answering("one")
+    with socket.socket() as dead:
+        # It takes connections and never says a word.
+        dead.bind(("127.0.0.1", 0))
+        dead.listen(256)
+        held = []
+        def hold():
+            while True:
+                try:
+                    held.append(dead.accept()[0])
+                except OSError:
+                    return
+        threading.Thread(target=hold, daemon=True).start()
+        silent = f'{{ url = "http://127.0.0.1:{dead.getsockname()[1]}/hook", secret_file = "{ear.file}" }}'
+        tenants = tenant(tmp_path, "a", webhook=silent) + tenant(tmp_path, "b", webhook=ear.settings())
+        door = Door(tmp_path, [engine], tenants)
+        try:
+            for number in range(40):
+                job(door, f"number {number}", "key-a")
+            until(lambda: len(held) >= 4, "the dead one to be told")
+            one = job(door, key="key-b")
+            until(lambda: ear.heard(one) == ["job.succeeded"], "the other to hear", 10)
+            assert len(held) == 4
+        finally:
+            door.run.kill()
+            dead.shutdown(socket.SHUT_RDWR)
+
+
+def test_where_webhooks_go_is_shown_without_what_may_be_a_secret(world):
+    shown = httpx.get(f"{world.door.admin}/config").json()
+    assert shown["webhook"]["url"] == world.ear.url.replace("/hook", "/(hidden)")
+    assert [one["webhook"]["url"] for one in shown["tenants"]] == [world.other.url.replace("/hook", "/(hidden)"), None]
+    dump = command("config", "--dump", "--config", world.door.config)
+    assert dump.returncode == 0 and "/(hidden)" in dump.stdout and "/hook" not in dump.stdout, dump.stderr
 
 
 def test_a_job_that_runs_when_its_gateway_is_killed_is_told_of_when_it_has_ended(tmp_path):

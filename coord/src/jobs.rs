@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::backend::Heard;
+use crate::background::Background;
 use crate::coord::{Coord, Loss};
 use crate::error::Error;
 use crate::kit::point::Points;
@@ -50,16 +51,7 @@ pub struct Options {
 
 /// Jobs of this instance, and the completions that fall to it.
 #[derive(Clone)]
-pub struct Jobs(Arc<Inner>, #[expect(dead_code, reason = "ends the worker when dropped")] Arc<Worker>);
-
-/// Ends with the last who wants it.
-struct Worker(tokio::task::JoinHandle<()>);
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
+pub struct Jobs(Arc<Inner>, #[expect(dead_code, reason = "ends the worker when dropped")] Arc<Background>);
 
 struct Inner {
     coord: Coord,
@@ -121,8 +113,9 @@ impl Jobs {
             nudges,
             vanished,
         });
-        let worker = tokio::spawn(look_after(Arc::downgrade(&inner), coord.hear(), coord.losses(), nudged));
-        Self(inner, Arc::new(Worker(worker)))
+        let worker =
+            Background::spawn(look_after(Arc::downgrade(&inner), coord.hear(), coord.losses(), nudged));
+        Self(inner, Arc::new(worker))
     }
 
     /// Registers a job, or joins it if this epoch is known. With `sealed` no more parts may be added; without parts it is

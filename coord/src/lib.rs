@@ -10,6 +10,7 @@
 //! - [`kit`]: servers and faults for tests: what a backend must survive.
 
 pub mod backend;
+mod background;
 pub mod clock;
 pub mod conform;
 pub mod coord;
@@ -22,6 +23,7 @@ pub mod op;
 pub mod primitives;
 pub mod replicas;
 pub mod share;
+
 pub mod wait;
 
 pub use coord::Coord;

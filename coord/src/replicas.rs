@@ -130,7 +130,7 @@ impl Replicas {
         &self.0.coord
     }
 
-    /// The common limit of this name. A limit that differs from what it was holds from now on.
+    /// The common limit of this name; it is what was said first.
     pub fn pool(&self, name: &Name, limit: u64) -> Arc<Pool> {
         let mut pools = self.0.pools.lock();
         let make = || {
@@ -177,6 +177,12 @@ impl Replicas {
                 self.0.urgent.notify_one();
             }
         }
+    }
+
+    /// Takes a place for something that can wait, if there is one beside those that are kept for whoever cannot.
+    pub fn enter_behind(&self, pool: &Arc<Pool>) -> Option<Place> {
+        let may = pool.share.lock().enter_behind(self.now());
+        may.then(|| Place { pool: pool.clone(), replicas: self.clone() })
     }
 
     /// Takes from a common bucket: at least `least`, or nothing and the time until that much will be there.
@@ -343,11 +349,10 @@ impl Inner {
             // Now that it is known, we say again that we live.
             asked = self.coord.ask_within(&op, self.pulse.lease / 2).await;
         }
-        let beaten = match asked {
-            Ok(Reply::Beaten(beaten)) => Ok(beaten),
-            Ok(other) => Err(odd(&op, &other)),
-            Err(error) => Err(error),
-        };
+        let beaten = asked.and_then(|reply| match reply {
+            Reply::Beaten(beaten) => Ok(beaten),
+            other => Err(odd(&op, &other)),
+        });
         match beaten {
             Ok(beaten) => self.beaten(beaten, sent),
             Err(Error::Fenced { current }) => {
@@ -438,8 +443,7 @@ impl Inner {
                         self.view.borrow().at.map(|at| at.duration_since(self.began) + self.pulse.lease);
                     let grown = {
                         let mut share = pool.share.lock();
-                        share.heard(fence, want);
-                        share.granted(held, fence, until.unwrap_or(sent), self.now())
+                        share.granted(want, held, fence, until.unwrap_or(sent), self.now())
                     };
                     if grown {
                         pool.changed.notify_waiters();

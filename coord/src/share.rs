@@ -76,6 +76,16 @@ impl Share {
         may
     }
 
+    /// Lets one in that can wait, behind those who cannot: an eighth of the room, at least one place, stays free for them. With
+    /// nobody in, it may have the last.
+    pub fn enter_behind(&mut self, now: Duration) -> bool {
+        let room = self.room(now);
+        let spare = if self.used == 0 { 0 } else { (room / 8).max(1) };
+        let may = self.used + spare < room;
+        self.used += u64::from(may);
+        may
+    }
+
     /// One has left.
     pub fn leave(&mut self) {
         self.used = self.used.saturating_sub(1);
@@ -152,11 +162,6 @@ impl Share {
         want
     }
 
-    /// The coordinator, which knows us by this fence, has heard it.
-    pub fn heard(&mut self, fence: u64, want: Want) {
-        self.said = Some((fence, want));
-    }
-
     fn want(&self, pool: Name, now: Duration) -> Want {
         // A little ahead of what is needed, so that most who come in wait for nobody; nothing ahead while others wait.
         let ahead = match (self.wanted, self.instances) {
@@ -169,8 +174,10 @@ impl Share {
         Want { pool, used: self.used, need, wish, had: self.held, part: self.part(), limit: self.limit }
     }
 
-    /// The coordinator's answer, good until then; whether there may be more room than before.
-    pub fn granted(&mut self, held: Held, fence: u64, until: Duration, now: Duration) -> bool {
+    /// The coordinator, which knows us by this fence, has heard what we want, and has answered; that is good until then.
+    /// Whether there may be more room than before.
+    pub fn granted(&mut self, said: Want, held: Held, fence: u64, until: Duration, now: Duration) -> bool {
+        self.said = Some((fence, said));
         let before = (self.held.min(self.cap(now)), self.until.is_some());
         self.held = held.mine;
         self.wanted = held.wanted;
@@ -243,11 +250,17 @@ mod tests {
         Held { mine, total: mine, wanted }
     }
 
+    /// Until 100.
+    fn grant(share: &mut Share, held: Held) {
+        let said = share.ask(Name::new("p").unwrap(), at(0));
+        share.granted(said, held, 1, at(100), at(0));
+    }
+
     #[test]
     fn nobody_comes_in_beyond_the_share_and_a_little_is_asked_for_ahead() {
         let mut share = Share::new(10);
         share.among(2);
-        share.granted(held(2, 0), 1, at(100), at(0));
+        grant(&mut share, held(2, 0));
         assert!(share.enter(at(0)) && share.enter(at(0)) && !share.enter(at(0)));
         share.wait(true);
         assert!(share.is_urgent(at(0)));
@@ -256,15 +269,33 @@ mod tests {
     }
 
     #[test]
+    fn what_can_wait_leaves_room_for_those_who_cannot() {
+        let mut share = Share::new(16);
+        grant(&mut share, held(16, 0));
+        let mut behind = 0;
+        while share.enter_behind(at(0)) {
+            behind += 1;
+        }
+        assert_eq!(behind, 14, "an eighth stays free");
+        assert!(share.enter(at(0)) && share.enter(at(0)) && !share.enter(at(0)));
+        share.leave();
+        assert!(!share.enter_behind(at(0)), "the place is not for what can wait");
+        let mut small = Share::new(1);
+        grant(&mut small, held(1, 0));
+        assert!(small.enter_behind(at(0)), "a limit of one is not for ever out of reach");
+        assert!(!small.enter_behind(at(0)) && !small.enter(at(0)));
+    }
+
+    #[test]
     fn when_others_want_the_larger_share_shrinks_as_its_requests_end() {
         let mut share = Share::new(8);
         share.among(2);
-        share.granted(held(8, 0), 1, at(100), at(0));
+        grant(&mut share, held(8, 0));
         for _ in 0..8 {
             assert!(share.enter(at(0)));
         }
         share.wait(true);
-        share.granted(held(8, 8), 1, at(100), at(0));
+        grant(&mut share, held(8, 8));
         assert_eq!(share.room(at(0)), 4, "the equal part, also if others want all");
         share.leave();
         assert!(!share.enter(at(0)), "the place goes to the others");
@@ -276,7 +307,7 @@ mod tests {
     fn without_the_coordinator_the_share_lasts_as_long_as_its_lease_and_then_it_is_the_equal_part() {
         let mut share = Share::new(9);
         share.among(3);
-        share.granted(held(7, 0), 1, at(100), at(0));
+        grant(&mut share, held(7, 0));
         assert_eq!((share.room(at(99)), share.room(at(100))), (7, 3));
         let mut fresh = Share::new(9);
         assert_eq!(fresh.room(at(0)), 0, "others may hold all");
@@ -288,7 +319,7 @@ mod tests {
     fn whoever_was_cut_off_comes_back_with_its_equal_part_whatever_it_held() {
         let mut share = Share::new(12);
         share.among(3);
-        share.granted(held(12, 0), 1, at(100), at(0));
+        grant(&mut share, held(12, 0));
         for _ in 0..2 {
             assert!(share.enter(at(0)));
         }
@@ -312,10 +343,10 @@ mod tests {
         share.among(3);
         let pool = Name::new("p").unwrap();
         let want = share.ask(pool.clone(), at(0));
-        share.granted(held(1, 0), 1, at(100), at(0));
+        grant(&mut share, held(1, 0));
         let said = share.ask(pool.clone(), at(0));
         assert_eq!(want.wish, said.wish);
-        share.heard(7, said);
+        share.granted(said, held(1, 0), 7, at(100), at(0));
         assert!(!share.has_news(&pool, 7, at(1)));
         assert!(share.has_news(&pool, 8, at(1)), "another life knows nothing of it");
         assert!(share.enter(at(1)));

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::backend::Heard;
+use crate::background::Background;
 use crate::coord::{BACKOFF_FIRST, BACKOFF_MOST, Coord};
 use crate::error::Error;
 use crate::name::Name;
@@ -42,20 +43,12 @@ pub enum Waited {
 pub struct Waits {
     coord: Coord,
     waiting: Arc<Mutex<HashMap<String, Waiting>>>,
-    _listening: Arc<Listening>,
+    _listening: Arc<Background>,
 }
 
 struct Waiting {
     woken: Arc<Notify>,
     count: usize,
-}
-
-struct Listening(tokio::task::JoinHandle<()>);
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// Takes one off the count of those who wait for a request.
@@ -77,8 +70,8 @@ impl Waits {
     /// Begins to listen.
     pub fn begin(coord: &Coord) -> Self {
         let waiting: Arc<Mutex<HashMap<String, Waiting>>> = Arc::default();
-        let listening = tokio::spawn(wake(coord.hear(), waiting.clone()));
-        Self { coord: coord.clone(), waiting, _listening: Arc::new(Listening(listening)) }
+        let listening = Background::spawn(wake(coord.hear(), waiting.clone()));
+        Self { coord: coord.clone(), waiting, _listening: Arc::new(listening) }
     }
 
     /// Work that a request waits for: members of a set. A request begins with its first set, which may be empty.

@@ -54,7 +54,7 @@ struct Anywhere;
 impl Ground for Anywhere {
     type Place = ();
 
-    fn place(&mut self, _: &str, _: LaneId, _: Window<'_>) -> Placed<()> {
+    fn place(&mut self, _: &str, _: &str, _: Window<'_>) -> Placed<()> {
         Placed::At(0, ())
     }
 }

@@ -45,6 +45,10 @@ pub struct Entry {
 pub const MAX_HINT: usize = 512;
 /// The longest idempotency key.
 pub const MAX_ONCE: usize = 255;
+/// The longest payload. It lies in one row with the result, and a log takes rows of a gibibyte.
+pub const MAX_PAYLOAD: usize = 256 << 20;
+/// The longest result.
+pub const MAX_RESULT: usize = 256 << 20;
 
 /// What a queue is, fixed by its first entry and by operators.
 #[derive(Clone, Debug, PartialEq)]

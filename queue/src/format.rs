@@ -8,17 +8,15 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::entry::{Cost, Item, Order, Outcome, Stage, Terms};
 use crate::limits::{Limits, Rate};
-use crate::log::{Error, Span, Table};
+use crate::log::{Error, Span, Table, stamp};
 use crate::name::{CLASSES, Class, Key, Millis, QueueName, Seq};
 use crate::scheduler::{Debt, DebtOf};
 
-/// The version of the format: of keys, values and what lies in which table.
-pub const VERSION: u32 = 1;
+/// The version of each value: that of the log.
+const VERSION: u8 = stamp::FORMAT as u8;
 
 /// Names of rows in [`Table::Meta`].
 pub mod meta {
-    /// The version of the format.
-    pub const FORMAT: &[u8] = b"format";
     /// The partition that this log holds.
     pub const PARTITION: &[u8] = b"partition";
     /// The fence of its owner.
@@ -61,7 +59,8 @@ pub struct Head {
     pub keep: u64,
     /// Its idempotency key.
     pub once: Option<Box<str>>,
-    /// What the scheduler knows of it; `attempt` as of the last time it was written.
+    /// What the scheduler knows of it; `attempt` as of the last time it was written: until it is over the row where it is
+    /// knows better.
     pub item: Item,
     /// How it ended, and when.
     pub over: Option<(Outcome, Millis)>,
@@ -170,7 +169,7 @@ impl QueueRow {
     /// As bytes.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(160);
-        out.put_u8(VERSION as u8);
+        out.put_u8(VERSION);
         out.put_u8(u8::from(self.paused) | u8::from(self.pinned) << 1);
         for low in &self.low {
             put_option(&mut out, low.as_ref(), |out, low| put_key(out, *low));
@@ -235,7 +234,7 @@ impl Head {
     pub fn encode(&self, payload: &[u8], result: &[u8]) -> Bytes {
         debug_assert_eq!(payload.len(), self.payload as usize);
         let mut out = BytesMut::with_capacity(128 + payload.len() + result.len());
-        out.put_u8(VERSION as u8);
+        out.put_u8(VERSION);
         out.put_u64(self.queue);
         out.put_u8(self.class.number() as u8);
         out.put_u64(self.came.0);
@@ -298,7 +297,7 @@ impl Head {
 /// What the inbox says of an entry.
 pub fn item(item: &Item) -> Bytes {
     let mut out = BytesMut::with_capacity(32);
-    out.put_u8(VERSION as u8);
+    out.put_u8(VERSION);
     put_item(&mut out, item);
     out.freeze()
 }
@@ -317,7 +316,7 @@ impl Placed {
     /// As bytes.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(64);
-        out.put_u8(VERSION as u8);
+        out.put_u8(VERSION);
         out.put_u64(self.queue);
         out.put_u8(self.class.number() as u8);
         out.put_u8(match self.stage {
@@ -360,14 +359,6 @@ impl Placed {
 /// A row that is damaged.
 pub fn one_number(table: Table, bytes: &[u8]) -> Result<u64, Error> {
     Reader { table, rest: bytes }.u64()
-}
-
-/// The queue of an entry, without taking the rest of its row apart.
-///
-/// # Errors
-/// A row that is damaged.
-pub fn queue_of(entry: &[u8]) -> Result<u64, Error> {
-    Reader::new(Table::Entries, entry)?.u64()
 }
 
 /// What a timer's key says.
@@ -448,7 +439,7 @@ impl<'a> Reader<'a> {
     fn new(table: Table, bytes: &'a [u8]) -> Result<Self, Error> {
         let mut row = Self { table, rest: bytes };
         match row.u8()? {
-            version if u32::from(version) == VERSION => Ok(row),
+            VERSION => Ok(row),
             other => Err(row.damaged(format!("it has version {other}, and {VERSION} is known"))),
         }
     }

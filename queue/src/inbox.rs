@@ -208,6 +208,15 @@ impl Inbox {
         }
     }
 
+    /// Forgets all but the first: it can be read again.
+    pub fn thin(&mut self) {
+        let Some(second) = self.items.get(1).map(|item| item.key) else { return };
+        self.overtaken = self.items.iter().skip(1).map(|item| item.overtaken).fold(self.overtaken, u8::max);
+        // What they lay in is given back as well.
+        self.items = std::mem::take(&mut self.items).into_iter().take(1).collect();
+        self.shrink(second);
+    }
+
     /// Nothing is known any more but what is leaving.
     #[must_use]
     pub fn doubted(mut self) -> Self {
@@ -367,11 +376,6 @@ impl Inbox {
     /// How far knowledge reaches.
     pub fn edge(&self) -> Edge {
         self.edge
-    }
-
-    /// Whether there is certainly nothing ready and nothing about to leave.
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty() && self.leaving.is_empty() && self.edge == Edge::End
     }
 
     /// Whether nothing is known to be there, whatever there may be.

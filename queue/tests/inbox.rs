@@ -190,7 +190,7 @@ impl History {
             self.inbox.finish(&ticket, found);
         }
         let mut order = Vec::new();
-        while !self.inbox.is_empty() {
+        while !self.inbox.is_bare() || self.inbox.edge() != Edge::End {
             if let Some(item) = self.inbox.take(0) {
                 assert!(self.log.remove(&item.key).is_some(), "a ghost {:?}; {}", item.key, self.story());
                 self.inbox.removed(item.key);

@@ -278,13 +278,49 @@ fn what_is_on_disk_is_counted() {
 
 /// The engine's files of a log with three synced batches of 30,000 bytes.
 fn three_batches(folder: &Path) -> std::path::PathBuf {
+    drop(with_three_batches(folder, Sync::Disk));
+    folder.join("engine/0.jnl")
+}
+
+fn with_three_batches(folder: &Path, sync: Sync) -> Fjall {
     let log = open(folder);
     for i in 0..3 {
         let mut batch = Batch::default();
         batch.put(Table::Entries, format!("entry {i}"), vec![7; 30_000]);
-        log.commit(batch, Sync::Disk).unwrap();
+        log.commit(batch, sync).unwrap();
     }
-    folder.join("engine/0.jnl")
+    log
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn damage_after_a_life_that_ended_in_peace_is_no_crash_although_not_all_of_it_was_synced() {
+    let (folder, killed) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let log = with_three_batches(folder.path(), Sync::Write);
+    // What is left of a process that is killed now.
+    copy(folder.path(), killed.path());
+    drop(log);
+    for folder in [&folder, &killed] {
+        let journal = folder.path().join("engine/0.jnl");
+        let mut bytes = std::fs::read(&journal).unwrap();
+        bytes[20_000] ^= 1;
+        std::fs::write(&journal, &bytes).unwrap();
+    }
+    let (_, words) = refused(folder.path());
+    assert!(words.contains("this was no crash"), "{words}");
+    assert_eq!(open(killed.path()).get(Table::Entries, b"entry 0").unwrap(), None);
 }
 
 #[test]

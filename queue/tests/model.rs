@@ -49,7 +49,7 @@ struct Engines {
 impl Ground for Engines {
     type Place = String;
 
-    fn place(&mut self, target: &str, _: LaneId, window: Window<'_>) -> Placed<String> {
+    fn place(&mut self, target: &str, _: &str, window: Window<'_>) -> Placed<String> {
         let free = self.free.get_mut(target).expect("a target");
         if *free <= 0 {
             return Placed::Full;
@@ -192,10 +192,21 @@ impl World {
             60..74 => self.end_one(),
             74..77 => {
                 let Some(seq) = self.any(Stage::Inbox).or_else(|| self.any(Stage::Scheduled)) else { return };
+                let back_to_back = self.chance.one_in(2);
                 if self.chance.one_in(2) {
                     self.send(What::Hold { seq }, Then::Aside(seq, Stage::Paused));
+                    if back_to_back {
+                        self.send(What::Resume { seq }, Then::Resumed(seq));
+                    }
                 } else {
                     self.send(What::Cancel { seq }, Then::Ended(seq, Outcome::Cancelled));
+                    if back_to_back && self.entries[&seq].keep {
+                        self.send(What::Retry { seq }, Then::Retried(seq));
+                    }
+                }
+                // Chosen before either is written.
+                if back_to_back && self.chance.one_in(2) {
+                    self.decide();
                 }
             }
             77..80 => {
@@ -307,8 +318,9 @@ impl World {
                 waiting.push(at);
             }
         }
-        for id in std::mem::take(&mut plan.undone) {
-            let (_, place) = self.starting.remove(&id.seq).expect("it was decided");
+        for (id, lease) in std::mem::take(&mut plan.undone) {
+            let (of, place) = self.starting.remove(&id.seq).expect("it was decided");
+            assert_eq!(of, lease, "{}", self.story());
             self.free(&place);
         }
         let batch: Batch = std::mem::take(&mut plan.batch);
@@ -624,7 +636,10 @@ impl World {
         match self.chance.below(6) {
             0 => {
                 let until = self.chance.one_in(2).then(|| self.now.plus(self.chance.below(40)));
-                self.send(What::Yield { seq, lease, not_before: until, used }, Then::Back(seq, until));
+                self.send(
+                    What::Yield { seq, lease, not_before: until, used, counts: true },
+                    Then::Back(seq, until),
+                );
             }
             1 => self.send(What::Suspend { seq, lease, used }, Then::Aside(seq, Stage::Suspended)),
             n => {
@@ -657,7 +672,7 @@ impl World {
                 entry.stage = Stage::Inbox;
             }
         }
-        let counts = ledger::count(&*self.log, || ()).expect("readable");
+        let counts = ledger::count(&*self.log, || (), &|| true).expect("readable");
         let counted: u64 = counts.values().sum();
         assert_eq!(counted, self.entries.len() as u64, "{}", self.story());
         for number in self.ledger.count(&counts) {

@@ -264,6 +264,24 @@ fn what_a_large_entry_held_back_goes_on_when_that_entry_leaves() {
     }
 }
 
+#[test]
+fn what_a_large_entry_held_back_goes_on_when_its_log_is_given_up() {
+    for (level, _) in LEVELS.into_iter().filter(|(level, _)| !matches!(level, Level::Queue)) {
+        let (mut sim, one, _) = limited(level, &Limits { tokens: Some(100), ..Limits::default() });
+        sim.add(one, 0, 90);
+        assert_eq!(sim.start_all().len(), 1);
+        let gone = QueueName::new("a", "gone").expect("a name");
+        let gone = sim.sched.add_queue(gone, (2, 1), &Terms::of(TARGET), false);
+        sim.add(gone, 0, 50);
+        (0..3).for_each(|_| _ = sim.add(one, 0, 3));
+        assert_eq!(sim.start_all().len(), 0, "{level:?}: it is kept for the large one");
+        assert!(sim.sched.drop_partition(2, sim.now).is_empty(), "nothing of it ran");
+        sim.rows.remove(&lane(gone, 0));
+        assert_eq!(sim.start_all().len(), 3, "{level:?}");
+        sim.check();
+    }
+}
+
 // === Nothing that could start waits ===
 
 /// Limits as a naive person would count them: in whole thousandths, by going through all that runs.
@@ -743,7 +761,7 @@ impl Books {
         let mut sched = Scheduler::new(Options::default());
         sched.tenancy("heavy", Tenancy { weight: 2, limits: Limits::default() });
         let (mut ledger, _) = Ledger::open(&log, 1, fence, &mut sched).expect("memory can be read");
-        let counts = queue::ledger::count(&log, || {}).expect("memory can be read");
+        let counts = queue::ledger::count(&log, || {}, &|| true).expect("memory can be read");
         assert!(ledger.count(&counts).is_empty());
         let engines = Sim::new(Options::default()).engines;
         Self { log, ledger, sched, engines, running: HashMap::new() }

@@ -94,6 +94,14 @@ pub enum ApiError {
         /// Whole seconds to wait.
         retry_after: u32,
     },
+    /// The durable queue cannot be used at the moment: retry after a while.
+    #[error("{message}")]
+    NoQueue {
+        /// What is the matter.
+        message: String,
+        /// Whole seconds to wait.
+        retry_after: u32,
+    },
     /// The engine broke before it answered, and so did every other that was tried.
     #[error("{0}")]
     BadEngine(String),
@@ -135,7 +143,9 @@ impl ApiError {
     /// Seconds for `Retry-After`, where waiting helps.
     pub fn retry_after(&self) -> Option<u32> {
         match self {
-            Self::Busy { retry_after, .. } | Self::Unavailable { retry_after, .. } => Some(*retry_after),
+            Self::Busy { retry_after, .. }
+            | Self::Unavailable { retry_after, .. }
+            | Self::NoQueue { retry_after, .. } => Some(*retry_after),
             Self::StorageAway => Some(2),
             _ => None,
         }
@@ -175,7 +185,7 @@ impl ApiError {
             }
             Self::TooLarge { .. } | Self::FileTooLarge { .. } | Self::FileQuota { .. } => "request_too_large",
             Self::Busy { .. } => "rate_limit_error",
-            Self::Unavailable { .. } | Self::StorageAway => "overloaded_error",
+            Self::Unavailable { .. } | Self::NoQueue { .. } | Self::StorageAway => "overloaded_error",
             Self::EngineTimeout(_) => "timeout_error",
             Self::BadEngine(_) | Self::Internal(_) | Self::Storage | Self::StorageFull => "api_error",
         };
@@ -204,6 +214,7 @@ impl ApiError {
             Self::TooSlow(_) => (StatusCode::REQUEST_TIMEOUT, INVALID, "request_timeout"),
             Self::Busy { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded"),
             Self::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_engine"),
+            Self::NoQueue { .. } => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "queue_unavailable"),
             Self::BadEngine(_) => (StatusCode::BAD_GATEWAY, "server_error", "engine_failed"),
             Self::EngineTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, "server_error", "engine_timeout"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal_error"),
@@ -219,6 +230,9 @@ impl From<files::Error> for ApiError {
             files::Error::Quota { limit } => Self::FileQuota { limit },
             files::Error::Gone(id) => Self::UnknownFile(id.to_string()),
             files::Error::Taken(_) => Self::Internal(error.to_string()),
+            files::Error::Needed { id, by } => {
+                Self::Conflict(format!("The file `{id}` cannot be deleted now: it is needed by {by}."))
+            }
             files::Error::Shelf(error) => {
                 tracing::error!(%error, "files cannot be stored or read");
                 match error {

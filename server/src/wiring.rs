@@ -61,7 +61,7 @@ pub async fn start_with(settings: Settings, registry: &Registry) -> Result<Runni
     fleet.join(replicas.clone());
     let files = Files::open(&settings, clock)?;
     let work = Work::new(fleet.clone(), replicas.clone())?;
-    let lines = Lines::new(fleet.clone(), work.runner());
+    let lines = Lines::new(fleet.clone(), &replicas, work.runner())?;
     work.join(&lines);
     let webhooks = Webhooks::new(&settings, files.shelf().clone(), work.clone())?;
     let batches = Batches::new(files.clone(), work.clone(), webhooks.clone());

@@ -19,10 +19,11 @@ mod faults;
 mod frames;
 mod line;
 
+use crate::background::Background;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::net::TcpListener;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 pub use faults::{Count, Fault, Faults};
 
@@ -31,7 +32,7 @@ pub use faults::{Count, Fault, Faults};
 pub struct Proxy {
     address: SocketAddr,
     faults: Faults,
-    task: JoinHandle<()>,
+    _task: Background,
 }
 
 impl Proxy {
@@ -43,8 +44,8 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("loopback has a free port");
         let address = listener.local_addr().expect("a listener has an address");
         let faults = Faults::default();
-        let task = tokio::spawn(accept(listener, upstream, faults.clone()));
-        Self { address, faults, task }
+        let task = Background::spawn(accept(listener, upstream, faults.clone()));
+        Self { address, faults, _task: task }
     }
 
     /// What it does to those who come through; may be kept and changed anywhere.
@@ -65,12 +66,6 @@ impl Proxy {
     /// What a client is told to go through it, for a server without password and TLS.
     pub fn dsn(&self) -> String {
         format!("redis://{}/0", self.address)
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

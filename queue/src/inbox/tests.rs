@@ -54,7 +54,7 @@ fn a_refill_alone_brings_what_is_there_and_proves_the_end() {
     let inbox = known(1..=24, true);
     assert_eq!((shown(&inbox), inbox.edge()), ((1..=24).collect(), Edge::At(key(25))));
     let inbox = known([], false);
-    assert!(inbox.is_empty());
+    assert!(inbox.is_bare() && inbox.edge() == Edge::End);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn what_lies_beyond_the_horizon_is_found_by_the_next_refill() {
     // All rows of the refill were removed, and one entry lies beyond the horizon.
     assert!(inbox.finish(&ticket, rows((0..CAPACITY as u64).map(|seq| seq * 2), true)));
     assert_eq!(shown(&inbox), [] as [u64; 0]);
-    assert!(inbox.is_hungry() && !inbox.is_empty());
+    assert!(inbox.is_hungry());
     let ticket = inbox.begin().expect("there is more");
     assert!(ticket.from <= key(1_001));
     assert!(inbox.finish(&ticket, rows([1_001], false)));
@@ -308,7 +308,7 @@ fn nobody_is_overtaken_unnoticed_even_if_it_was_crowded_out() {
 fn drained(mut inbox: Inbox, log: &[u64]) -> Vec<u64> {
     let mut left: Vec<u64> = log.to_vec();
     let mut order = Vec::new();
-    while !inbox.is_empty() {
+    while !inbox.is_bare() || inbox.edge() != Edge::End {
         if let Some(item) = inbox.take(0) {
             left.retain(|seq| *seq != item.key.seq.0);
             inbox.removed(item.key);

@@ -28,8 +28,8 @@ pub enum What {
     Start { seq: Seq, lease: Lease },
     /// Running -> Finished
     Finish { seq: Seq, lease: Lease, remembered: bool, outcome: Outcome, used: Cost, result: Bytes },
-    /// Running -> Inbox, or -> Scheduled
-    Yield { seq: Seq, lease: Lease, not_before: Option<Millis>, used: Cost },
+    /// Running -> Inbox, or -> Scheduled; `counts`: as one of its attempts
+    Yield { seq: Seq, lease: Lease, not_before: Option<Millis>, used: Cost, counts: bool },
     /// Running -> Suspended
     Suspend { seq: Seq, lease: Lease, used: Cost },
     /// Suspended or Paused -> Inbox
@@ -69,6 +69,8 @@ pub struct Seen {
     pub(super) once: Option<(Seq, u64)>,
     /// What is due.
     pub(super) due: Vec<DueRow>,
+    /// Until when everything was looked at, damaged or not.
+    pub(super) due_until: Option<Millis>,
     /// When the next thing is due after those.
     pub(super) next_due: Option<Millis>,
 }
@@ -132,6 +134,12 @@ pub enum Refused {
     /// The room is closing.
     #[error("the queues are closing")]
     Closing,
+}
+
+impl From<crate::log::Error> for Refused {
+    fn from(error: crate::log::Error) -> Self {
+        Self::Log(error.to_string())
+    }
 }
 
 // === impl Ask ===
@@ -235,8 +243,7 @@ impl Seen {
     pub fn known(self, id: EntryId) -> Option<Known> {
         let stage = self.stage()?;
         let (head, payload, result) = self.entry?;
-        let placed = self.aside.map(|placed| placed.item);
-        let item = placed.unwrap_or(head.item);
+        let item = head.item;
         Some(Known {
             id,
             queue: head.name,

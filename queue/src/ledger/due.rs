@@ -6,48 +6,49 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use super::ask::DueRow;
-use super::{Ask, Done, Effect, Ledger, Plan, Refused, Seen, What};
+use super::{Ask, Done, Effect, Ledger, Plan, Seen, What};
 use crate::entry::Stage;
 use crate::format::{self, Due, Placed, meta};
-use crate::log::{Log, Patience, Scanned, Span, Sync, Table};
+use crate::log::{Error, Log, Patience, Span, Sync, Table};
 use crate::name::{Millis, Seq};
 
 /// Timers that one batch deals with.
 const MOST: usize = 256;
+/// What is said of a damaged row.
+const PASSED_OVER: &str =
+    "something is due, and cannot be read: it stays in the log as it is and is passed over";
 
-/// Reads what is due.
-pub(super) fn look(until: Millis, from: Millis, log: &dyn Log) -> Result<Seen, Refused> {
-    let wrong = |error: crate::log::Error| Refused::Log(error.to_string());
+/// Reads what is due. What is damaged is said and passed over: everybody else's time comes all the same.
+pub(super) fn look(until: Millis, from: Millis, log: &dyn Log) -> Result<Seen, Error> {
+    let mut seen = Seen::default();
     let mut rows: Vec<(Millis, Due, Seq, Bytes)> = Vec::new();
-    let mut next = None;
-    let mut damaged = None;
     let span = Span { table: Table::Timers, from: format::timer(from, Due::Ready, Seq(0)), to: Bytes::new() };
-    let mut visit = |key: &[u8], value: &[u8]| match format::timer_key(key) {
-        Ok((at, due, seq)) => {
-            if at > until || rows.len() == MOST {
-                next = Some(at);
+    let mut visit = |key: &[u8], value: &[u8]| {
+        match format::timer_key(key) {
+            Ok((at, ..)) if at > until || rows.len() == MOST => {
+                seen.next_due = Some(at);
                 return ControlFlow::Break(());
             }
-            rows.push((at, due, seq, Bytes::copy_from_slice(value)));
-            ControlFlow::Continue(())
+            Ok((at, due, seq)) => rows.push((at, due, seq, Bytes::copy_from_slice(value))),
+            Err(error) => tracing::error!(key = %key.escape_ascii(), %error, "{PASSED_OVER}"),
         }
-        Err(error) => {
-            damaged = Some(error);
-            ControlFlow::Break(())
-        }
+        ControlFlow::Continue(())
     };
-    log.scan(&span, Patience::Wait, &mut visit).and_then(Scanned::whole).map_err(wrong)?;
-    if let Some(error) = damaged {
-        return Err(wrong(error));
-    }
-    let mut seen = Seen { next_due: next, ..Seen::default() };
+    log.scan(&span, Patience::Wait, &mut visit)?.whole()?;
     for (at, due, seq, value) in rows {
-        let (placed, of) = match due {
-            Due::Ready => (Some(Placed::decode(Table::Timers, &value).map_err(wrong)?), Seen::default()),
-            Due::Expire => (None, Ledger::find(seq, log)?),
-            Due::Forget => (None, Ledger::read(seq, log)?),
+        seen.due_until = Some(at);
+        let found = match due {
+            Due::Ready => Placed::decode(Table::Timers, &value).map(|placed| (Some(placed), Seen::default())),
+            Due::Expire => Ledger::look_for(seq, log).map(|seen| (None, seen)),
+            Due::Forget => Ledger::read(seq, log).map(|seen| (None, seen)),
         };
-        seen.due.push(DueRow { at, due, seq, placed, seen: of });
+        match found {
+            Ok((placed, of)) => seen.due.push(DueRow { at, due, seq, placed, seen: of }),
+            Err(error @ Error::Damaged { .. }) => {
+                tracing::error!(entry = seq.0, ?due, at = at.0, %error, "{PASSED_OVER}");
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(seen)
 }
@@ -57,7 +58,7 @@ impl Ledger {
     pub(super) fn due(&mut self, seen: Seen, plan: &mut Plan, now: Millis) -> (Effect, u64) {
         // What this batch has set before was not read.
         self.next_due = earlier(seen.next_due, plan.first_timer);
-        let Some(last) = seen.due.last().map(|row| row.at) else {
+        let Some(last) = seen.due_until else {
             return (Effect::Nothing(Done::Moved), 0);
         };
         // One entry may be due twice in one look; what was seen of it is true only the first time.

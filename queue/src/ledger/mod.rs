@@ -6,7 +6,8 @@
 //!
 //! - M1: the log is written before the scheduler is told, and before anybody has an answer.
 //! - M2: the scheduler is told of every commit, in their order, before the next batch is prepared.
-//! - M3: of one entry at most one move is in a batch: a second waits for the next, and sees what the first did.
+//! - M3: of one entry at most one move is in a batch: a second waits for the next, and sees what the first did. One that
+//!   makes an entry ready again also waits until the start that was decided before it left has been refused.
 //! - M4: an entry is in exactly one of Inbox, Running, Aside and Timers (to become ready), or over, or gone.
 //! - M5: no ready entry sorts below the low-water mark of its lane in the queue's row.
 
@@ -22,7 +23,7 @@ use bytes::Bytes;
 
 use crate::entry::{Cost, Item, Lease, Outcome};
 use crate::format::{self, QueueRow, meta};
-use crate::log::{Batch, Log, Sync, Table};
+use crate::log::{Batch, Sync, Table};
 use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName, Seq};
 use crate::scheduler::{DebtOf, LaneId, QueueId, Scheduler};
 
@@ -80,7 +81,7 @@ pub struct Plan {
     /// What becomes ready with this batch: the scheduler does not know of it yet.
     adds: Vec<(u64, Class, Key)>,
     /// Starts that may not be: the scheduler has undone them.
-    pub undone: Vec<EntryId>,
+    pub undone: Vec<(EntryId, Lease)>,
     /// By how much what ends in this batch cost more than was thought, by the key of the debt.
     more: HashMap<Bytes, i64>,
     /// The earliest timer that this batch sets.
@@ -325,8 +326,4 @@ impl Plan {
     fn needs(&mut self, sync: Sync) {
         self.sync = self.sync.max(Some(sync));
     }
-}
-
-fn get(log: &dyn Log, table: Table, key: &[u8]) -> Result<Option<Bytes>, Refused> {
-    log.get(table, key).map_err(|error| Refused::Log(error.to_string()))
 }

@@ -1,15 +1,17 @@
 //! One method a move: what must hold, which rows change, what the scheduler is told.
 
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 
 use bytes::Bytes;
 
 use super::ask::new_row;
-use super::{Ask, DEBTS_A_CLOSE, Desk, Done, Effect, Ledger, Plan, Refused, STARTS_A_MARK, Seen, What, get};
-use crate::entry::{Cost, Entry, Item, Lease, MAX_HINT, MAX_ONCE, Outcome, Stage, Terms};
+use super::{Ask, DEBTS_A_CLOSE, Desk, Done, Effect, Ledger, Plan, Refused, STARTS_A_MARK, Seen, What};
+use crate::entry::{
+    Cost, Entry, Item, Lease, MAX_HINT, MAX_ONCE, MAX_PAYLOAD, MAX_RESULT, Outcome, Stage, Terms,
+};
 use crate::format::{self, Due, Head, Placed};
-use crate::log::{Log, Sync, Table};
-use crate::name::{Class, Key, Millis, QueueName, Seq};
+use crate::log::{Error, Log, Sync, Table};
+use crate::name::{Class, Key, MAX_NAME, Millis, QueueName, Seq};
 use crate::scheduler::{DebtOf, LaneId, Scheduler};
 
 /// What a move comes to.
@@ -24,7 +26,7 @@ impl Ledger {
         match what {
             What::Enqueue(entry) => {
                 let Some(once) = &entry.once else { return Ok(Seen::default()) };
-                let row = get(log, Table::Once, &format::once(&entry.queue, once))?;
+                let row = log.get(Table::Once, &format::once(&entry.queue, once))?;
                 let pair = row.as_deref().and_then(|row| row.split_first_chunk::<8>());
                 let once = pair.map(|(seq, print)| {
                     let print = print.first_chunk::<8>().copied().unwrap_or_default();
@@ -38,10 +40,10 @@ impl Ledger {
             | What::Retry { seq }
             | What::Forget { seq } => Self::find(*seq, log),
             What::Yield { seq, not_before: Some(_), .. } | What::Finish { seq, remembered: true, .. } => {
-                Self::read(*seq, log)
+                Ok(Self::read(*seq, log)?)
             }
             What::Expire { key, .. } => Self::find(key.seq, log),
-            What::Due { until } => super::due::look(*until, due_from, log),
+            What::Due { until } => Ok(super::due::look(*until, due_from, log)?),
             What::Start { .. }
             | What::Finish { .. }
             | What::Yield { .. }
@@ -53,10 +55,9 @@ impl Ledger {
     }
 
     /// An entry, without where it is.
-    pub(super) fn read(seq: Seq, log: &dyn Log) -> Result<Seen, Refused> {
-        let row = get(log, Table::Entries, &format::number(seq.0))?;
-        let entry = row.map(|row| Head::decode(&row)).transpose();
-        let entry = entry.map_err(|error| Refused::Log(error.to_string()))?;
+    pub(super) fn read(seq: Seq, log: &dyn Log) -> Result<Seen, Error> {
+        let row = log.get(Table::Entries, &format::number(seq.0))?;
+        let entry = row.map(|row| Head::decode(&row)).transpose()?;
         Ok(Seen { entry, ..Seen::default() })
     }
 
@@ -65,26 +66,36 @@ impl Ledger {
     /// # Errors
     /// The log cannot be read.
     pub fn find(seq: Seq, log: &dyn Log) -> Result<Seen, Refused> {
-        let damaged = |error: crate::log::Error| Refused::Log(error.to_string());
+        Ok(Self::look_for(seq, log)?)
+    }
+
+    /// The same, for whoever wants to know what is wrong.
+    pub(super) fn look_for(seq: Seq, log: &dyn Log) -> Result<Seen, Error> {
         let mut seen = Self::read(seq, log)?;
-        let Some((head, ..)) = &seen.entry else { return Ok(seen) };
-        if head.over.is_none() {
-            let key = head.item.key;
-            seen.inbox = get(log, Table::Inbox, &format::inbox(head.queue, head.class, key))?.is_some();
-            if !seen.inbox {
-                let running = get(log, Table::Running, &format::number(seq.0))?;
-                let aside = match running {
-                    Some(row) => Some((Table::Running, row)),
-                    None => get(log, Table::Aside, &format::aside(head.queue, seq))?
-                        .map(|row| (Table::Aside, row)),
-                };
-                seen.aside = match aside {
-                    Some((table, row)) => Some(Placed::decode(table, &row).map_err(damaged)?),
-                    None => None,
-                };
-                seen.timer = seen.aside.is_none()
-                    && get(log, Table::Timers, &format::timer(key.at, Due::Ready, seq))?.is_some();
+        let Some((head, ..)) = seen.entry.as_mut().filter(|(head, ..)| head.over.is_none()) else {
+            return Ok(seen);
+        };
+        let key = head.item.key;
+        let row = format::inbox(head.queue, head.class, key);
+        if let Some(value) = log.get(Table::Inbox, &row)? {
+            // The row where it is knows how often it was started; its head was written when it came.
+            (_, _, head.item) = format::inbox_row(&row, &value)?;
+            seen.inbox = true;
+            return Ok(seen);
+        }
+        for (table, row) in
+            [(Table::Running, format::number(seq.0)), (Table::Aside, format::aside(head.queue, seq))]
+        {
+            if let Some(value) = log.get(table, &row)? {
+                let placed = Placed::decode(table, &value)?;
+                head.item = placed.item.clone();
+                seen.aside = Some(placed);
+                return Ok(seen);
             }
+        }
+        if let Some(value) = log.get(Table::Timers, &format::timer(key.at, Due::Ready, seq))? {
+            head.item = Placed::decode(Table::Timers, &value)?.item;
+            seen.timer = true;
         }
         Ok(seen)
     }
@@ -108,6 +119,12 @@ impl Ledger {
             // A start of an entry that has left is still on its way here.
             return Some(ask);
         }
+        if let What::Resume { seq } | What::Retry { seq } = ask.what
+            && sched.is_gone(self.id(seq))
+        {
+            // So is the start of this one: ready again, it could be chosen a second time while the first is under way.
+            return Some(ask);
+        }
         plan.touched.extend(entries);
         let mut ask = ask;
         let seen = std::mem::take(&mut ask.seen);
@@ -116,7 +133,7 @@ impl Ledger {
             Err(why) => {
                 if let What::Start { seq, lease } = ask.what {
                     sched.undo(self.id(seq), lease, now);
-                    plan.undone.push(self.id(seq));
+                    plan.undone.push((self.id(seq), lease));
                 }
                 ask.refuse(why);
             }
@@ -139,14 +156,17 @@ impl Ledger {
                 let result = std::mem::take(result);
                 self.finish(*seq, *lease, *outcome, *used, &result, seen, plan, sched, now)
             }
-            What::Yield { seq, lease, not_before, used } => {
-                self.give_back(*seq, *lease, *not_before, *used, seen, plan, sched, now)
+            What::Yield { seq, lease, not_before, used, counts } => {
+                self.give_back(*seq, *lease, (*not_before, *counts), *used, seen, plan, sched, now)
             }
             What::Suspend { seq, lease, used } => self.suspend(*seq, *lease, *used, plan, sched),
             What::Resume { seq } => self.resume(*seq, seen, plan, now),
             What::Hold { seq } => self.hold(*seq, seen, plan),
             What::Cancel { seq } => self.cancel(*seq, seen, plan, sched, now),
-            What::Expire { key, .. } => self.expire(key.seq, seen, plan, now),
+            What::Expire { key, .. } => {
+                self.is_late(*key, &seen, now)?;
+                self.expire(key.seq, seen, plan, now)
+            }
             What::Retry { seq } => self.retry(*seq, seen, plan, sched, now),
             What::Forget { seq } => self.forget(*seq, seen, plan),
             What::Due { .. } => Ok(self.due(seen, plan, now)),
@@ -168,6 +188,7 @@ impl Ledger {
         sched: &mut Scheduler,
         now: Millis,
     ) -> Move {
+        fits_entry(entry)?;
         let print = xxhash_rust::xxh3::xxh3_64(&entry.payload);
         if let Some((seq, before)) = seen.once {
             if before != print {
@@ -180,15 +201,6 @@ impl Ledger {
             return Ok((Effect::Nothing(Done::Known(self.id(seq))), 0));
         }
         let at = self.time(now);
-        let too_long = |what: &str, found: usize, most: usize| {
-            Refused::Invalid(format!("{what}: found {found} bytes; allowed are {most}"))
-        };
-        if let Some(hint) = entry.hint.as_ref().filter(|hint| hint.len() > MAX_HINT) {
-            return Err(too_long("the hint", hint.len(), MAX_HINT));
-        }
-        if let Some(once) = entry.once.as_ref().filter(|once| once.is_empty() || once.len() > MAX_ONCE) {
-            return Err(too_long("the idempotency key", once.len(), MAX_ONCE));
-        }
         let ready = entry.not_before.map_or(at, |not_before| not_before.max(at));
         if let Some(deadline) = entry.deadline.filter(|deadline| *deadline <= ready) {
             return Err(Refused::Invalid(format!(
@@ -270,6 +282,7 @@ impl Ledger {
         sched: &Scheduler,
         now: Millis,
     ) -> Move {
+        fits("the result", result.len(), 0..=MAX_RESULT)?;
         let (number, class, mut item) = self.held(seq, lease, sched)?;
         item.attempt = item.attempt.saturating_add(1);
         plan.batch.delete(Table::Running, format::number(seq.0));
@@ -285,7 +298,7 @@ impl Ledger {
         &mut self,
         seq: Seq,
         lease: Lease,
-        not_before: Option<Millis>,
+        (not_before, counts): (Option<Millis>, bool),
         used: Cost,
         seen: Seen,
         plan: &mut Plan,
@@ -293,7 +306,7 @@ impl Ledger {
         now: Millis,
     ) -> Move {
         let (number, class, mut item) = self.held(seq, lease, sched)?;
-        item.attempt = item.attempt.saturating_add(1);
+        item.attempt = item.attempt.saturating_add(u16::from(counts));
         item.overtaken = 0;
         plan.batch.delete(Table::Running, format::number(seq.0));
         self.owe(seq, used, number, class, plan, sched);
@@ -382,6 +395,16 @@ impl Ledger {
         Ok((effect, queue))
     }
 
+    /// Whether it is still what was found to be too late: it may have ended meanwhile, and been tried again.
+    fn is_late(&mut self, key: Key, seen: &Seen, now: Millis) -> Result<(), Refused> {
+        let now = self.time(now);
+        let item = seen.entry.as_ref().map(|(head, ..)| &head.item);
+        match item.filter(|item| item.key == key && item.deadline.is_some_and(|deadline| deadline <= now)) {
+            Some(_) => Ok(()),
+            None => Err(Refused::Stale(self.id(key.seq))),
+        }
+    }
+
     /// Inbox or Scheduled -> Finished, since it is too late to start
     pub(super) fn expire(&mut self, seq: Seq, seen: Seen, plan: &mut Plan, now: Millis) -> Move {
         let id = self.id(seq);
@@ -466,6 +489,7 @@ impl Ledger {
     }
 
     fn set_terms(&mut self, name: &QueueName, terms: &Terms, plan: &mut Plan, sched: &mut Scheduler) -> Move {
+        fits_queue(name, terms)?;
         let number = self.make_queue(name, terms, plan, sched)?;
         let Some(desk) = self.desks.get_mut(&number) else { return Err(Refused::NoQueue(name.clone())) };
         desk.row.terms = terms.clone();
@@ -670,6 +694,27 @@ impl Ledger {
         plan.batch.put(Table::Debts, key.clone(), format::debt_value(debt));
         plan.more.insert(key, more);
     }
+}
+
+/// What no log takes is refused at the door: once a batch is made the books are ahead of the log, and cannot be taken back.
+fn fits(what: &str, found: usize, allowed: RangeInclusive<usize>) -> Result<(), Refused> {
+    if allowed.contains(&found) {
+        return Ok(());
+    }
+    Err(Refused::Invalid(format!("{what}: found {found} bytes; allowed are {}", allowed.end())))
+}
+
+fn fits_queue(name: &QueueName, terms: &Terms) -> Result<(), Refused> {
+    fits("the tenant", name.tenant.len(), 1..=MAX_NAME)?;
+    fits("the queue", name.key.len(), 1..=MAX_NAME)?;
+    fits("the target", terms.target.len(), 0..=MAX_NAME)
+}
+
+fn fits_entry(entry: &Entry) -> Result<(), Refused> {
+    fits_queue(&entry.queue, &entry.terms)?;
+    fits("the payload", entry.payload.len(), 0..=MAX_PAYLOAD)?;
+    fits("the hint", entry.hint.as_ref().map_or(0, |hint| hint.len()), 0..=MAX_HINT)?;
+    entry.once.as_ref().map_or(Ok(()), |once| fits("the idempotency key", once.len(), 1..=MAX_ONCE))
 }
 
 fn drop_expiry(item: &Item, plan: &mut Plan) {

@@ -85,12 +85,16 @@ impl OnDisk {
             to: Bytes::new(),
         };
         let mut first = None;
-        let mut visit = |key: &[u8], _: &[u8]| {
-            first = Some(format::timer_key(key).map(|(at, ..)| at));
-            ControlFlow::Break(())
+        let mut visit = |key: &[u8], _: &[u8]| match format::timer_key(key) {
+            Ok((at, ..)) => {
+                first = Some(at);
+                ControlFlow::Break(())
+            }
+            // Whoever looks at what is due says so.
+            Err(_) => ControlFlow::Continue(()),
         };
         log.scan(&timers, Patience::Wait, &mut visit)?.whole()?;
-        found.next_due = first.transpose()?;
+        found.next_due = first;
         Ok(found)
     }
 
@@ -189,18 +193,23 @@ impl Ledger {
 }
 
 /// Counts entries queue by queue, in whatever stage they are, without touching a payload. `begun` is called once all of
-/// it is on snapshots: until then nothing may be committed, or an entry that moves is counted twice or never.
+/// it is on snapshots: until then nothing may be committed, or an entry that moves is counted twice or never. It ends with the
+/// next row once it is not `wanted` any more.
 ///
 /// # Errors
-/// A log that cannot be read.
-pub fn count(log: &dyn Log, begun: impl FnOnce()) -> Result<HashMap<u64, u64>, Error> {
+/// A log that cannot be read, or a count that is not wanted any more.
+pub fn count(
+    log: &dyn Log,
+    begun: impl FnOnce(),
+    wanted: &(dyn Fn() -> bool + std::marker::Sync),
+) -> Result<HashMap<u64, u64>, Error> {
     // M4: an entry is in one of these.
     let tables = [Table::Inbox, Table::Running, Table::Aside, Table::Timers];
     let (begins, all_begun) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
         let scans = tables.map(|table| {
             let begins = begins.clone();
-            scope.spawn(move || count_table(log, table, begins))
+            scope.spawn(move || count_table(log, table, begins, wanted))
         });
         drop(begins);
         // Each says once that it has begun, and at the latest by its end.
@@ -224,12 +233,17 @@ fn count_table(
     log: &dyn Log,
     table: Table,
     begins: std::sync::mpsc::Sender<()>,
+    wanted: &dyn Fn() -> bool,
 ) -> Result<HashMap<u64, u64>, Error> {
     let mut counts: HashMap<u64, u64> = HashMap::new();
     let mut begins = Some(begins);
     each(log, &format::all(table), |key, value| {
         if let Some(begins) = begins.take() {
             let _nobody_waits = begins.send(());
+        }
+        if !wanted() {
+            let why = "nobody wants it any more".to_owned();
+            return Err(Error::Engine { what: "counting what waits".to_owned(), why });
         }
         let queue = match table {
             Table::Inbox | Table::Aside => format::one_number(table, key)?,

@@ -134,6 +134,20 @@ impl Log for Fjall {
     }
 }
 
+impl Drop for Fjall {
+    /// What was written and not synced is synced, and the next life is told so: to it a hole is damage, and not a crash.
+    fn drop(&mut self) {
+        if self.poison.get_mut().is_some() || !*self.loose.get_mut() {
+            return;
+        }
+        let synced = self.db.persist(PersistMode::SyncAll).map_err(|e| self.failed("syncing", e));
+        let told = synced.and_then(|()| self.mark.set(Flag::Loose, false)).and_then(|()| self.mark.sync());
+        if let Err(e) = told {
+            self.give_up(&e);
+        }
+    }
+}
+
 // === impl Fjall: opening ===
 
 impl Fjall {
@@ -277,7 +291,7 @@ fn mend(engine: &Path, mark: &Mark) -> Result<(), Error> {
     let loose = mark.get(Flag::Loose)?;
     match found.rest {
         Rest::Clean | Rest::Unknown => Ok(()),
-        Rest::Hole if !loose => Err(Error::Engine {
+        Rest::Hole { .. } if !loose => Err(Error::Engine {
             what: what("reading"),
             why: format!(
                 "{} is damaged at byte {} although it was synced and whole batches follow, so this was no crash: restore \
@@ -288,8 +302,15 @@ fn mend(engine: &Path, mark: &Mark) -> Result<(), Error> {
                 journal.display()
             ),
         }),
-        Rest::Torn | Rest::Hole => {
-            tracing::info!(journal = %journal.display(), at = found.whole, "a batch that a crash left unfinished is cut off");
+        Rest::Torn | Rest::Hole { .. } => {
+            if let Rest::Hole { follow } = found.rest {
+                tracing::error!(
+                    journal = %journal.display(), at = found.whole, batches = follow,
+                    "a crash left a hole in what was written and not synced: so many whole batches behind it are cut off as well"
+                );
+            } else {
+                tracing::info!(journal = %journal.display(), at = found.whole, "a batch that a crash left unfinished is cut off");
+            }
             tail::cut(&journal, found.whole).map_err(|source| failing(what("ending"), source))
         }
     }
@@ -370,7 +391,7 @@ impl Fjall {
         Ok(())
     }
 
-    /// What is said from now on.
+    /// Warns the next life. What is said from now on is returned.
     fn give_up(&self, first: &Error) -> String {
         // If this fails as well there is nobody left to tell.
         if let Err(e) = self.mark.set(Flag::Doubt, true) {

@@ -3,8 +3,8 @@
 //! It is shared by cloning, so that whoever "restarts" over the same [`Memory`] finds what the one before left.
 //!
 //! Rows keep what they were while a scan needs it, so that a scan sees one snapshot (L4) and a commit waits for at most
-//! [`CHUNK`] rows of one. The price: a row that changes during a scan is there twice until every scan that began before
-//! the change is over.
+//! [`CHUNK`] rows of one. The price: a row that changes during scans is there once more for each of them that sees it
+//! differently, however often it changes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Bound, ControlFlow};
@@ -28,6 +28,8 @@ pub struct Memory {
 /// - M1: without readers every row is one version, and that is not a deletion.
 /// - M2: versions of a row are in falling order.
 /// - M3: every row that has more to it than M1 allows is in `superseded`.
+/// - M4: a row that changes keeps of what it was only what somebody reads at that moment ([`Row::thin`]): it has never more
+///   versions than there are readers, and one.
 #[derive(Debug)]
 struct State {
     /// The number of the last commit.
@@ -141,23 +143,16 @@ impl State {
 
     fn set(&mut self, table: Table, key: Bytes, value: Option<Bytes>) {
         let rows = &mut self.tables[table as usize];
-        if self.readers.is_empty() {
-            match value {
-                None => drop(rows.remove(&key)),
-                value => drop(rows.insert(key, Row { since: self.now, value, before: None })),
-            }
-            return;
-        }
-        // Readers are older than this commit: of two edits in one batch none sees the first.
-        let before = match rows.remove(&key) {
-            Some(row) if row.since == self.now => row.before,
-            Some(row) => Some(Box::new(row)),
-            None => None,
-        };
-        if before.is_some() || value.is_none() {
+        let before = rows.remove(&key).map(Box::new);
+        let until = before.as_ref().map(|before| before.since);
+        let mut row = Row { since: self.now, value, before };
+        row.thin(&self.readers);
+        if row.before.is_some() && row.before.as_ref().map(|before| before.since) == until {
             self.superseded.push_back((self.now, table, key.clone()));
         }
-        rows.insert(key, Row { since: self.now, value, before });
+        if row.before.is_some() || row.value.is_some() {
+            rows.insert(key, row);
+        }
     }
 
     /// Some rows of a span, and the last key that was looked at if there may be more.
@@ -227,6 +222,20 @@ impl Row {
         row.before = None;
     }
 
+    /// Forgets what it was at times of which nobody reads a snapshot.
+    fn thin(&mut self, readers: &BTreeMap<u64, usize>) {
+        let mut row = self;
+        loop {
+            let until = row.since;
+            while let Some(before) = row.before.take_if(|of| readers.range(of.since..until).next().is_none())
+            {
+                row.before = before.before;
+            }
+            let Some(before) = row.before.as_deref_mut() else { return };
+            row = before;
+        }
+    }
+
     fn falls(&self) -> bool {
         self.before.as_deref().is_none_or(|before| before.since < self.since && before.falls())
     }
@@ -282,6 +291,47 @@ mod tests {
         let state = log.state.lock();
         assert_eq!(state.check(), Ok(()));
         assert!(state.superseded.is_empty() && state.readers.is_empty(), "{state:?}");
+    }
+
+    #[test]
+    fn a_row_that_changes_all_the_time_is_there_once_for_each_who_reads_and_once_more() {
+        // Each change was once kept, one behind the other, until the last reader was gone; so many that dropping them
+        // overflowed the stack.
+        let log = Memory::new();
+        put(&log, "a", "1");
+        let first = log.read();
+        let mut second = None;
+        for number in 0..100_000 {
+            if number % 3 == 2 {
+                delete(&log, "a");
+            } else {
+                put(&log, "a", "2");
+            }
+            if number == 50_001 {
+                second = Some(log.read());
+            } else if number > 60_000 {
+                // Somebody reads for a moment while it changes.
+                let short = log.read();
+                put(&log, "a", "2");
+                drop(short);
+            }
+        }
+        put(&log, "a", "3");
+        delete(&log, "b");
+        let second = second.unwrap();
+        assert_eq!((seen(&log, first.at), seen(&log, second.at)), ("a1".to_owned(), "a2".to_owned()));
+        let most = |log: &Memory| {
+            let state = log.state.lock();
+            let versions = |row: &Row| std::iter::successors(Some(row), |row| row.before.as_deref()).count();
+            state.tables.iter().flatten().map(|(_, row)| versions(row)).max()
+        };
+        assert_eq!(most(&log), Some(3));
+        drop(first);
+        assert_eq!(seen(&log, second.at), "a2");
+        assert_eq!(most(&log), Some(2));
+        drop(second);
+        assert_eq!(most(&log), Some(1));
+        assert!(log.state.lock().superseded.is_empty());
     }
 
     #[test]

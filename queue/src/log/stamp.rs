@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use super::{Error, Table};
 
-/// The format that this program writes and reads; `docs/format.md` draws it.
+/// The format that this program writes and reads: of keys, of values and of what lies in which table; `docs/format.md` draws
+/// it.
 pub const FORMAT: u32 = 1;
 
 /// Where the row is.

@@ -2,22 +2,28 @@
 //! once, tells the scheduler, and answers.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::Shared;
 use super::core::AFTER_FAILURE;
-use crate::ledger::{Ask, Ledger, Plan, Refused, What};
+use super::{Shared, safely};
+use crate::ledger::{Ask, Ledger, Plan, Refused, Seen, What};
 use crate::log::{Batch, Log, Sync};
 use crate::name::Millis;
 
-/// Moves that wait for the committer. Bounded by who posts: each caller waits for its answer, and the scheduler has at most
-/// as many starts under way as there are places.
+/// Moves that wait for the committer. It has no bound of its own. Whoever waits for an answer has one move here; whoever posts
+/// several at once ([`super::Room::send`], [`super::Room::enqueue_all`]) has all of them here, and must bound them; the
+/// room itself has at most one start for each place, one end for each entry in memory that is too late, one close for each
+/// queue, and one look at what is due.
 #[derive(Default)]
 pub(super) struct Mailbox {
     inner: Mutex<Posted>,
     came: Condvar,
+    /// The same as [`Posted::closed`], for whoever looks often.
+    ended: AtomicBool,
 }
 
 #[derive(Default)]
@@ -62,11 +68,17 @@ impl Mailbox {
         self.came.notify_one();
     }
 
+    /// Whether nothing is taken any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
     /// Nothing is taken any more; what is being written is written.
     pub(super) fn end(&self) {
         let refused = {
             let mut inner = self.inner.lock();
             inner.closed = true;
+            self.ended.store(true, Ordering::Relaxed);
             self.came.notify_all();
             std::mem::take(&mut inner.asks)
         };
@@ -89,8 +101,32 @@ impl Mailbox {
     }
 }
 
+/// Commits until the end, and sees to it that a panic on the way is not taken for quiet: nothing is written any more, and
+/// whoever asks hears so.
+pub(super) fn run<P: Send + 'static>(
+    shared: &Weak<Shared<P>>,
+    partition: u32,
+    log: &Arc<dyn Log>,
+    mailbox: &Arc<Mailbox>,
+    first: Batch,
+) {
+    let served = catch_unwind(AssertUnwindSafe(|| serve(shared, partition, log, mailbox, first)));
+    if served.is_ok() {
+        return;
+    }
+    let refused = catch_unwind(AssertUnwindSafe(|| {
+        if let Some(shared) = shared.upgrade() {
+            shared.poison(partition, Plan::default(), "its committer panicked");
+        }
+        serve(shared, partition, log, mailbox, Batch::default());
+    }));
+    if refused.is_err() {
+        mailbox.end();
+    }
+}
+
 /// Commits, first what is to be written before all else, until the partition is given up, or the room ends.
-pub(super) fn serve<P: Send + 'static>(
+fn serve<P: Send + 'static>(
     shared: &Weak<Shared<P>>,
     partition: u32,
     log: &Arc<dyn Log>,
@@ -99,7 +135,7 @@ pub(super) fn serve<P: Send + 'static>(
 ) {
     if !first.is_empty()
         && let Some(shared) = shared.upgrade()
-        && let Err(error) = log.commit(first, Sync::Write)
+        && let Err(error) = safely("writing the log", || log.commit(first, Sync::Write))
     {
         shared.poison(partition, Plan::default(), &error.to_string());
     }
@@ -140,7 +176,7 @@ impl<P: Send + 'static> Shared<P> {
         for mut ask in asks {
             let is_due = matches!(ask.what, What::Due { .. });
             dealt_with_due |= is_due;
-            match Ledger::look(&ask.what, due_from, log) {
+            match look(&ask.what, due_from, log) {
                 Ok(seen) => {
                     ask.seen = seen;
                     looked.push(ask);
@@ -166,7 +202,7 @@ impl<P: Send + 'static> Shared<P> {
                     Some(why) => {
                         if let What::Start { seq, lease } = ask.what {
                             core.sched.undo(book.ledger.id(seq), lease, now);
-                            plan.undone.push(book.ledger.id(seq));
+                            plan.undone.push((book.ledger.id(seq), lease));
                         }
                         ask.refuse(Refused::Log(why.clone()));
                     }
@@ -193,7 +229,8 @@ impl<P: Send + 'static> Shared<P> {
         let batch = std::mem::take(&mut plan.batch);
         let sync = plan.sync.unwrap_or(Sync::Write).min(self.options.durability);
         let since = self.now();
-        let committed = if batch.is_empty() { Ok(()) } else { log.commit(batch, sync) };
+        let committed =
+            if batch.is_empty() { Ok(()) } else { safely("writing the log", || log.commit(batch, sync)) };
         match committed {
             Ok(()) => self.pump_after(|core, now| {
                 core.told.commits += 1;
@@ -207,6 +244,7 @@ impl<P: Send + 'static> Shared<P> {
                 }
                 news
             }),
+            // Also what a log says it would not take: the books say it is there, and only the log can say what is.
             Err(error) => self.poison(partition, plan, &error.to_string()),
         }
     }
@@ -232,7 +270,7 @@ impl<P: Send + 'static> Shared<P> {
         };
         plan.refuse(why);
         for (id, lease) in ran {
-            self.runner.revoked(id, lease);
+            self.call(id, |runner| runner.revoked(id, lease));
         }
         // What it had taken of limits is free for other logs, and for those who stand in line.
         self.pump();
@@ -241,6 +279,11 @@ impl<P: Send + 'static> Shared<P> {
     fn due_from(&self, partition: u32) -> Option<Millis> {
         self.core.lock().books.get(&partition).map(|book| book.ledger.due_from())
     }
+}
+
+fn look(what: &What, due_from: Millis, log: &dyn Log) -> Result<Seen, Refused> {
+    let looked = safely("reading the log", || Ok(Ledger::look(what, due_from, log)));
+    looked.unwrap_or_else(|error| Err(Refused::Log(error.to_string())))
 }
 
 /// A move of which it could not be read what it must know. (A start reads nothing.) An entry that should expire is out of

@@ -1,6 +1,7 @@
 //! What is under the lock, and the one place where decisions are asked for and handed out.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -11,12 +12,12 @@ use tokio::sync::oneshot;
 use super::commit::Mailbox;
 use super::stand::{Gone, Turn, Turned};
 use super::told::Told;
-use super::{Shared, Started};
+use super::{Runner, Shared, Started};
 use crate::entry::Lease;
 use crate::ledger::{Ask, Ledger, News, What};
 use crate::log::{Log, Patience};
 use crate::name::{EntryId, Millis, QueueName, Seq};
-use crate::scheduler::{Decision, Ground, Hunger, QueueId, Scheduler};
+use crate::scheduler::{Decision, Ground, Hunger, Placed, QueueId, Scheduler, Window};
 
 use super::read::{self, Job};
 
@@ -51,6 +52,8 @@ pub(super) struct Book {
     pub(super) mailbox: Arc<Mailbox>,
     /// Its committer, until somebody waits for its end.
     pub(super) committer: Option<JoinHandle<()>>,
+    /// Whoever counts what is in it, until somebody waits for its end.
+    pub(super) counter: Option<JoinHandle<()>>,
     /// Somebody has asked to deal with what is due.
     due_asked: bool,
     /// Not before: what is due could not be read.
@@ -60,6 +63,9 @@ pub(super) struct Book {
     /// Why it writes no more.
     pub(super) poisoned: Option<String>,
 }
+
+/// A ground that may panic. Whoever decides goes on: what was asked for waits until somebody stirs, and is asked for again.
+struct Careful<'a, P>(&'a mut (dyn Ground<Place = P> + Send));
 
 /// What is done once the lock is let go: others are called and told, and what belongs to them is dropped.
 struct Outside<P> {
@@ -91,6 +97,7 @@ impl Book {
             log,
             mailbox,
             committer: Some(committer),
+            counter: None,
             due_asked: false,
             due_after: Millis(0),
             count_at: None,
@@ -105,6 +112,21 @@ impl Book {
         }
         let due = self.ledger.next_due().filter(|_| !self.due_asked).map(|due| due.max(self.due_after));
         [due, self.count_at].into_iter().flatten().min()
+    }
+}
+
+impl<P> Ground for Careful<'_, P> {
+    type Place = P;
+
+    fn place(&mut self, target: &str, tenant: &str, window: Window<'_>) -> Placed<P> {
+        catch_unwind(AssertUnwindSafe(|| self.0.place(target, tenant, window))).unwrap_or_else(|_| {
+            tracing::error!(
+                target_name = target,
+                tenant,
+                "whoever finds places panicked; it is asked again when something is free"
+            );
+            Placed::NotThese
+        })
     }
 }
 
@@ -238,16 +260,24 @@ impl<P: Send + 'static> Shared<P> {
             self.readers.send(job);
         }
         for started in outside.started.drain(..) {
-            self.runner.run(started);
+            let id = started.id;
+            self.call(id, |runner| runner.run(started));
         }
         for news in outside.news.drain(..) {
             match news {
-                News::Revoked(id, lease) => self.runner.revoked(id, lease),
-                News::Over(id, outcome) => self.runner.over(id, outcome),
+                News::Revoked(id, lease) => self.call(id, |runner| runner.revoked(id, lease)),
+                News::Over(id, outcome) => self.call(id, |runner| runner.over(id, outcome)),
                 News::Started(..) => {}
             }
         }
         outside.dropped.clear();
+    }
+
+    /// Tells the runner something. The thread that tells it has more to do, whatever becomes of that.
+    pub(super) fn call(&self, id: EntryId, tell: impl FnOnce(&dyn Runner<P>)) {
+        if catch_unwind(AssertUnwindSafe(|| tell(&*self.runner))).is_err() {
+            tracing::error!(entry = %id, "whoever runs entries panicked; if this one was started it is held until the next start");
+        }
     }
 }
 
@@ -262,7 +292,7 @@ impl<P: Send + 'static> Core<P> {
                 outside.news.push(news);
                 continue;
             };
-            let Some((_, place)) = self.starting.remove(&id) else { continue };
+            let Some(place) = self.take_start(id, lease) else { continue };
             let run = self.sched.run(id).map(|(lane, _, item)| (lane, item.clone()));
             match run.and_then(|(lane, item)| Some((self.sched.queue(lane.queue)?.0, lane, item))) {
                 Some((queue, lane, item)) => {
@@ -296,7 +326,7 @@ impl<P: Send + 'static> Core<P> {
         }
         let mut more = true;
         for _ in 0..AT_ONCE {
-            match self.sched.decide(now, &mut *self.ground) {
+            match self.sched.decide(now, &mut Careful(&mut *self.ground)) {
                 Decision::Idle => {
                     more = false;
                     break;
@@ -320,7 +350,9 @@ impl<P: Send + 'static> Core<P> {
                         outside.dropped.push(start.place);
                         continue;
                     };
-                    self.starting.insert(id, (lease, start.place));
+                    // Whoever it displaces could never be confirmed; its place is not dropped under the lock.
+                    let before = self.starting.insert(id, (lease, start.place));
+                    outside.dropped.extend(before.map(|(_, place)| place));
                     outside.post(&book.mailbox, Ask::of(What::Start { seq: id.seq, lease }));
                 }
                 Decision::Expire { lane, item } => {
@@ -381,8 +413,14 @@ impl<P: Send + 'static> Core<P> {
     }
 
     /// The places of starts that came to nothing: to be dropped outside of the lock.
-    pub(super) fn take_undone(&mut self, undone: &[EntryId]) -> Vec<P> {
-        undone.iter().filter_map(|id| self.starting.remove(id)).map(|(_, place)| place).collect()
+    pub(super) fn take_undone(&mut self, undone: &[(EntryId, Lease)]) -> Vec<P> {
+        undone.iter().filter_map(|(id, lease)| self.take_start(*id, *lease)).collect()
+    }
+
+    /// The place of this very start: another of the same entry may be under way.
+    fn take_start(&mut self, id: EntryId, lease: Lease) -> Option<P> {
+        self.starting.get(&id).filter(|(of, _)| *of == lease)?;
+        self.starting.remove(&id).map(|(_, place)| place)
     }
 }
 

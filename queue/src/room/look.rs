@@ -1,12 +1,14 @@
 //! What an operator may ask: queues, lines, entries, and why something does not run.
 
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::sync::Arc;
 
 use super::core::{Book, Core};
 use super::{Room, Shared, Told};
-use crate::entry::{Known, Stage, Terms};
+use crate::entry::{Item, Known, Stage, Terms};
 use crate::ledger::{Ledger, Listed, Page, Place, Refused};
-use crate::name::{Class, EntryId, Millis, QueueName};
+use crate::log::Log;
+use crate::name::{Class, EntryId, Key, Millis, QueueName};
 use crate::scheduler::{Depth, LaneId, QueueId, Sizes, Why};
 
 /// How often an entry that moves is looked for again.
@@ -113,8 +115,6 @@ pub struct LogSeen {
     pub queues: usize,
     /// Entries in whatever stage; `None`: still being counted.
     pub entries: Option<u64>,
-    /// What it takes on disk.
-    pub disk_bytes: u64,
     /// Why it writes no more.
     pub poisoned: Option<String>,
 }
@@ -148,7 +148,11 @@ impl<P: Send + 'static> Room<P> {
         let mut queues = Vec::with_capacity(kept.len());
         for some in kept.into_sorted_vec().chunks(AT_ONCE) {
             let core = shared.core.lock();
-            queues.extend(some.iter().filter_map(|(_, partition, number)| core.seen(*partition, *number)));
+            let mut runs = core.all_runs();
+            let mut of = |id| runs.remove(&id).unwrap_or_default();
+            queues.extend(
+                some.iter().filter_map(|(_, partition, number)| core.seen(*partition, *number, &mut of)),
+            );
         }
         Overview { left_off: count.saturating_sub(queues.len()), queues }
     }
@@ -170,7 +174,7 @@ impl<P: Send + 'static> Room<P> {
         let core = self.0.shared.core.lock();
         let found = core.books.iter().filter_map(|(partition, book)| {
             let (number, ..) = book.ledger.row(name)?;
-            core.seen(*partition, number)
+            core.seen(*partition, number, |id| core.running(id))
         });
         let mut found: Vec<QueueSeen> = found.collect();
         found.sort_by_key(|queue| queue.partition);
@@ -198,28 +202,27 @@ impl<P: Send + 'static> Room<P> {
         self.0.shared.core.lock().sched.depth()
     }
 
-    /// What is in the room. Looks at files: it may block.
+    /// What is in the room.
     pub fn totals(&self) -> Totals {
-        let (mut totals, books) = {
-            let core = self.0.shared.core.lock();
-            let seen = |book: &Book| {
-                let seen = LogSeen {
-                    partition: book.ledger.partition(),
-                    queues: book.ledger.count_queues(),
-                    entries: book.ledger.entries(),
-                    disk_bytes: 0,
-                    poisoned: book.poisoned.clone(),
-                };
-                (seen, book.log.clone())
-            };
-            let books: Vec<_> = core.books.values().map(seen).collect();
-            let (depth, sizes, told) = (core.sched.depth(), core.sched.sizes(), core.told);
-            (Totals { depth, sizes, logs: Vec::new(), told }, books)
+        let core = self.0.shared.core.lock();
+        let seen = |book: &Book| LogSeen {
+            partition: book.ledger.partition(),
+            queues: book.ledger.count_queues(),
+            entries: book.ledger.entries(),
+            poisoned: book.poisoned.clone(),
         };
-        totals.logs =
-            books.into_iter().map(|(seen, log)| LogSeen { disk_bytes: log.disk_bytes(), ..seen }).collect();
-        totals.logs.sort_by_key(|log| log.partition);
-        totals
+        let mut logs: Vec<LogSeen> = core.books.values().map(seen).collect();
+        logs.sort_by_key(|log| log.partition);
+        Totals { depth: core.sched.depth(), sizes: core.sched.sizes(), logs, told: core.told }
+    }
+
+    /// What each log takes on disk, by partition. Looks at files: it may block.
+    pub fn disk_bytes(&self) -> BTreeMap<u32, u64> {
+        let logs: Vec<(u32, Arc<dyn Log>)> = {
+            let core = self.0.shared.core.lock();
+            core.books.iter().map(|(partition, book)| (*partition, book.log.clone())).collect()
+        };
+        logs.into_iter().map(|(partition, log)| (partition, log.disk_bytes())).collect()
     }
 
     /// An entry, with payload and result, and why it does not run. Reads the log: it may block.
@@ -245,7 +248,7 @@ impl<P: Send + 'static> Room<P> {
             let queue = book.ledger.queue(&entry.queue)?;
             Some(LaneId { queue, class: entry.class })
         });
-        let key = crate::name::Key { at: entry.at, seq: id.seq };
+        let key = Key { at: entry.at, seq: id.seq };
         let waits = matches!(entry.stage, Stage::Inbox | Stage::Running);
         let why = lane.filter(|_| waits).and_then(|lane| core.sched.why(lane, key));
         Ok(Explained { entry, why })
@@ -298,6 +301,11 @@ fn lanes(id: QueueId) -> impl Iterator<Item = LaneId> {
     Class::all().map(move |class| LaneId { queue: id, class })
 }
 
+fn running((lane, item): (LaneId, &Item)) -> Listed {
+    let Key { at, seq } = item.key;
+    Listed { seq, stage: Stage::Running, class: lane.class, at }
+}
+
 impl<P> Core<P> {
     fn oldest(&self, id: QueueId) -> Option<Millis> {
         lanes(id).filter_map(|lane| self.sched.oldest(lane)).min()
@@ -307,14 +315,16 @@ impl<P> Core<P> {
         if self.sched.runs(id) == 0 {
             return Vec::new();
         }
-        let runs = self.sched.runs_of(id).into_iter().filter_map(|entry| self.sched.run(entry));
-        let listed = runs.map(|(lane, _, item)| Listed {
-            seq: item.key.seq,
-            stage: Stage::Running,
-            class: lane.class,
-            at: item.key.at,
-        });
-        listed.collect()
+        self.sched.all_runs().filter(|(lane, _)| lane.queue == id).map(running).collect()
+    }
+
+    /// What runs, queue by queue: for whoever looks at many of them.
+    fn all_runs(&self) -> HashMap<QueueId, Vec<Listed>> {
+        let mut runs: HashMap<QueueId, Vec<Listed>> = HashMap::new();
+        for (lane, item) in self.sched.all_runs() {
+            runs.entry(lane.queue).or_default().push(running((lane, item)));
+        }
+        runs
     }
 
     fn why(&self, id: QueueId) -> Vec<(Class, Why)> {
@@ -335,12 +345,17 @@ impl<P> Core<P> {
         })
     }
 
-    fn seen(&self, partition: u32, number: u64) -> Option<QueueSeen> {
+    fn seen(
+        &self,
+        partition: u32,
+        number: u64,
+        running: impl FnOnce(QueueId) -> Vec<Listed>,
+    ) -> Option<QueueSeen> {
         let book = self.books.get(&partition)?;
         let (id, row, entries) = book.ledger.at(number)?;
         // The scheduler knows nothing of a log that can no longer be written.
         let id = Some(id).filter(|_| book.poisoned.is_none());
-        let runs = id.map(|id| self.running(id)).unwrap_or_default();
+        let runs = id.map(running).unwrap_or_default();
         Some(QueueSeen {
             name: row.name.clone(),
             partition,

@@ -11,6 +11,7 @@ mod stand;
 mod told;
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -110,7 +111,7 @@ pub(crate) struct Shared<P: Send + 'static> {
     clock: Arc<dyn Clock>,
     readers: Readers,
     options: Options,
-    /// Lanes that have something: with none, whoever comes need not stand in line.
+    /// Lanes that have something and are not paused: with none, whoever comes need not stand in line.
     waiting: AtomicUsize,
     next_volatile: AtomicU64,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -168,7 +169,7 @@ impl<P: Send + 'static> Room<P> {
     pub fn open(&self, partition: u32, fence: u64, log: Arc<dyn Log>) -> Result<Opened, log::Error> {
         let shared = &self.0.shared;
         shared.reserve(partition)?;
-        let found = OnDisk::read(&*log, partition, fence);
+        let found = safely("opening the log", || OnDisk::read(&*log, partition, fence));
         let mailbox = Arc::new(Mailbox::default());
         // The first thing that it does: nothing is committed before the count has its snapshots.
         mailbox.count();
@@ -183,7 +184,7 @@ impl<P: Send + 'static> Room<P> {
             let (first, comes) = std::sync::mpsc::channel();
             let committer = thread("queue-commit", move || {
                 if let Ok(first) = comes.recv() {
-                    commit::serve(&of, partition, &its_log, &its_mailbox, first);
+                    commit::run(&of, partition, &its_log, &its_mailbox, first);
                 }
             })
             .map_err(|error| cannot_open(partition, &format!("no thread for it: {error}")))?;
@@ -198,7 +199,10 @@ impl<P: Send + 'static> Room<P> {
     }
 
     /// Gives a partition up: what waits in it waits here no longer. What ran is revoked. When it returns nothing more is
-    /// written (unless a runner asks for it while it is being called: then soon after), and the log can be opened anew.
+    /// written (unless a runner asks for it while it is being called: then soon after), and a count of what is in it has
+    /// ended. Whoever reads in that moment, the room for itself or somebody by [`Room::show`] and the like, has the log in
+    /// hand until then: a log on disk may say a little longer that it is open ([`log::Error::Locked`]); try again. Whoever
+    /// gives it up while another does returns at once.
     pub fn give_up(&self, partition: u32) {
         self.0.shared.give_up(partition);
     }
@@ -248,7 +252,7 @@ impl<P: Send + 'static> Room<P> {
         self.ask(id.partition, what).await
     }
 
-    /// Running -> Inbox, or -> Scheduled
+    /// Running -> Inbox, or -> Scheduled; `counts`: as one of its attempts
     ///
     /// # Errors
     /// See [`Refused`].
@@ -257,9 +261,10 @@ impl<P: Send + 'static> Room<P> {
         held: &Hold,
         not_before: Option<Millis>,
         used: Cost,
+        counts: bool,
     ) -> Result<Done, Refused> {
-        self.ask(held.id.partition, What::Yield { seq: held.id.seq, lease: held.lease, not_before, used })
-            .await
+        let what = What::Yield { seq: held.id.seq, lease: held.lease, not_before, used, counts };
+        self.ask(held.id.partition, what).await
     }
 
     /// Running -> Suspended
@@ -412,7 +417,10 @@ impl<P: Send + 'static> Shared<P> {
         self.readers.close();
         let ending = std::mem::take(&mut *self.ending.lock()).into_values().flatten();
         join(committers.into_iter().chain(ending));
-        // Committers start others, which count.
+        // Committers start them.
+        let counters: Vec<JoinHandle<()>> =
+            self.core.lock().books.values_mut().filter_map(|book| book.counter.take()).collect();
+        join(counters);
         join(std::mem::take(&mut *self.threads.lock()));
         let all = self.core.lock().let_all_go();
         drop(all);
@@ -435,6 +443,8 @@ impl<P: Send + 'static> Shared<P> {
         } else {
             let _panicked = committer.join();
         }
+        let counter = self.core.lock().books.get_mut(&partition).and_then(|book| book.counter.take());
+        join(counter);
         let (book, ran, places) = {
             let mut core = self.core.lock();
             let now = self.now();
@@ -444,7 +454,7 @@ impl<P: Send + 'static> Shared<P> {
         drop(places);
         drop(book);
         for (id, lease) in ran {
-            self.runner.revoked(id, lease);
+            self.call(id, |runner| runner.revoked(id, lease));
         }
         self.pump();
     }
@@ -455,19 +465,36 @@ impl<P: Send + 'static> Shared<P> {
             book.ledger.begin_count();
         }
         let (begun, counting) = std::sync::mpsc::channel();
-        let (of, log, mailbox) = (self.me.clone(), log.clone(), mailbox.clone());
-        self.spawn("queue-count", move || {
-            let counts = ledger::count(&*log, || {
+        let (of, log, its_mailbox) = (self.me.clone(), log.clone(), mailbox.clone());
+        let counter = thread("queue-count", move || {
+            let tell = || {
                 let _nobody_waits = begun.send(());
-            });
+            };
+            let counts = ledger::count(&*log, tell, &|| !its_mailbox.has_ended());
+            drop(log);
             if let Some(shared) = of.upgrade() {
-                shared.counted(partition, &mailbox, counts);
+                shared.counted(partition, &its_mailbox, counts);
             }
         });
-        let _panicked = counting.recv();
+        match counter {
+            Ok(counter) => {
+                if let Some(book) = self.core.lock().books.get_mut(&partition) {
+                    book.counter = Some(counter);
+                }
+                let _panicked = counting.recv();
+            }
+            Err(error) => {
+                let why = format!("no thread for it: {error}");
+                let error = log::Error::Engine { what: "counting what waits".to_owned(), why };
+                self.counted(partition, mailbox, Err(error));
+            }
+        }
     }
 
     fn counted(&self, partition: u32, of: &Arc<Mailbox>, counts: Result<HashMap<u64, u64>, log::Error>) {
+        if of.has_ended() {
+            return;
+        }
         let mut core = self.core.lock();
         let again = self.now().plus(core::AFTER_FAILURE);
         // It may have been given up meanwhile, and opened anew.
@@ -498,6 +525,12 @@ fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work)
+}
+
+/// A log that panics has failed, like any other.
+fn safely<T>(what: &str, work: impl FnOnce() -> Result<T, log::Error>) -> Result<T, log::Error> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(log::Error::Engine { what: what.to_owned(), why: "it panicked".to_owned() }))
 }
 
 fn cannot_open(partition: u32, why: &str) -> log::Error {

@@ -1,7 +1,6 @@
 //! Reads of lanes: a batch of rows from where knowledge ends, on threads that may wait for a disk.
 
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 
@@ -64,11 +63,9 @@ pub(super) fn serve<P: Send + 'static>(shared: &Weak<Shared<P>>, jobs: &Mutex<Re
     }
 }
 
-/// Reads one batch. A log that panics has failed, like any other.
+/// Reads one batch, whatever the log does.
 pub(super) fn safely(job: &Job, patience: Patience) -> Result<Option<Found>, Error> {
-    catch_unwind(AssertUnwindSafe(|| read(job, patience))).unwrap_or_else(|_| {
-        Err(Error::Engine { what: "reading a lane".to_owned(), why: "it panicked".to_owned() })
-    })
+    super::safely("reading a lane", || read(job, patience))
 }
 
 /// Reads one batch. `None`: it was cancelled, or would have to wait and may not.

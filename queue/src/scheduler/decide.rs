@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::lane::{At, member};
 use super::{LaneId, Run, Scheduler, SeatAt, TargetAt, Timer, Turns};
-use crate::entry::{Item, Lease, Order};
+use crate::entry::{Cost, Item, Lease, Order};
 use crate::limits::Room;
 use crate::name::{CLASSES, Class, EntryId, Millis};
 
@@ -50,8 +50,8 @@ pub trait Ground {
     /// A place that was taken. Dropping it gives it back.
     type Place;
 
-    /// Finds a place for one of these, preferably the one that is cheapest to run now.
-    fn place(&mut self, target: &str, lane: LaneId, window: Window<'_>) -> Placed<Self::Place>;
+    /// Finds a place for one of these entries of a tenant, preferably the one that is cheapest to run now.
+    fn place(&mut self, target: &str, tenant: &str, window: Window<'_>) -> Placed<Self::Place>;
 }
 
 /// What the ground says.
@@ -103,14 +103,66 @@ impl Scheduler {
                     } else {
                         target.at = TargetAt::Idle;
                     }
+                    self.stand_in_lines(id);
                 }
             }
-            if self.fleet_full || self.fleet.is_full(false) {
+            if self.fleet_full {
+                return Decision::Idle;
+            }
+            // Whoever was first in the line of a class that has room again could not go, or there is room for more.
+            if Class::all().any(|class| !self.is_full(class) && self.next_in_line(class)) {
+                continue;
+            }
+            if self.fleet.is_full(false) {
                 return Decision::Idle;
             }
             // What was kept free for others is not needed any more.
             let Some(id) = self.crowd.pop_front() else { return Decision::Idle };
             self.liven(id);
+        }
+    }
+
+    /// A target that nothing can start for now stands in the line of each full class of which it has something.
+    fn stand_in_lines(&mut self, id: u32) {
+        for class in Class::all() {
+            if !self.is_full(class) {
+                continue;
+            }
+            let target = &mut self.targets[id as usize];
+            let stands = &mut target.in_line[class.number()];
+            let out = matches!(target.at, TargetAt::Idle | TargetAt::Crowded);
+            if out && !*stands && !target.turns[class.number()].fair.is_empty() {
+                *stands = true;
+                self.lines[class.number()].push_back(id);
+            }
+        }
+    }
+
+    /// Wakes the first of the line of a class that has something of it and may be looked at for it. Whether there was one.
+    pub(super) fn next_in_line(&mut self, class: Class) -> bool {
+        while let Some(id) = self.lines[class.number()].pop_front() {
+            let target = &mut self.targets[id as usize];
+            target.in_line[class.number()] = false;
+            let fair = &target.turns[class.number()].fair;
+            // Whoever waits for something else comes to its end here again, and then stands in line again.
+            let may = match target.at {
+                TargetAt::Idle => !fair.is_empty(),
+                TargetAt::Crowded => fair.first_kept().is_some(),
+                _ => false,
+            };
+            if may {
+                self.crowd.retain(|crowded| *crowded != id);
+                self.liven(id);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whoever stirs everything asks for this target again.
+    fn ask_again(&mut self, id: u32) {
+        if !std::mem::replace(&mut self.targets[id as usize].asks, true) {
+            self.asking.push(id);
         }
     }
 
@@ -221,7 +273,7 @@ impl Scheduler {
             (window, places) =
                 (SmallVec::from_slice(&[window[least]]), SmallVec::from_slice(&[places[least]]));
         }
-        let placed = ground.place(&target.name, id, &window);
+        let placed = ground.place(&target.name, &tenant.name, &window);
         drop(window);
         match placed {
             Placed::At(at, place) => {
@@ -231,11 +283,13 @@ impl Scheduler {
             Placed::NotThese => {
                 self.stand(id, At::Picky);
                 self.targets[target_id as usize].picky.push(id);
+                self.ask_again(target_id);
                 self.spare(id);
                 None
             }
             Placed::Full => {
                 self.targets[target_id as usize].at = TargetAt::NoPlace;
+                self.ask_again(target_id);
                 None
             }
         }
@@ -269,7 +323,11 @@ impl Scheduler {
         let run = Run { lane: id, seat: seat_id, item: item.clone(), lease, confirmed: false, gone: false };
         self.of_class[id.class.number()] += 1;
         let entry = self.id(id, item.key.seq)?;
-        self.running.insert(entry, run);
+        if let Some(before) = self.running.insert(entry, run) {
+            // Nothing runs twice, and what the first had taken must not stay taken for ever; its lease holds nothing now.
+            tracing::error!(%entry, ?before, "an entry was chosen while a start of it was under way; that start is refused");
+            self.release(&before, Cost::default(), now);
+        }
         if volatile {
             self.drop_volatile(id, item.key);
             self.confirm(entry, lease);

@@ -51,7 +51,7 @@ pub(super) enum At {
 
 impl At {
     /// Whether it would run if it could: whoever is absent earns nothing.
-    fn is_present(self) -> bool {
+    pub(super) fn is_present(self) -> bool {
         !matches!(self, Self::Empty | Self::Paused)
     }
 }
@@ -149,11 +149,13 @@ impl Scheduler {
     /// The same for a lane that stays where it is, although less of it may be known.
     pub(super) fn keep_place<R>(&mut self, id: LaneId, change: impl FnOnce(&mut Inbox) -> R) -> Option<R> {
         let lane = self.lane_mut(id)?;
-        let before = lane.known().items().len();
+        let (before, volatile) = (lane.known().items().len(), lane.rest.is_some());
         let result = change(lane.inbox_mut());
         lane.feed();
         let after = lane.known().items().len();
-        self.cached = self.cached + after - before;
+        if !volatile {
+            self.cached = self.cached + after - before;
+        }
         self.review(id);
         Some(result)
     }
@@ -199,10 +201,16 @@ impl Scheduler {
         let seat = &mut self.seats[seat_id as usize];
         let target = &mut self.targets[seat.target as usize];
         let turns = &mut target.turns[id.class.number()];
-        if from == At::Empty {
+        if to.is_present() && !from.is_present() {
+            seat.fair.arrive(&mut lane.tag);
+            if seat.present == 0 {
+                turns.fair.arrive(&mut seat.tag);
+            }
+            seat.present += 1;
             turns.waiting += 1;
             self.waiting += 1;
-        } else if to == At::Empty {
+        } else if from.is_present() && !to.is_present() {
+            seat.present -= 1;
             turns.waiting -= 1;
             self.waiting -= 1;
             if turns.waiting == 0 {
@@ -214,15 +222,6 @@ impl Scheduler {
             }
         }
         let turns = &mut target.turns[id.class.number()];
-        if to.is_present() && !from.is_present() {
-            seat.fair.arrive(&mut lane.tag);
-            if seat.present == 0 {
-                turns.fair.arrive(&mut seat.tag);
-            }
-            seat.present += 1;
-        } else if from.is_present() && !to.is_present() {
-            seat.present -= 1;
-        }
         let member = member(id);
         if to == At::Ready {
             seat.fair.join(member, &mut lane.tag);

@@ -1,11 +1,10 @@
 //! Questions: what waits, what is held back and by what, and whether the invariants hold.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use super::lane::{At, Lane, member};
 use super::{LaneId, QueueId, Scheduler, SeatAt, TargetAt};
-use crate::entry::Lease;
-use crate::inbox::Edge;
+use crate::entry::{Item, Lease};
 use crate::limits::Narrow;
 use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName};
 
@@ -52,7 +51,7 @@ pub struct Depth {
     pub queues: usize,
     /// Entries that run.
     pub running: usize,
-    /// Entries that are in memory.
+    /// Entries of durable lanes that are in memory.
     pub cached: usize,
     /// Entries that wait in memory and nowhere else.
     pub volatile: usize,
@@ -82,7 +81,9 @@ impl Scheduler {
     pub fn sizes(&self) -> Sizes {
         let held: usize = self.tenants.iter().map(|(_, tenant)| tenant.held.len()).sum();
         let picky: usize = self.targets.iter().map(|(_, target)| target.picky.len()).sum();
+        let lines: usize = self.lines.iter().map(VecDeque::len).sum();
         let lists = self.live.len() + self.crowd.len() + self.hungry.len() + self.indebted.len();
+        let lists = lists + lines + self.asking.len();
         Sizes {
             targets: self.targets.len(),
             tenants: self.tenants.len(),
@@ -109,7 +110,7 @@ impl Scheduler {
         self.looks
     }
 
-    /// Lanes that have something, or may have.
+    /// Lanes that have something, or may have, and are not paused.
     pub fn waiting(&self) -> usize {
         self.waiting
     }
@@ -208,9 +209,9 @@ impl Scheduler {
         self.running.get(&id).is_some_and(|run| run.lease == lease && !run.confirmed)
     }
 
-    /// Entries that run, of a queue.
-    pub fn runs_of(&self, id: QueueId) -> Vec<EntryId> {
-        self.running.iter().filter(|(_, run)| run.lane.queue == id).map(|(entry, _)| *entry).collect()
+    /// Entries that run, each with its lane.
+    pub fn all_runs(&self) -> impl Iterator<Item = (LaneId, &Item)> {
+        self.running.values().map(|run| (run.lane, &run.item))
     }
 
     /// The invariants of the file header.
@@ -230,6 +231,7 @@ impl Scheduler {
             self.targets.iter().flat_map(|(_, target)| target.picky.iter().copied()).collect();
         let mut waiting = 0;
         let mut ready_lanes = 0;
+        let (mut cached, mut cached_lanes) = (0, 0);
         for (at, queue) in &self.queues {
             for class in Class::all() {
                 let id = LaneId { queue: QueueId(at as u32), class };
@@ -243,13 +245,18 @@ impl Scheduler {
                 let reads = lane.asked || lane.resting || lane.known().is_filling();
                 ensure(lane.at != At::Reading || reads, "Q3")?;
                 ensure(lane.at != At::Picky || picky.contains(&id), "Q3")?;
-                waiting += u32::from(lane.at != At::Empty);
+                waiting += u32::from(lane.at.is_present());
                 ready_lanes += usize::from(lane.at == At::Ready);
                 let everything = lane.rest.as_ref().map(|rest| rest.len());
                 let known = lane.known().items().len();
+                if everything.is_none() {
+                    cached += known;
+                    cached_lanes += usize::from(known > 0);
+                }
                 ensure(everything.is_none_or(|all| known == all || known > 0 && known < all), "N1")?;
             }
         }
+        ensure(cached == self.cached && cached <= self.options.cached + cached_lanes, "Q8")?;
         let all: usize = self.seats.iter().map(|(_, seat)| seat.fair.len()).sum();
         ensure(all == ready_lanes, "Q2")?;
         for (at, seat) in &self.seats {
@@ -272,16 +279,25 @@ impl Scheduler {
             let live = self.live.iter().filter(|id| **id == at as u32).count();
             ensure(live == usize::from(target.at == TargetAt::Live), "Q2")?;
             let ready = |class: Class| !target.turns[class.number()].fair.is_empty() && !self.is_full(class);
-            ensure(!Class::all().any(ready) || target.at != TargetAt::Idle, "Q3")?;
+            let unseen = |class: Class| !target.in_line[class.number()];
+            let lost = |class: Class| ready(class) && unseen(class);
+            ensure(!Class::all().any(lost) || target.at != TargetAt::Idle, "Q3")?;
+            let kept = |class: Class| {
+                let kept = target.turns[class.number()].fair.first_kept().is_some();
+                kept && !self.is_full(class) && unseen(class)
+            };
+            ensure(!Class::all().any(kept) || target.at != TargetAt::Crowded, "Q3")?;
+            for (class, line) in self.lines.iter().enumerate() {
+                let stands = line.iter().filter(|id| **id == at as u32).count();
+                ensure(stands == usize::from(target.in_line[class]), "Q3")?;
+            }
+            let asks = self.asking.iter().filter(|id| **id == at as u32).count();
+            ensure(asks == usize::from(target.asks), "Q3")?;
+            ensure(target.asks || target.at != TargetAt::NoPlace && target.picky.is_empty(), "Q3")?;
             let waiting = target.turns.iter().any(|turns| turns.waiting > 0);
             ensure(waiting || target.at != TargetAt::NoPlace, "Q7")?;
         }
         Ok(())
-    }
-
-    /// How far a lane is known, for tests and for people who look closely.
-    pub fn is_known(&self, id: LaneId) -> bool {
-        self.lane(id).is_some_and(|lane| lane.known().edge() == Edge::End)
     }
 }
 

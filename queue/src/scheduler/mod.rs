@@ -20,6 +20,7 @@
 //!   for itself until something ends there, and is then the first to be asked: small ones do not go past it for ever. If it
 //!   leaves or is paused, the level is free at once.
 //! - Q7: a target has no place only while somebody waits for one: whoever frees a place tells of it only then.
+//! - Q8: of durable lanes there are in memory at most [`Options::cached`] entries, and one more of each lane.
 
 mod decide;
 mod hash;
@@ -56,7 +57,8 @@ pub struct Options {
     pub class_running: [Option<u32>; CLASSES],
     /// Tokens of that part that must have passed a class before its share begins to count.
     pub patience: u64,
-    /// Entries of durable lanes that are kept in memory, over all lanes.
+    /// Entries of durable lanes that are kept in memory, over all lanes. When there are more, a lane keeps its first only:
+    /// fewer save memory, and cost a read a start where there are more lanes than this that have something.
     pub cached: usize,
     /// Refills at a time.
     pub refills: usize,
@@ -79,6 +81,10 @@ pub struct Scheduler {
     fleet_full: bool,
     /// Targets whose seats are all held back because what is left is kept free for others, in the order in which they came.
     crowd: VecDeque<u32>,
+    /// Targets that have something of a class of which as many run as may, each once, in the order in which they came.
+    lines: [VecDeque<u32>; CLASSES],
+    /// Targets without a place, or with lanes that nobody could take: each once.
+    asking: Vec<u32>,
     targets: slab::Slab<Target>,
     tenants: slab::Slab<Tenant>,
     seats: slab::Slab<Seat>,
@@ -96,7 +102,7 @@ pub struct Scheduler {
     running: HashMap<EntryId, Run, Spread>,
     /// How many of each class run.
     of_class: [u32; CLASSES],
-    /// Lanes that have something.
+    /// Lanes that have something and are not paused.
     waiting: usize,
     leases: u64,
     looks: u64,
@@ -155,6 +161,10 @@ struct Target {
     at: TargetAt,
     /// Lanes whose first entry nobody could take, although others may go.
     picky: Vec<LaneId>,
+    /// In which of `lines` it stands.
+    in_line: [bool; CLASSES],
+    /// In `asking`.
+    asks: bool,
     users: u32,
 }
 
@@ -165,7 +175,7 @@ struct Turns {
     /// What passed this class while it was ready, in thousandths of tokens of its share. Less than nothing: it went before
     /// more urgent ones with more than its share.
     owed: i64,
-    /// Lanes that have something.
+    /// Lanes that have something and are not paused.
     waiting: u32,
 }
 
@@ -289,6 +299,8 @@ impl Scheduler {
             options,
             fleet_full: false,
             crowd: VecDeque::new(),
+            lines: Default::default(),
+            asking: Vec::new(),
             targets: slab::Slab::new(),
             tenants: slab::Slab::new(),
             seats: slab::Slab::new(),
@@ -342,6 +354,8 @@ impl Scheduler {
             pool: Pool::default(),
             at: TargetAt::Idle,
             picky: Vec::new(),
+            in_line: [false; CLASSES],
+            asks: false,
             users: 0,
         }) as u32;
         self.target_of.insert(name.into(), id);
@@ -437,6 +451,12 @@ impl Scheduler {
             self.target_of.remove(&target.name);
             self.live.retain(|live| *live != id);
             self.crowd.retain(|crowded| *crowded != id);
+            for (line, _) in self.lines.iter_mut().zip(target.in_line).filter(|(_, stands)| *stands) {
+                line.retain(|other| *other != id);
+            }
+            if target.asks {
+                self.asking.retain(|asks| *asks != id);
+            }
         }
     }
 
@@ -495,10 +515,13 @@ impl Scheduler {
         let gone: Vec<QueueId> = gone.map(|(id, _)| QueueId(id as u32)).collect();
         for id in gone {
             for class in Class::all() {
-                self.change(LaneId { queue: id, class }, |inbox| {
+                let lane = LaneId { queue: id, class };
+                self.change(lane, |inbox| {
                     inbox.cancel();
                     *inbox = inbox::Inbox::empty();
                 });
+                // Q6: what was too large may have been first here.
+                self.free_what_it_held(lane);
             }
             self.forget_queue(id);
         }

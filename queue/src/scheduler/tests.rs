@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{LaneId, Options, QueueId, Tenancy};
+use super::{Decision, LaneId, Options, QueueId, Tenancy};
 use crate::entry::{Order, Terms};
 use crate::fair::Fair;
 use crate::limits::{Limits, Rate};
@@ -345,6 +345,63 @@ fn places_that_are_kept_free_are_kept_and_the_others_are_shared_by_weight() {
 }
 
 #[test]
+fn a_place_that_is_kept_free_is_taken_again_when_its_class_has_room() {
+    // The class is full, and the other class at the same target may not have what is kept free: when the class had room
+    // again, nobody looked at the target, and what was kept free stayed empty.
+    let options =
+        Options { class_running: [None, None, Some(1), None], fleet: running(4), ..Options::default() };
+    let mut sim = Sim::new(options);
+    sim.tenant("sure", 1, Limits { guaranteed: 2, ..Limits::default() });
+    let (other, sure) = (sim.queue("other", "q"), sim.queue("sure", "q"));
+    (0..4).for_each(|_| _ = sim.add(other, 0, 10));
+    (0..2).for_each(|_| _ = sim.add(sure, 2, 10));
+    let started = sim.start_all();
+    let of = |tenant| started.iter().filter(|run| &*run.tenant == tenant).count();
+    assert_eq!((of("other"), of("sure")), (2, 1));
+    let first = started.iter().find(|run| &*run.tenant == "sure").expect("one of them");
+    sim.end(first, 10);
+    sim.check();
+    assert_eq!(&*sim.start().expect("its place is free").tenant, "sure");
+    sim.check();
+}
+
+#[test]
+fn targets_that_wait_for_a_class_have_its_places_in_turn() {
+    // All of them were asked whenever one of the class ended, always in the same order: the first kept the place.
+    let mut sim = Sim::new(Options { class_running: [None, None, Some(1), None], ..Options::default() });
+    let targets = ["m0", "m1", "m2", "m3", "m4"];
+    for target in targets {
+        let queue = sim.queue_of("t", target, &Terms::of(target));
+        (0..4).for_each(|_| _ = sim.add(queue, 2, 10));
+        sim.add(queue, 1, 10);
+    }
+    // One of them has no engine for now: it holds up nobody, and is asked again.
+    sim.engines.free.insert("m2".into(), 0);
+    let class = Class::new(2).expect("a class");
+    let mut order = Vec::new();
+    for round in 0..15 {
+        if round == 8 {
+            sim.engines.free.insert("m2".into(), 9);
+            sim.sched.stir(None);
+        }
+        let started: Vec<Run> = sim.start_all().into_iter().filter(|run| run.lane.class == class).collect();
+        sim.check();
+        assert_eq!(started.len(), 1, "as many as may");
+        sim.end(&started[0], 10);
+        sim.check();
+        order.extend(started);
+    }
+    let of = |runs: &[Run], target: &str| runs.iter().filter(|run| &*run.target == target).count();
+    for target in ["m0", "m1", "m3", "m4"] {
+        assert_eq!(of(&order[..8], target), 2, "{target}");
+    }
+    assert!(of(&order[8..], "m2") >= 1, "{order:?}");
+    while sim.serve().is_some() {}
+    assert!(sim.rows.values().all(std::collections::BTreeMap::is_empty), "all of them ran");
+    sim.check();
+}
+
+#[test]
 fn guarantees_that_are_more_than_there_is_leave_no_place_empty() {
     let mut sim = Sim::new(Options { fleet: running(4), ..Options::default() });
     for tenant in ["a", "b"] {
@@ -668,7 +725,78 @@ fn a_hundred_thousand_blocked_lanes_are_looked_at_once_each_and_never_again() {
     }
 }
 
-/// How many histories: `WARMLINE_SEEDS` asks for more.
+// === Memory ===
+
+#[test]
+fn lanes_that_are_held_back_anywhere_keep_one_entry_each_when_memory_is_short() {
+    let mut sim = Sim::new(Options { cached: 100, ..Options::default() });
+    sim.tenant("held", 1, running(0));
+    sim.engines.free.insert(TARGET.into(), 0);
+    let queues: Vec<QueueId> =
+        (0..50).map(|at| sim.queue(["held", "free"][at % 2], &format!("q{at}"))).collect();
+    for number in 0..1_000 {
+        let queue = queues[number % queues.len()];
+        sim.add(queue, (number % 2) as u8, 1);
+        if number % 7 == 0 {
+            assert!(sim.start().is_none(), "a limit, or no place");
+        }
+        sim.check();
+        assert!(sim.sched.depth().cached <= 150, "{:?}", sim.sched.depth());
+    }
+    sim.tenant("held", 1, running(50));
+    sim.engines.free.insert(TARGET.into(), i64::MAX);
+    sim.sched.stir(None);
+    let mut last: HashMap<LaneId, Seq> = HashMap::new();
+    for _ in 0..1_000 {
+        let run = sim.serve().expect("all of them run");
+        assert!(last.insert(run.lane, run.item.key.seq) < Some(run.item.key.seq), "in order");
+        sim.check();
+    }
+    assert_eq!(sim.sched.depth().cached, 0);
+}
+
+#[test]
+fn those_who_stand_in_line_take_no_memory_from_durable_lanes() {
+    let mut sim = Sim::new(Options { cached: 100, ..Options::default() });
+    sim.tenant("t", 1, running(0));
+    let (line, queue) = (sim.queue("t", "line"), sim.queue("t", "q"));
+    for _ in 0..200 {
+        let item = sim.item(1, 0, None);
+        sim.sched.stand_in_line(LaneId { queue: line, class: Class::FIRST }, item).expect("it is new");
+    }
+    (0..24).for_each(|_| _ = sim.add(queue, 0, 1));
+    assert_eq!((sim.sched.depth().cached, sim.sched.depth().volatile), (24, 200));
+    sim.check();
+}
+
+#[test]
+fn an_entry_that_is_chosen_twice_takes_what_it_takes_once() {
+    let mut sim = Sim::new(Options { fleet: running(3), ..Options::default() });
+    let queue = sim.queue("t", "q");
+    let lane = LaneId { queue, class: Class::FIRST };
+    let key = sim.add(queue, 0, 10);
+    let choose = |sim: &mut Sim| match sim.sched.decide(sim.now, &mut sim.engines) {
+        Decision::Start(start) => start,
+        other => panic!("{other:?}"),
+    };
+    let first = choose(&mut sim);
+    sim.cancel(lane, key);
+    assert!(sim.sched.is_gone(first.entry));
+    // Nobody should tell it before the first start was refused. If somebody does, nothing is lost by it.
+    sim.put(lane, first.item.clone());
+    let second = choose(&mut sim);
+    sim.check();
+    assert_eq!((sim.sched.depth().running, sim.sched.runs(queue)), (1, 1));
+    sim.sched.undo(first.entry, first.lease, sim.now);
+    assert!(
+        sim.sched.may_start(second.entry, second.lease) && !sim.sched.may_start(first.entry, first.lease)
+    );
+    sim.sched.confirm(second.entry, second.lease);
+    sim.sched.ended(second.entry, second.lease, second.item.cost, sim.now).expect("it is held");
+    sim.check();
+    assert!(sim.sched.forget_queue(queue), "nothing is left of it");
+}
+
 #[test]
 fn a_place_that_became_free_while_nobody_waited_is_found_by_whoever_comes_next() {
     let mut sim = Sim::new(Options::default());
@@ -684,6 +812,7 @@ fn a_place_that_became_free_while_nobody_waited_is_found_by_whoever_comes_next()
     assert!(sim.start().is_some(), "the place is free");
 }
 
+/// How many histories: `WARMLINE_SEEDS` asks for more.
 #[expect(clippy::disallowed_methods, reason = "how much is tested is said from outside")]
 fn seeds(least: u64) -> u64 {
     std::env::var("WARMLINE_SEEDS").ok().and_then(|many| many.parse().ok()).unwrap_or(least)

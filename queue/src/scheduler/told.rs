@@ -78,6 +78,16 @@ impl Scheduler {
             self.keep_place(id, crate::inbox::Inbox::forget);
         }
     }
+
+    /// If memory is short, a lane keeps its first entry: all that a turn needs. Called wherever a lane gains entries, since
+    /// what is held back further up (by a tenant's limit, or for want of a place) is never spared.
+    fn thin(&mut self, id: LaneId) {
+        if self.cached > self.options.cached
+            && self.lane(id).is_some_and(|lane| lane.rest.is_none() && lane.known().items().len() > 1)
+        {
+            self.keep_place(id, crate::inbox::Inbox::thin);
+        }
+    }
 }
 
 // === Entries ===
@@ -89,7 +99,9 @@ impl Scheduler {
     /// It is there already: what was told is not what was committed.
     pub fn added(&mut self, lane: LaneId, item: Item) -> Result<(), Twice> {
         self.make_lane(lane, true, false);
-        self.change(lane, |inbox| inbox.added(item)).unwrap_or(Ok(()))
+        let told = self.change(lane, |inbox| inbox.added(item)).unwrap_or(Ok(()));
+        self.thin(lane);
+        told
     }
 
     /// -> Inbox, of an entry that lives in memory only and so has its lane to itself and its like.
@@ -131,7 +143,7 @@ impl Scheduler {
     }
 
     /// Q6: what was first in a lane has left, or may not. If a level was kept for it, others may go.
-    fn free_what_it_held(&mut self, id: LaneId) {
+    pub(super) fn free_what_it_held(&mut self, id: LaneId) {
         let Some(lane) = self.lane(id) else { return };
         let size = |narrow: Narrow| matches!(narrow, Narrow::Tokens | Narrow::Blocks);
         let seat = &self.seats[lane.seat as usize];
@@ -165,6 +177,11 @@ impl Scheduler {
         self.running.get(&id).is_some_and(|run| run.lease == lease && !run.gone && !run.confirmed)
     }
 
+    /// Whether a start of this entry is on its way to the log although the entry has left: it will be refused.
+    pub fn is_gone(&self, id: EntryId) -> bool {
+        self.running.get(&id).is_some_and(|run| run.gone)
+    }
+
     /// Inbox -> Running: the log has it.
     pub fn confirm(&mut self, id: EntryId, lease: Lease) {
         let Some(run) = self.running.get_mut(&id).filter(|run| run.lease == lease) else { return };
@@ -181,6 +198,7 @@ impl Scheduler {
         let Some(run) = self.end(id, lease, Cost::default(), now) else { return };
         if !run.gone {
             self.change(run.lane, |inbox| inbox.put_back(run.item));
+            self.thin(run.lane);
         }
     }
 
@@ -214,11 +232,18 @@ impl Scheduler {
             return None;
         }
         let run = self.running.remove(&id)?;
+        self.release(&run, used, now);
+        Some(run)
+    }
+
+    /// What a run had taken is free again.
+    pub(super) fn release(&mut self, run: &Run, used: Cost, now: Millis) {
         let class = run.lane.class;
         let was_full = self.is_full(class);
         self.of_class[class.number()] -= 1;
         if was_full {
-            self.free_class(class);
+            // One place, one target; if it cannot go, the next is asked by whoever decides.
+            self.next_in_line(class);
         }
         let cost = run.item.cost;
         let more = i64::from(used.tokens.max(1)) - i64::from(cost.tokens.max(1));
@@ -229,7 +254,7 @@ impl Scheduler {
             pool.draw(more, now);
         }
         let (tenant, target) = (queue.tenant, queue.target);
-        self.charge_more(&run, more);
+        self.charge_more(run, more);
         self.with_tenant(tenant, |one| {
             one.pool.release(cost);
             one.pool.draw(more, now);
@@ -244,7 +269,6 @@ impl Scheduler {
         self.free_tenant(tenant);
         self.free_target(target);
         self.free_fleet();
-        Some(run)
     }
 
     fn charge_more(&mut self, run: &Run, more: i64) {
@@ -345,6 +369,7 @@ impl Scheduler {
         self.filling -= 1;
         let (id, ticket) = (hunger.lane, &hunger.ticket);
         self.change(id, |inbox| inbox.finish(ticket, found));
+        self.thin(id);
         self.loosen_reader(id);
     }
 
@@ -415,8 +440,8 @@ impl Scheduler {
                 self.stir_target(id);
             }
         } else {
-            let all: Vec<u32> = self.targets.iter().map(|(id, _)| id as u32).collect();
-            for id in all {
+            for id in std::mem::take(&mut self.asking) {
+                self.targets[id as usize].asks = false;
                 self.stir_target(id);
             }
         }
@@ -463,17 +488,6 @@ impl Scheduler {
             if !seat.fair.is_empty() {
                 self.seat_ready(seat_id);
             }
-        }
-    }
-
-    /// Targets at which only this class had something to start.
-    fn free_class(&mut self, class: Class) {
-        let idle = self.targets.iter().filter(|(_, target)| {
-            target.at == TargetAt::Idle && !target.turns[class.number()].fair.is_empty()
-        });
-        let idle: Vec<u32> = idle.map(|(id, _)| id as u32).collect();
-        for id in idle {
-            self.liven(id);
         }
     }
 

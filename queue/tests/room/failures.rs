@@ -1,11 +1,12 @@
 //! Logs that fail, are given up, taken over, or somebody else's: everybody is told, and what was acknowledged is there.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use queue::entry::{Entry, Outcome, Stage};
+use queue::entry::{Entry, Outcome, Stage, Terms};
 use queue::ledger::{Done, Refused, What};
 use queue::limits::Limits;
 use queue::log::faulty::{CommitFault, ScanFault};
@@ -14,7 +15,7 @@ use queue::log::{Batch, Error, Faulty, Fjall, Log, Memory, Patience, Scanned, Sp
 use queue::scheduler;
 use tempfile::TempDir;
 
-use crate::kit::{PARTITION, World, block, entry, finish, name, options, until, wait, waiting};
+use crate::kit::{PARTITION, TARGET, World, block, entry, finish, name, options, until, wait, waiting};
 
 /// The log fails while it takes an entry; it takes nothing more, and after it was opened again it holds what it should.
 fn fails(fault: CommitFault) {
@@ -35,7 +36,7 @@ fn fails(fault: CommitFault) {
     assert_eq!(world.ask(What::Cancel { seq: waits.seq }), Err(Refused::Log(why.clone())));
     let totals = world.room.totals();
     assert_eq!(totals.logs[0].poisoned, Some(why), "and says so to whoever looks");
-    assert_eq!((totals.depth.running, totals.depth.cached), (0, totals.depth.volatile));
+    assert_eq!((totals.depth.running, totals.depth.cached), (0, 0));
     assert_eq!(world.room.show(waits).unwrap().entry.stage, Stage::Inbox, "it can be read");
     assert_eq!(world.room.show(waits).unwrap().why, None);
     assert_eq!(world.room.queue(&name("q")).unwrap().running, 0);
@@ -153,6 +154,242 @@ fn a_start_that_is_refused_frees_what_it_had_of_a_limit() {
     assert_eq!(started.id, second);
     world.finish(&started.hold(), Outcome::Done).unwrap();
     drop(started);
+    world.is_empty();
+}
+
+#[test]
+fn an_entry_that_leaves_and_comes_back_while_its_start_is_under_way_runs_once() {
+    // It is held, and at once let go on; a place becomes free while the first is being written, so its start stands behind
+    // both. The second start once displaced the first: a place was dropped under the lock, or nobody ran what was started.
+    for again in [false, true] {
+        let log = Arc::new(Slow::default());
+        let world = World::over(0, &log);
+        let id = world.enqueue(Entry { keep: 9_000, ..entry("q", "a") });
+        let seq = id.seq;
+        let (out, back) = if again {
+            (What::Cancel { seq }, What::Retry { seq })
+        } else {
+            (What::Hold { seq }, What::Resume { seq })
+        };
+        let gate = log.hold();
+        let out = world.room.send(PARTITION, out);
+        gate.0.recv().unwrap();
+        let back = world.room.send(PARTITION, back);
+        world.places(2);
+        assert_eq!(world.engines.taken(), 1, "it was chosen before anybody heard that it leaves");
+        gate.1.send(()).unwrap();
+        wait(out).unwrap();
+        assert_eq!(wait(back), Ok(Done::Moved));
+        let held = world.start();
+        assert_eq!(held.id, id);
+        world.finish(&held, Outcome::Done).unwrap();
+        assert_eq!(world.room.show(id).unwrap().entry.outcome, Some(Outcome::Done));
+        world.time.pass(9_000);
+        world.is_empty();
+        assert!(world.notes.is_quiet(), "it was started twice");
+    }
+}
+
+#[test]
+fn an_entry_that_is_tried_again_does_not_expire_by_what_was_decided_before() {
+    let log = Arc::new(Slow::default());
+    let world = World::over(0, &log);
+    let deadline = Some(world.time.pass(0).plus(500));
+    let id = world.enqueue(Entry { keep: 9_000, deadline, ..entry("q", "a") });
+    let gate = log.hold();
+    let cancelled = world.room.send(PARTITION, What::Cancel { seq: id.seq });
+    gate.0.recv().unwrap();
+    let again = world.room.send(PARTITION, What::Retry { seq: id.seq });
+    world.time.pass(600);
+    // It is too late for what is still first in the lane.
+    world.places(1);
+    gate.1.send(()).unwrap();
+    assert_eq!(wait(cancelled), Ok(Done::Over(id, Outcome::Cancelled)));
+    assert_eq!(wait(again), Ok(Done::Moved));
+    let held = world.start();
+    world.finish(&held, Outcome::Done).unwrap();
+    assert_eq!(world.room.show(id).unwrap().entry.outcome, Some(Outcome::Done));
+    world.time.pass(9_000);
+    world.is_empty();
+}
+
+/// What a log does when it is told to panic.
+#[derive(Default)]
+struct Panicky {
+    inner: Memory,
+    /// The next call of this kind panics.
+    next: Mutex<Option<Call>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Commit,
+    Get,
+    Scan,
+}
+
+impl Panicky {
+    fn may_panic(&self, call: Call) {
+        let now = self.next.lock().take_if(|next| *next == call).is_some();
+        assert!(!now, "a panic that a test asked for");
+    }
+}
+
+impl Log for Panicky {
+    fn commit(&self, batch: Batch, sync: Sync) -> Result<(), Error> {
+        self.may_panic(Call::Commit);
+        self.inner.commit(batch, sync)
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        self.may_panic(Call::Get);
+        self.inner.get(table, key)
+    }
+
+    fn scan(&self, span: &Span, patience: Patience, visit: Visit<'_>) -> Result<Scanned, Error> {
+        self.may_panic(Call::Scan);
+        self.inner.scan(span, patience, visit)
+    }
+}
+
+#[test]
+fn a_log_that_panics_when_it_is_written_has_failed_and_everybody_hears_of_it() {
+    let log = Arc::new(Panicky::default());
+    let world = World::over(1, &log);
+    let id = world.enqueue(entry("q", "a"));
+    let started = world.notes.started();
+    *log.next.lock() = Some(Call::Commit);
+    let why = "writing the log: it panicked".to_owned();
+    assert_eq!(world.finish(&started.hold(), Outcome::Done), Err(Refused::Log(why.clone())));
+    assert_eq!(world.notes.revoked(), (id, started.lease));
+    assert_eq!(world.ask(What::Cancel { seq: id.seq }), Err(Refused::Log(why.clone())));
+    assert_eq!(world.room.totals().logs[0].poisoned, Some(why));
+    drop(started);
+    world.room.give_up(PARTITION);
+    world.open(&log);
+    let held = world.start();
+    world.finish(&held, Outcome::Done).unwrap();
+    world.is_empty();
+}
+
+#[test]
+fn a_log_that_panics_when_it_is_read_for_a_move_refuses_that_move_and_no_other() {
+    let log = Arc::new(Panicky::default());
+    let world = World::over(0, &log);
+    let id = world.enqueue(entry("q", "a"));
+    *log.next.lock() = Some(Call::Get);
+    let why = "reading the log: it panicked".to_owned();
+    assert_eq!(world.ask(What::Cancel { seq: id.seq }), Err(Refused::Log(why)));
+    assert_eq!(world.ask(What::Cancel { seq: id.seq }), Ok(Done::Over(id, Outcome::Cancelled)));
+    world.is_empty();
+}
+
+#[test]
+fn a_log_that_panics_when_it_is_opened_can_be_opened_later() {
+    let log = Arc::new(Panicky::default());
+    let world = World::new(1);
+    for call in [Call::Get, Call::Scan, Call::Commit] {
+        *log.next.lock() = Some(call);
+        let opened = world.room.open(PARTITION, 1, log.clone());
+        assert_eq!(opened.unwrap_err().to_string(), "opening the log: it panicked", "{call:?}");
+    }
+    world.open(&log);
+    world.enqueue(entry("q", "a"));
+    let held = world.start();
+    world.finish(&held, Outcome::Done).unwrap();
+    world.is_empty();
+}
+
+/// A log whose table of what is set aside has no end.
+#[derive(Default)]
+struct Endless {
+    inner: Memory,
+    scans: AtomicUsize,
+}
+
+impl Log for Endless {
+    fn commit(&self, batch: Batch, sync: Sync) -> Result<(), Error> {
+        self.inner.commit(batch, sync)
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        self.inner.get(table, key)
+    }
+
+    fn scan(&self, span: &Span, patience: Patience, visit: Visit<'_>) -> Result<Scanned, Error> {
+        if span.table != Table::Aside {
+            return self.inner.scan(span, patience, visit);
+        }
+        self.scans.fetch_add(1, Ordering::SeqCst);
+        let key = queue::format::aside(1, queue::name::Seq(1));
+        while visit(&key, &[]).is_continue() {}
+        Ok(Scanned::Stopped)
+    }
+}
+
+#[test]
+fn a_count_ends_with_whoever_wants_it() {
+    let log = Arc::new(Endless::default());
+    let world = World::over(0, &log);
+    world.until("it counts", || log.scans.load(Ordering::SeqCst) == 1);
+    let id = world.enqueue(entry("q", "a"));
+    world.room.give_up(PARTITION);
+    assert_eq!(Arc::strong_count(&log), 1, "nobody reads it any more");
+    world.open(&log);
+    world.until("it counts", || log.scans.load(Ordering::SeqCst) == 2);
+    assert_eq!(world.ask(What::Cancel { seq: id.seq }), Ok(Done::Over(id, Outcome::Cancelled)));
+    world.room.close();
+    assert_eq!(Arc::strong_count(&log), 1);
+}
+
+/// Somebody whose waking panics.
+struct Loud;
+
+impl std::task::Wake for Loud {
+    fn wake(self: Arc<Self>) {
+        panic!("a panic that a test asked for");
+    }
+}
+
+#[test]
+fn a_committer_that_panics_on_the_way_is_a_log_that_has_failed() {
+    let log = Arc::new(Slow::default());
+    let world = World::over(1, &log);
+    world.enqueue(entry("q", "a"));
+    let held = world.start();
+    let gate = log.hold();
+    let mut finished = world.room.send(PARTITION, finish(&held, Outcome::Done));
+    gate.0.recv().unwrap();
+    let waker = std::task::Waker::from(Arc::new(Loud));
+    let polled = std::pin::Pin::new(&mut finished).poll(&mut std::task::Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    gate.1.send(()).unwrap();
+    let why = "its committer panicked".to_owned();
+    world.until("it is known", || world.room.totals().logs[0].poisoned == Some(why.clone()));
+    let refused = world.ask(What::Enqueue(Box::new(entry("q", "b"))));
+    assert_eq!(refused, Err(Refused::Log(why)), "and nobody waits for nothing");
+    assert_eq!(world.room.check(), Ok(()));
+    world.room.give_up(PARTITION);
+    world.open(&log);
+    world.is_empty();
+}
+
+#[test]
+fn a_ground_that_panics_is_asked_again_and_holds_up_nobody_else() {
+    let log = Arc::new(Memory::new());
+    let world = World::over(0, &log);
+    let (first, other) = (entry("q", "a"), Entry { terms: Terms::of("other"), ..entry("r", "b") });
+    let (first, other) = (world.enqueue(first), world.enqueue(other));
+    world.engines.panic(TARGET);
+    world.places(1);
+    world.engines.set("other", 1);
+    world.room.stir(Some("other"));
+    let held = world.start();
+    assert_eq!(held.id, other, "whoever waits for something else");
+    world.finish(&held, Outcome::Done).unwrap();
+    let held = world.start();
+    assert_eq!(held.id, first, "its place was free, and a later word has found it");
+    world.finish(&held, Outcome::Done).unwrap();
     world.is_empty();
 }
 

@@ -13,7 +13,7 @@ use queue::limits::Limits;
 use queue::log::{Log, Sync};
 use queue::name::{Class, EntryId, Millis, QueueName, Seq};
 use queue::room::{Clock, Hold, Options, Room, Runner, Started, Waiting};
-use queue::scheduler::{self, Ground, LaneId, Placed, Window};
+use queue::scheduler::{self, Ground, Placed, Window};
 
 pub(crate) const PARTITION: u32 = 3;
 pub(crate) const TARGET: &str = "m";
@@ -46,6 +46,8 @@ struct Places {
     taken: usize,
     /// Nobody gets a place, whatever is free.
     shut: bool,
+    /// Whoever asks for a place for this target next hears a panic.
+    panics: Option<String>,
     /// Whom a place tells when it is free again: it says so from within its drop, as the gateway's do.
     bell: Option<Room<Place>>,
 }
@@ -66,9 +68,11 @@ impl std::fmt::Debug for Engines {
 impl Ground for Engines {
     type Place = Place;
 
-    fn place(&mut self, target: &str, _: LaneId, window: Window<'_>) -> Placed<Place> {
+    fn place(&mut self, target: &str, _: &str, window: Window<'_>) -> Placed<Place> {
         assert!(!window.is_empty());
         let mut places = self.0.lock();
+        let panics = places.panics.take_if(|of| *of == target).is_some();
+        assert!(!panics, "a panic that a test asked for");
         if places.shut {
             return Placed::Full;
         }
@@ -100,6 +104,10 @@ impl Engines {
 
     pub(crate) fn shut(&self, shut: bool) {
         self.0.lock().shut = shut;
+    }
+
+    pub(crate) fn panic(&self, target: &str) {
+        self.0.lock().panics = Some(target.to_owned());
     }
 
     pub(crate) fn set(&self, target: &str, free: usize) {
@@ -416,7 +424,7 @@ pub(crate) fn finish(held: &Hold, outcome: Outcome) -> What {
 
 pub(crate) fn give_back(held: &Hold, not_before: Option<Millis>) -> What {
     let used = Cost { tokens: 10, blocks: 1 };
-    What::Yield { seq: held.id.seq, lease: held.lease, not_before, used }
+    What::Yield { seq: held.id.seq, lease: held.lease, not_before, used, counts: true }
 }
 
 /// Somebody who stands in line.

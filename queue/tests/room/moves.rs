@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use queue::entry::{Cost, Entry, Outcome, Stage};
+use queue::entry::{Cost, Entry, MAX_PAYLOAD, MAX_RESULT, Outcome, Stage, Terms};
 use queue::ledger::{Done, Refused, What};
 use queue::log::fjall::Options;
 use queue::log::{Fjall, Log, Memory};
+use queue::name::QueueName;
 use queue::scheduler::Why;
 use tempfile::TempDir;
 
@@ -163,18 +164,57 @@ fn what_is_given_back_runs_again_at_its_old_place() {
     let started = world.notes.started();
     let second = world.enqueue(entry("q", "b"));
     let before = started.hold();
-    assert_eq!(block(world.room.give_back(&before, None, Cost::default())), Ok(Done::Moved));
+    assert_eq!(block(world.room.give_back(&before, None, Cost::default(), true)), Ok(Done::Moved));
     assert_eq!(world.finish(&before, Outcome::Done), Err(Refused::Stale(first)), "its lease is another's");
     drop(started);
     let again = world.notes.started();
     assert_eq!((again.id, again.item.attempt), (first, 1), "it goes first, and knows that it has run");
     assert_ne!(again.lease, before.lease);
     let held = again.hold();
+    block(world.room.give_back(&held, None, Cost::default(), false)).unwrap();
+    // Not before: the place would be taken by the one behind it.
+    drop(again);
+    let again = world.notes.started();
+    assert_eq!((again.id, again.item.attempt), (first, 1), "nothing came of it that counts");
+    let held = again.hold();
     drop(again);
     world.finish(&held, Outcome::Done).unwrap();
     let held = world.start();
     assert_eq!(held.id, second);
     world.finish(&held, Outcome::Done).unwrap();
+    world.is_empty();
+}
+
+#[test]
+fn what_was_started_before_still_was_after_it_was_held() {
+    let (world, log) = memory(1);
+    let id = world.enqueue(Entry { keep: 9_000, ..entry("q", "a") });
+    let started = world.notes.started();
+    world.engines.shut(true);
+    block(world.room.give_back(&started.hold(), None, Cost::default(), true)).unwrap();
+    drop(started);
+    let attempt = |world: &World| world.room.show(id).unwrap().entry.attempt;
+    assert_eq!(attempt(&world), 1);
+    for what in [What::Hold { seq: id.seq }, What::Resume { seq: id.seq }] {
+        assert_eq!(world.ask(what), Ok(Done::Moved));
+        assert_eq!(attempt(&world), 1);
+    }
+    world.engines.shut(false);
+    world.places(1);
+    let started = world.notes.started();
+    assert_eq!(started.item.attempt, 1);
+    drop(started);
+    // It ran when the process ended.
+    let world = world.restart(&log);
+    assert_eq!(attempt(&world), 2);
+    assert_eq!(world.ask(What::Cancel { seq: id.seq }), Ok(Done::Over(id, Outcome::Cancelled)));
+    assert_eq!(attempt(&world), 2);
+    assert_eq!(world.ask(What::Retry { seq: id.seq }), Ok(Done::Moved));
+    world.places(1);
+    drop(world.notes.started());
+    assert_eq!(world.ask(What::Cancel { seq: id.seq }), Ok(Done::Over(id, Outcome::Cancelled)));
+    assert_eq!(attempt(&world), 1, "it began anew, and was cancelled while it ran");
+    world.time.pass(9_000);
     world.is_empty();
 }
 
@@ -343,6 +383,42 @@ fn bad_requests_are_refused_with_what_was_found() {
     let foreign = queue::name::EntryId { partition: 4, ..id(1) };
     assert_eq!(world.room.show(foreign).unwrap_err(), Refused::NotHere(4));
     assert_eq!(world.room.list(&name("none"), 5), Err(Refused::NoQueue(name("none"))));
+}
+
+#[test]
+fn what_no_log_takes_is_refused_at_the_door_and_the_partition_goes_on() {
+    let (world, _) = memory(1);
+    let long = "x".repeat(70_000);
+    let too_long = |what: &str, found: usize, allowed: usize| {
+        Err(Refused::Invalid(format!("{what}: found {found} bytes; allowed are {allowed}")))
+    };
+    let ask = |entry: Entry| world.ask(What::Enqueue(Box::new(entry)));
+    // Names that nobody has checked.
+    let (tenant, key) = ("t".into(), long.as_str().into());
+    assert_eq!(
+        ask(Entry { queue: QueueName { tenant, key }, ..entry("q", "a") }),
+        too_long("the queue", 70_000, 255)
+    );
+    let (tenant, key) = (long.as_str().into(), "q".into());
+    assert_eq!(
+        ask(Entry { queue: QueueName { tenant, key }, ..entry("q", "a") }),
+        too_long("the tenant", 70_000, 255)
+    );
+    let terms = Terms::of(&long);
+    assert_eq!(ask(Entry { terms: terms.clone(), ..entry("q", "a") }), too_long("the target", 70_000, 255));
+    assert_eq!(world.ask(What::SetTerms { name: name("q"), terms }), too_long("the target", 70_000, 255));
+    let payload = Bytes::from(vec![0; MAX_PAYLOAD + 1]);
+    assert_eq!(
+        ask(Entry { payload, ..entry("q", "a") }),
+        too_long("the payload", MAX_PAYLOAD + 1, MAX_PAYLOAD)
+    );
+    world.enqueue(entry("q", "a"));
+    let held = world.start();
+    let result = Bytes::from(vec![0; MAX_RESULT + 1]);
+    let finished = block(world.room.finish(&held, Outcome::Done, Cost::default(), result));
+    assert_eq!(finished, too_long("the result", MAX_RESULT + 1, MAX_RESULT));
+    world.finish(&held, Outcome::Done).unwrap();
+    world.is_empty();
 }
 
 #[test]

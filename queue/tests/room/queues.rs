@@ -134,7 +134,7 @@ fn queues_are_listed_with_their_depths_and_reasons() {
     assert_eq!(world.room.list(&name("a"), 9), Ok(vec![first, second]));
     let totals = world.room.totals();
     assert_eq!((totals.depth.queues, totals.depth.cached, totals.depth.running), (2, 3, 0));
-    let log = LogSeen { partition: PARTITION, queues: 2, entries: Some(3), disk_bytes: 0, poisoned: None };
+    let log = LogSeen { partition: PARTITION, queues: 2, entries: Some(3), poisoned: None };
     assert_eq!(totals.logs, [log]);
     world.places(1);
     let started = world.notes.started();
@@ -226,6 +226,31 @@ fn an_overview_holds_those_that_come_first_and_counts_the_others() {
         let (names, left_off) = seen(first, most, of);
         assert_eq!((names.as_str(), left_off), expected, "{first:?} {most} {of:?}");
     }
+}
+
+#[test]
+fn an_overview_knows_what_runs_of_each_queue() {
+    let world = World::over(6, &Arc::new(Memory::new()));
+    for (queue, entries) in [("a", 1), ("b", 3), ("c", 2), ("d", 1)] {
+        for _ in 0..entries {
+            world.enqueue(entry(queue, "runs"));
+        }
+    }
+    let mut started: Vec<_> = (0..6).map(|_| world.notes.started()).collect();
+    for queue in world.room.overview(&Wish { most: 9, ..Wish::default() }).queues {
+        let mut runs: Vec<_> = queue.runs.iter().map(|run| run.seq).collect();
+        let of_it = started.iter().filter(|started| started.queue == queue.name);
+        let mut expected: Vec<_> = of_it.map(|started| started.id.seq).collect();
+        runs.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!((runs, queue.running), (expected.clone(), expected.len()), "{}", queue.name);
+        let alone = world.room.queue(&queue.name).unwrap();
+        assert_eq!((alone.running, alone.runs.len()), (expected.len(), expected.len()));
+    }
+    started.drain(..).for_each(|started| drop(world.finish(&started.hold(), Outcome::Done)));
+    let held = world.start();
+    world.finish(&held, Outcome::Done).unwrap();
+    world.is_empty();
 }
 
 #[test]

@@ -11,7 +11,7 @@ use queue::limits::{Limits, Narrow};
 use queue::log::Memory;
 use queue::name::{EntryId, Millis};
 use queue::room::{Clock, Gone, Room, Runner, Started, Turn, Waiting};
-use queue::scheduler::{Ground, Held, LaneId, Placed, Tenancy, Why, Window};
+use queue::scheduler::{Ground, Held, Placed, Tenancy, Why, Window};
 
 use crate::kit::{
     Engines, Event, PARTITION, Place, TARGET, Time, World, at_most, block, entry, fifo, finish, name,
@@ -244,7 +244,7 @@ fn a_place_that_becomes_free_while_the_ground_says_there_is_none_is_not_missed()
     }
     impl Ground for Late {
         type Place = ();
-        fn place(&mut self, _: &str, _: LaneId, _: Window<'_>) -> Placed<()> {
+        fn place(&mut self, _: &str, _: &str, _: Window<'_>) -> Placed<()> {
             if self.asked.fetch_add(1, Ordering::SeqCst) > 0 {
                 return Placed::At(0, ());
             }

@@ -3,13 +3,46 @@
 use std::sync::Arc;
 
 use queue::entry::{Entry, Outcome, Stage};
+use queue::format::{self, Due};
 use queue::ledger::{Refused, What};
-use queue::log::Memory;
+use queue::log::{Batch, Log, Memory, Sync, Table};
 use queue::name::Millis;
 
 use crate::kit::{World, entry};
 
 const YEAR: u64 = 365 * 24 * 3_600 * 1_000;
+
+#[test]
+fn a_damaged_row_does_not_stop_the_time_of_its_partition() {
+    let log = Arc::new(Memory::new());
+    let world = World::over(1, &log);
+    let now = world.time.pass(0);
+    let due =
+        |world: &World, after| world.enqueue(Entry { not_before: Some(now.plus(after)), ..entry("q", "a") });
+    let (lost, late, good) = (due(&world, 100), due(&world, 9_000), due(&world, 200));
+    let ready = |after: u64| format::timer(now.plus(after), Due::Ready, lost.seq);
+    let mut strange = ready(103).to_vec();
+    strange[8] = 9;
+    let mut batch = Batch::default();
+    // What becomes ready, an entry that is too late, and two times of nobody knows what.
+    batch.put(Table::Timers, ready(100), "damaged");
+    batch.put(Table::Timers, format::timer(now.plus(101), Due::Expire, late.seq), "");
+    batch.put(Table::Entries, format::number(late.seq.0), "damaged");
+    batch.put(Table::Timers, ready(102).slice(..9), "");
+    batch.put(Table::Timers, strange, "");
+    log.commit(batch, Sync::Write).unwrap();
+    world.time.pass(200);
+    let held = world.start();
+    assert_eq!(held.id, good);
+    world.finish(&held, Outcome::Done).unwrap();
+    let world = world.restart(&log);
+    world.places(1);
+    let next = due(&world, 300);
+    world.time.pass(100);
+    let held = world.start();
+    assert_eq!(held.id, next, "also after a restart");
+    world.finish(&held, Outcome::Done).unwrap();
+}
 
 #[test]
 fn what_is_scheduled_starts_when_its_time_has_come() {

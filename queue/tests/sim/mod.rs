@@ -47,7 +47,7 @@ pub(crate) struct Engines {
 impl Ground for Engines {
     type Place = ();
 
-    fn place(&mut self, target: &str, _: LaneId, window: Window<'_>) -> Placed<()> {
+    fn place(&mut self, target: &str, _: &str, window: Window<'_>) -> Placed<()> {
         self.asked += 1;
         let free = self.free.entry(target.to_owned()).or_insert(i64::MAX);
         if *free <= 0 {
@@ -160,15 +160,18 @@ impl Sim {
         self.sched.removed(lane, key);
     }
 
-    /// Reads whatever lanes want to read.
-    pub(crate) fn read(&mut self) {
+    /// Reads whatever lanes want to read; whether any did.
+    pub(crate) fn read(&mut self) -> bool {
+        let mut some = false;
         while let Some(hunger) = self.sched.next_read() {
             let rows = self.rows.entry(hunger.lane).or_default();
             let mut found = rows.range(hunger.ticket.from..).map(|(_, item)| item.clone());
             let items = found.by_ref().take(CAPACITY).collect();
             let full = found.next().is_some();
             self.sched.read(&hunger, Found { items, full });
+            some = true;
         }
+        some
     }
 
     /// The next start, written and confirmed. `None`: nothing can start.
@@ -177,9 +180,7 @@ impl Sim {
             self.read();
             match self.sched.decide(self.now, &mut self.engines) {
                 Decision::Idle => {
-                    let before = self.sched.depth().cached;
-                    self.read();
-                    if self.sched.depth().cached == before {
+                    if !self.read() {
                         return None;
                     }
                 }

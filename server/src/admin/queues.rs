@@ -262,7 +262,7 @@ impl Desk {
                 tracing::info!(entry = %id, word, "an operator's hand on an entry");
                 Ok(Done { done: done.to_owned(), entries: 1, ..Done::default() })
             }
-            Err(error @ (ApiError::NotFound(_) | ApiError::Unavailable { .. }))
+            Err(error @ (ApiError::NotFound(_) | ApiError::NoQueue { .. }))
                 if !work.partitions().contains(&id.partition) =>
             {
                 let shown = self.entry(text, false).await?;
@@ -320,7 +320,7 @@ impl Desk {
         match self.show(name, 0).await {
             Ok(shown) => {
                 let replica = shown.queues.first().map(|queue| queue.replica.clone()).unwrap_or_default();
-                let again = || ApiError::Unavailable {
+                let again = || ApiError::NoQueue {
                     message: format!("Queue {name} has just come here; ask again."),
                     retry_after: 1,
                 };
@@ -415,7 +415,7 @@ impl Here {
             replica: Some(self.me()),
             queues: log.queues,
             entries: log.entries,
-            disk_bytes: log.disk_bytes,
+            disk_bytes: self.gateway.lines().disk_bytes(log.partition),
             poisoned: log.poisoned,
             trouble: None,
         });

@@ -22,11 +22,11 @@ use super::finish::Finisher;
 use super::line::{Judge, Judged, Wrong};
 use super::note::{self, Begun, Cancel, Counts, Ended, Kind, Made, Problem, Progress, Status, Tokens};
 use super::part::{self, Head, Sort};
-use super::{Batches, NAMES};
+use super::{Batches, NAMES, WEEK};
 use crate::error::ApiError;
 use crate::files::lines::Lines;
 use crate::settings::Priority;
-use crate::shelf;
+use crate::shelf::{self, Name};
 use crate::work::{Errand, ErrandResult, Wanted};
 
 /// Lines of a chunk: what is written at a time.
@@ -41,10 +41,11 @@ const SLICE: usize = 4 << 20;
 const AT_ONCE: usize = 32;
 /// How often an owner writes down how far it is, and looks whether anything has changed.
 const BEAT: Duration = Duration::from_secs(1);
+/// How often a batch that waits for its turn looks whether it was cancelled through another replica: hundreds may wait, and
+/// in a bucket each look costs money.
+const WAITING: Duration = Duration::from_secs(30);
 /// Every so many beats it looks at each line that is under way, should a word have been lost.
 const LOOK: u32 = 60;
-/// How long outcomes are kept beyond the time of the batch, should nobody come for them.
-const WEEK: Duration = Duration::from_hours(7 * 24);
 /// What is put in only to be taken out again would not run before this.
 const NEVER: Duration = Duration::from_hours(24);
 /// The first pause after something went wrong; each is twice as long, up to the longest.
@@ -95,12 +96,20 @@ async fn drive(all: &Batches, made: &Made, poke: &Notify) -> Result<(), String> 
     all.show_to_all(made).await.map_err(words)?;
     if !all.has_ended(made).await? {
         let turns = all.turns_of(made.tenant.as_deref());
-        // Who is cancelled need not wait for its turn to be stopped.
         let _turn = tokio::select! {
-            turn = turns.acquire() => turn.ok(),
-            stopped = all.cancelled(made, poke) => stopped.map(|()| None)?,
+            turn = turns.run.acquire() => turn,
+            off = all.called_off(made, poke) => {
+                off?;
+                tokio::select! {
+                    turn = turns.run.acquire() => turn,
+                    turn = turns.end.acquire() => turn,
+                }
+            }
         };
-        run(all, made, poke).await?;
+        // While it waited its log may have been elsewhere, and come back when everything was done.
+        if !all.has_ended(made).await? {
+            run(all, made, poke).await?;
+        }
     }
     all.clear(made).await
 }
@@ -158,15 +167,22 @@ impl Batches {
         note::read(&self.0.shelf, &Kind::Cancel.of(made.tenant.as_deref(), &made.id)).await.map_err(words)
     }
 
-    /// Returns when somebody has cancelled it.
-    async fn cancelled(&self, made: &Made, poke: &Notify) -> Result<(), String> {
-        while self.cancel_of(made).await?.is_none() {
+    /// Returns when it needs no turn among those that run: somebody has cancelled it, or its time is over.
+    async fn called_off(&self, made: &Made, poke: &Notify) -> Result<(), String> {
+        loop {
+            if !self.0.work.partitions().contains(&made.partition) {
+                return Err("its log is not open here".to_owned());
+            }
+            let left = made.expires().saturating_sub(self.0.clock.unix());
+            if left.is_zero() || self.cancel_of(made).await?.is_some() {
+                return Ok(());
+            }
             tokio::select! {
+                // Somebody has cancelled it here.
                 () = poke.notified() => {}
-                () = sleep(BEAT) => {}
+                () = sleep(left.min(WAITING)) => {}
             }
         }
-        Ok(())
     }
 
     /// Sees to it that its tenant is told, and takes away what only whoever went on with it needed; the marker last.
@@ -177,19 +193,25 @@ impl Batches {
             // Before the marker goes, with which it would be forgotten.
             self.0.webhooks.of_batch(made, &ended).await.map_err(words)?;
         }
-        loop {
-            let parts = shelf.list(&note::parts(made), None, NAMES).await.map_err(words)?;
-            for part in &parts {
-                shelf.delete(&part.name).await.map_err(words)?;
-            }
-            if parts.len() < NAMES {
-                break;
-            }
-        }
+        self.drop_parts(&note::parts(made)).await.map_err(words)?;
         for kind in [Kind::Begun, Kind::Cancel, Kind::Progress, Kind::Final] {
             shelf.delete(&kind.of(tenant, &made.id)).await.map_err(words)?;
         }
         shelf.delete(&note::marker(made.partition, &made.id)).await.map_err(words)
+    }
+
+    /// Takes away all parts of a batch, and the folder in which they were: each batch has one of its own.
+    pub(super) async fn drop_parts(&self, folder: &Name) -> Result<(), shelf::Error> {
+        let shelf = &self.0.shelf;
+        loop {
+            let parts = shelf.list(folder, None, NAMES).await?;
+            for part in &parts {
+                shelf.delete(&part.name).await?;
+            }
+            if parts.len() < NAMES {
+                return shelf.drop_folder(folder).await;
+            }
+        }
     }
 }
 

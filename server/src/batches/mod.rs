@@ -10,12 +10,13 @@ mod drive;
 mod finish;
 mod id;
 mod line;
+mod needs;
 mod note;
 mod part;
 mod show;
 mod tidy;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -54,7 +55,7 @@ struct Inner {
     /// Those that are gone on with here, and how to tell them that something has changed.
     driven: parking_lot::Mutex<HashMap<Id, Arc<Notify>>>,
     /// How many of a tenant's batches run at a time here: the others wait for their turn.
-    turns: parking_lot::Mutex<HashMap<Option<String>, Arc<Semaphore>>>,
+    turns: parking_lot::Mutex<HashMap<Option<String>, Arc<Turns>>>,
     /// Told when there is a new one.
     new: Notify,
     counters: Arc<Counters>,
@@ -89,9 +90,19 @@ pub struct Wanted {
     pub keep: Option<Duration>,
 }
 
-/// Batches of one tenant that run at a time on one replica. Each holds the names of its lines (1.2 MB for 50,000) and
-/// what of sixteen hundred lines must be remembered while they run (a megabyte).
+/// Turns of one tenant's batches on one replica.
+struct Turns {
+    /// To run.
+    run: Semaphore,
+    /// To come to its end without running: of one that is cancelled or too late no line is begun any more.
+    end: Semaphore,
+}
+
+/// Batches of one tenant that run at a time on one replica, and as many that only come to their end. Each holds the names
+/// of its lines (1.2 MB for 50,000) and what of sixteen hundred lines must be remembered while they run (a megabyte).
 const AT_A_TIME: usize = 4;
+/// How long outcomes of lines are kept beyond the time of the batch, should nobody come for them.
+const WEEK: Duration = Duration::from_hours(7 * 24);
 /// Markers are looked for so often, besides when something is said.
 const LOOK: Duration = Duration::from_secs(5);
 /// Names that are asked for at a time.
@@ -103,6 +114,7 @@ impl Batches {
         let fleet = work.fleet().clone();
         let settings = fleet.settings();
         let counters = Arc::<Counters>::default();
+        files.ask_first(Arc::new(needs::Needs::new(files.shelf().clone(), fleet.clock())));
         let finisher = finish::Finisher::new(files.clone(), fleet.clock(), counters.clone());
         let options = coord::jobs::Options {
             lease: settings.coordination.lease.get(),
@@ -179,10 +191,10 @@ impl Batches {
     /// Goes on with every batch whose log is open here, for as long as the process lives.
     pub async fn run(self) {
         let mut opened = self.0.work.opened();
-        let mut driving = JoinSet::new();
+        let (mut driving, mut unreadable) = (JoinSet::new(), HashSet::new());
         loop {
             for partition in self.0.work.partitions() {
-                if let Err(error) = self.take_up(partition, &mut driving).await {
+                if let Err(error) = self.take_up(partition, &mut driving, &mut unreadable).await {
                     tracing::warn!(%error, "batches could not be looked for; trying again");
                 }
             }
@@ -200,7 +212,12 @@ impl Batches {
     }
 
     /// Goes on with every batch of a partition that nobody here goes on with.
-    async fn take_up(&self, partition: u32, driving: &mut JoinSet<()>) -> Result<(), shelf::Error> {
+    async fn take_up(
+        &self,
+        partition: u32,
+        driving: &mut JoinSet<()>,
+        unreadable: &mut HashSet<Id>,
+    ) -> Result<(), shelf::Error> {
         let folder = note::markers(partition);
         let mut after = None;
         loop {
@@ -210,7 +227,18 @@ impl Batches {
                 if self.0.driven.lock().contains_key(&id) {
                     continue;
                 }
-                let Some(made) = note::read::<Made>(&self.0.shelf, &marker.name).await? else { continue };
+                let made = match note::read::<Made>(&self.0.shelf, &marker.name).await {
+                    Ok(Some(made)) => made,
+                    Ok(None) => continue,
+                    // It must not hold up all others; an operator finds it in the log, once.
+                    Err(error) if error.is_of_one() => {
+                        if unreadable.insert(id) {
+                            tracing::error!(%error, "a batch cannot be gone on with");
+                        }
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
                 let poke = Arc::new(Notify::new());
                 self.0.driven.lock().insert(id, poke.clone());
                 self.0.counters.taken_up.fetch_add(1, Ordering::Relaxed);
@@ -223,9 +251,10 @@ impl Batches {
         }
     }
 
-    fn turns_of(&self, tenant: Option<&str>) -> Arc<Semaphore> {
+    fn turns_of(&self, tenant: Option<&str>) -> Arc<Turns> {
         let mut turns = self.0.turns.lock();
-        turns.entry(tenant.map(str::to_owned)).or_insert_with(|| Arc::new(Semaphore::new(AT_A_TIME))).clone()
+        let new = || Arc::new(Turns { run: Semaphore::new(AT_A_TIME), end: Semaphore::new(AT_A_TIME) });
+        turns.entry(tenant.map(str::to_owned)).or_insert_with(new).clone()
     }
 
     fn now(&self) -> u64 {

@@ -214,13 +214,22 @@ impl Kind {
 
     /// Where the note of this kind is that belongs to the same batch as another one.
     pub(super) fn beside(self, note: &Name) -> Name {
-        let whose = note.as_str().splitn(3, '/').nth(2).unwrap_or_default();
-        named(format!("batches/{}/{whose}", self.folder()))
+        named(format!("batches/{}/{}", self.folder(), whose(note)))
     }
 
     /// Where a note of this kind is.
     pub(super) fn of(self, tenant: Option<&str>, id: &Id) -> Name {
-        named(format!("batches/{}/{}/{id}", self.folder(), space(tenant)))
+        self.at(&space(tenant), id)
+    }
+
+    /// The same, by the space of the tenant.
+    pub(super) fn at(self, space: &str, id: &Id) -> Name {
+        named(format!("{}/{id}", self.all_in(space)))
+    }
+
+    /// Where all notes of this kind are, the newest first.
+    pub(super) fn all_in(self, space: &str) -> Name {
+        named(format!("batches/{}/{space}", self.folder()))
     }
 }
 
@@ -231,7 +240,7 @@ pub(super) fn ended() -> Name {
 
 /// Where the requests of a tenant's batches are, the newest first.
 pub(super) fn all_of(tenant: Option<&str>) -> Name {
-    named(format!("batches/made/{}", space(tenant)))
+    Kind::Made.all_in(&space(tenant))
 }
 
 /// Where one part of the results is.
@@ -242,6 +251,16 @@ pub(super) fn part(made: &Made, number: u32) -> Name {
 /// Where all parts of the results are.
 pub(super) fn parts(made: &Made) -> Name {
     named(format!("batches/parts/{}/{}", space(made.tenant.as_deref()), made.id))
+}
+
+/// Where the parts of the results are of the batch that this note belongs to.
+pub(super) fn parts_beside(note: &Name) -> Name {
+    named(format!("batches/parts/{}", whose(note)))
+}
+
+/// Space and id of the batch that a note belongs to.
+fn whose(note: &Name) -> &str {
+    note.as_str().splitn(3, '/').nth(2).unwrap_or_default()
 }
 
 /// Says to whoever owns the partition that the batch must be gone on with.

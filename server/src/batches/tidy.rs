@@ -30,6 +30,7 @@ impl Batches {
         loop {
             let ended = shelf.list(&note::ended(), after.as_ref(), NAMES).await?;
             for item in ended.iter().filter(|item| item.modified + keep < unix) {
+                self.drop_parts(&note::parts_beside(&item.name)).await?;
                 // The end goes last: as long as it is there, this is done again.
                 for kind in Kind::ALL {
                     shelf.delete(&kind.beside(&item.name)).await?;

@@ -23,7 +23,7 @@ use queue::log::Fjall;
 use queue::log::fjall::Options;
 use queue::name::{Class, EntryId, Millis, QueueName, Seq};
 use queue::room::{self, Clock, Room, Runner, Started};
-use queue::scheduler::{Ground, LaneId, Placed, Window};
+use queue::scheduler::{Ground, Placed, Window};
 use serde::Serialize;
 
 use super::process::{now, percentiles};
@@ -198,7 +198,7 @@ impl Clock for Wall {
 impl Ground for Anywhere {
     type Place = ();
 
-    fn place(&mut self, _: &str, _: LaneId, _: Window<'_>) -> Placed<()> {
+    fn place(&mut self, _: &str, _: &str, _: Window<'_>) -> Placed<()> {
         Placed::At(0, ())
     }
 }

@@ -124,11 +124,12 @@ impl File {
         serde_json::to_vec(self).expect("strings and numbers always serialise")
     }
 
-    /// Whether it is the same file under the same id, wherever its content lies.
+    /// Whether it is the same file under the same id, wherever its content lies and however long it is kept: `files.keep`
+    /// may have changed since the first was made, and its card says what holds.
     pub(super) fn same(&self, other: &Self) -> bool {
         let parts = |file: &Self| {
-            let File { id, bytes, expires_at, filename, purpose, digest, .. } = file.clone();
-            (id, bytes, expires_at, filename, purpose, digest)
+            let File { id, bytes, filename, purpose, digest, .. } = file.clone();
+            (id, bytes, filename, purpose, digest)
         };
         parts(self) == parts(other)
     }

@@ -163,6 +163,9 @@ impl Upload {
                 counters.stored.fetch_add(1, Ordering::Relaxed);
                 counters.stored_bytes.fetch_add(self.bytes, Ordering::Relaxed);
             }
+            // Perhaps the card is there and only the answer got lost: then this is the content of a file. If no card
+            // names it, it is taken away when it is old.
+            Err(Error::Shelf(_)) => {}
             // It is litter: if it cannot be taken away now, it is later.
             _ => drop(self.files.0.shelf.delete(&self.content).await),
         }
@@ -188,8 +191,17 @@ impl Files {
             }
             let Some(there) = self.0.shelf.get(&place, card::MAX).await? else { continue };
             let there = File::read(&there)?;
-            // Perhaps it is this very card: put before, and the answer got lost.
-            return if there.same(&file) { Ok(there) } else { Err(Error::Taken(file.id)) };
+            if !there.same(&file) {
+                return Err(Error::Taken(file.id));
+            }
+            // Perhaps it is this very card: put before, and the answer got lost. If it names a content that is gone,
+            // the file is made whole again by ours, which is the same.
+            if there.content == file.content || self.0.shelf.head(&there.content).await?.is_some() {
+                return Ok(there);
+            }
+            tracing::warn!(file = %file.id, "a file had lost its content; it is put there again");
+            self.0.shelf.put(&place, file.write().into()).await?;
+            return Ok(file);
         }
         Err(Error::Gone(file.id))
     }

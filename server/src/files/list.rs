@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt};
 
 use super::{Error, File, Files, Id, Purpose, card};
 use crate::shelf::{Item, Name};
@@ -90,8 +90,17 @@ impl Files {
             async move { files.card(&item).await }
         };
         let mut cards = stream::iter(names.to_vec()).map(read).buffered(AT_ONCE);
-        while let Some(file) = cards.try_next().await? {
-            let Some(file) = file else { continue };
+        while let Some(found) = cards.next().await {
+            let file = match found {
+                Ok(Some(file)) => file,
+                Ok(None) => continue,
+                // Whose it is sees all others.
+                Err(error) if error.is_of_one() => {
+                    tracing::warn!(%error, "a file is left out of a list");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             if self.has_expired(&file) || wanted.purpose.is_some_and(|purpose| purpose != file.purpose) {
                 continue;
             }

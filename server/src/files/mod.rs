@@ -17,9 +17,10 @@ mod tests;
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use futures::future::BoxFuture;
 use quick_cache::sync::Cache;
 
 use crate::clock::Clock;
@@ -48,7 +49,15 @@ struct Inner {
     cards: Cache<(shelf::Name, u128), Arc<File>>,
     /// Who is showing a file right now, by tenant: a limit on all of a tenant's bytes is looked at and kept in one step.
     showing: parking_lot::Mutex<HashMap<Option<String>, Arc<tokio::sync::Mutex<()>>>>,
+    /// Who is asked before a file is taken away.
+    needed: OnceLock<Arc<dyn Needed>>,
     counters: Counters,
+}
+
+/// Who may need a file for longer than its owner wants it.
+pub trait Needed: Send + Sync {
+    /// Who needs this file of the tenant whose space it is, in words that its owner understands.
+    fn by<'a>(&'a self, space: &'a str, id: &'a Id) -> BoxFuture<'a, Result<Option<String>, shelf::Error>>;
 }
 
 /// What happened to files.
@@ -85,9 +94,24 @@ pub enum Error {
     /// It was deleted, or has expired.
     #[error("the file {0} is gone")]
     Gone(Id),
+    /// It is needed: wait until it is not, or stop what needs it.
+    #[error("the file {id} is needed by {by}")]
+    Needed {
+        /// The file.
+        id: Id,
+        /// Who needs it.
+        by: String,
+    },
     /// The shelf did not do it.
     #[error(transparent)]
     Shelf(#[from] shelf::Error),
+}
+
+impl Error {
+    /// Whether it says something about one file only.
+    fn is_of_one(&self) -> bool {
+        matches!(self, Self::Shelf(error) if error.is_of_one())
+    }
 }
 
 // === impl Files ===
@@ -112,8 +136,14 @@ impl Files {
             clock,
             cards: Cache::new(CARDS),
             showing: parking_lot::Mutex::default(),
+            needed: OnceLock::new(),
             counters: Counters::default(),
         }))
+    }
+
+    /// Whoever is asked before a file is taken away. There is one.
+    pub fn ask_first(&self, needed: Arc<dyn Needed>) {
+        let _twice = self.0.needed.set(needed);
     }
 
     /// Whether the place of files keeps its promises; what is there is not touched.
@@ -149,9 +179,16 @@ impl Files {
     /// # Errors
     /// [`Error::Shelf`].
     pub async fn find(&self, tenant: Option<&str>, id: &Id) -> Result<Option<File>, Error> {
+        Ok(self.find_old(tenant, id).await?.filter(|file| !self.has_expired(file)))
+    }
+
+    /// The same, also if its time is over and it was not taken away yet: for whoever needs it.
+    ///
+    /// # Errors
+    /// [`Error::Shelf`].
+    pub async fn find_old(&self, tenant: Option<&str>, id: &Id) -> Result<Option<File>, Error> {
         let found = self.0.shelf.get(&card::place(tenant, id), card::MAX).await?;
-        let file = found.map(|bytes| File::read(&bytes)).transpose()?;
-        Ok(file.filter(|file| !self.has_expired(file)))
+        Ok(found.map(|bytes| File::read(&bytes)).transpose()?)
     }
 
     /// The content of a file, or a range of it.
@@ -181,9 +218,12 @@ impl Files {
     /// Takes a file away; says whether there was one.
     ///
     /// # Errors
-    /// [`Error::Shelf`].
+    /// [`Error::Needed`] and [`Error::Shelf`].
     pub async fn delete(&self, tenant: Option<&str>, id: &Id) -> Result<bool, Error> {
         let Some(file) = self.find(tenant, id).await? else { return Ok(false) };
+        if let Some(by) = self.needed_by(&space(tenant), &file).await? {
+            return Err(Error::Needed { id: id.clone(), by });
+        }
         self.take_away(tenant, &file).await?;
         self.0.counters.deleted.fetch_add(1, Ordering::Relaxed);
         Ok(true)
@@ -194,6 +234,14 @@ impl Files {
         self.0.shelf.delete(&card::place(tenant, &file.id)).await?;
         self.0.shelf.delete(&file.content).await?;
         Ok(())
+    }
+
+    /// Who needs a file, if anybody does.
+    async fn needed_by(&self, space: &str, file: &File) -> Result<Option<String>, Error> {
+        match self.0.needed.get() {
+            Some(needed) if file.purpose == Purpose::Batch => Ok(needed.by(space, &file.id).await?),
+            _ => Ok(None),
+        }
     }
 
     fn has_expired(&self, file: &File) -> bool {

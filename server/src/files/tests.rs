@@ -252,3 +252,128 @@ async fn content_that_is_not_what_was_stored_is_said_to_be_damaged() {
     files.0.shelf.put(&file.content, "half".into()).await.unwrap();
     assert!(matches!(files.read(&file, None).await.err(), Some(Error::Shelf(shelf::Error::Damaged(_)))));
 }
+
+#[tokio::test]
+async fn an_answer_that_gets_lost_loses_no_content() {
+    for lost in [card::CARDS, card::CONTENTS] {
+        let faults = Arc::default();
+        let files = on(Shelf::forgetful(&faults), |_| {});
+        let id = Id::derived(Duration::from_hours(500_000), "batch_1/output");
+        let make = async || {
+            let mut upload = files.output(Some("a"), id.clone()).await?;
+            upload.write(b"answers").await?;
+            upload.finish(Facts { purpose: Purpose::BatchOutput, ..facts("out.jsonl") }).await
+        };
+        faults.lose(lost);
+        assert!(matches!(make().await, Err(Error::Shelf(shelf::Error::Away(_)))) && faults.lost());
+        if let Some(file) = files.find(Some("a"), &id).await.unwrap() {
+            assert_eq!(content(&files, &file).await, b"answers", "a file that exists has its content");
+        }
+        let file = make().await.unwrap();
+        assert_eq!(files.find(Some("a"), &id).await.unwrap().as_ref(), Some(&file));
+        assert_eq!(content(&files, &file).await, b"answers");
+        let day = files.0.clock.unix() + Duration::from_hours(25);
+        files.tidy(day).await.unwrap();
+        assert_eq!(content(&files, &file).await, b"answers");
+        assert_eq!(names(&files).await.len(), 2, "what it left is taken away when it is old");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_whose_card_was_put_and_not_answered_is_a_file_with_its_content() {
+    let faults = Arc::default();
+    let files = on(Shelf::forgetful(&faults), |_| {});
+    faults.lose(card::CARDS);
+    assert!(store(&files, None, b"whole").await.is_err());
+    let all = Wanted { purpose: None, after: None, limit: 9, newest_first: true };
+    let page = files.list(None, &all).await.unwrap();
+    assert_eq!(content(&files, &page.files[0]).await, b"whole");
+}
+
+#[tokio::test]
+async fn a_card_whose_content_is_gone_is_made_whole_when_the_file_is_made_again() {
+    let files = on(Shelf::memory(), |_| {});
+    let id = Id::derived(Duration::from_hours(500_000), "batch_1/output");
+    let make = async || {
+        let mut upload = files.output(None, id.clone()).await?;
+        upload.write(b"answers").await?;
+        upload.finish(facts("out.jsonl")).await
+    };
+    let first = make().await.unwrap();
+    files.0.shelf.delete(&first.content).await.unwrap();
+    make().await.unwrap();
+    let found = files.find(None, &id).await.unwrap().unwrap();
+    assert_eq!(content(&files, &found).await, b"answers");
+}
+
+#[tokio::test]
+async fn an_output_is_the_same_when_the_operator_has_changed_how_long_files_are_kept() {
+    let shelf = Shelf::memory();
+    let id = Id::derived(Duration::from_hours(500_000), "batch_1/output");
+    for keep in [None, Some(7_200), Some(3_600)] {
+        let files = on(shelf.clone(), |settings| settings.keep = keep.map(settings::Span::seconds));
+        let mut upload = files.output(None, id.clone()).await.unwrap();
+        upload.write(b"answers").await.unwrap();
+        let file = upload.finish(facts("out.jsonl")).await.unwrap();
+        assert_eq!(file.expires_at, None, "the first card says what holds");
+    }
+}
+
+#[tokio::test]
+async fn a_card_that_cannot_be_read_holds_up_no_other_file() {
+    let folder = tempfile::tempdir().unwrap();
+    for shelf in [Shelf::memory(), Shelf::local(folder.path())] {
+        let files = on(shelf, |_| {});
+        let (good, bad) =
+            (store(&files, None, b"good").await.unwrap(), store(&files, None, b"bad").await.unwrap());
+        files.0.shelf.put(&card::place(None, &bad.id), "{".into()).await.unwrap();
+        let mut expires = files.upload(None).await.unwrap();
+        expires.write(b"x").await.unwrap();
+        let soon = Facts { expires_after: Some(Duration::from_hours(1)), ..facts("x") };
+        let expired = expires.finish(soon).await.unwrap();
+        let all = Wanted { purpose: None, after: None, limit: 9, newest_first: true };
+        let (found, _) = ids(&files, &all).await;
+        assert!(found.contains(&good.id) && found.contains(&expired.id) && found.len() == 2, "{found:?}");
+        let later = files.0.clock.unix() + Duration::from_hours(25);
+        assert_eq!(files.tidy(later).await, Ok(1), "what has expired is taken away");
+        assert_eq!(ids(&files, &all).await.0, [good.id]);
+        assert!(
+            files.0.shelf.head(&bad.content).await.unwrap().is_some(),
+            "nobody knows whose content it is"
+        );
+    }
+}
+
+/// Needs one file.
+struct One(Id);
+
+impl Needed for One {
+    fn by<'a>(&'a self, space: &'a str, id: &'a Id) -> BoxFuture<'a, Result<Option<String>, shelf::Error>> {
+        let needed = space == "t-a" && *id == self.0;
+        Box::pin(std::future::ready(Ok(needed.then(|| "somebody".to_owned()))))
+    }
+}
+
+#[tokio::test]
+async fn what_is_needed_is_neither_deleted_nor_tidied_and_no_file_of_others_is() {
+    let (shelf, old) = (Shelf::memory(), Id::derived(Duration::from_hours(400_000), "x"));
+    let files = on(shelf.clone(), |settings| settings.keep = Some(settings::Span::seconds(7_200)));
+    let needed = store(&files, Some("a"), b"needed").await.unwrap();
+    let other = store(&files, Some("a"), b"other").await.unwrap();
+    files.ask_first(Arc::new(One(needed.id.clone())));
+    let by = "somebody".to_owned();
+    assert_eq!(files.delete(Some("a"), &needed.id).await, Err(Error::Needed { id: needed.id.clone(), by }));
+    assert_eq!(files.delete(Some("a"), &other.id).await, Ok(true));
+    // Its time is over: clients do not see it, and who needs it does.
+    let files = on(shelf.clone(), |settings| settings.keep = Some(settings::Span::seconds(7_200)));
+    for tenant in [Some("a"), Some("b")] {
+        let mut upload = files.output(tenant, old.clone()).await.unwrap();
+        upload.write(b"needed").await.unwrap();
+        upload.finish(facts("old")).await.unwrap();
+    }
+    files.ask_first(Arc::new(One(old.clone())));
+    assert_eq!(files.tidy(files.0.clock.unix()).await, Ok(1), "that of the other tenant is not needed");
+    assert_eq!(files.find(Some("a"), &old).await, Ok(None));
+    let found = files.find_old(Some("a"), &old).await.unwrap().unwrap();
+    assert_eq!(content(&files, &found).await, b"needed");
+}

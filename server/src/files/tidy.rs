@@ -3,10 +3,11 @@
 //! Any number of replicas may do it at the same time: each step takes away what was of no use before.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Error, Files, card};
+use super::{Error, File, Files, card};
 use crate::shelf::{Item, Name, Shelf};
 
 /// How often.
@@ -48,13 +49,17 @@ impl Files {
                 count += usize::from(self.expire(&before, unix).await?);
                 card = cards.next().await?;
             }
-            let kept = match &card {
-                Some(card) if whose(&card.name) == owner => {
-                    self.card(card).await?.is_some_and(|file| file.content == content.name)
-                }
-                _ => false,
+            let litter = match &card {
+                _ if content.modified + OLD >= unix => false,
+                Some(card) if whose(&card.name) == owner => match self.card_to_tidy(card).await? {
+                    Card::Is(file) => file.content != content.name,
+                    Card::Gone => true,
+                    // Which content it names nobody knows.
+                    Card::Unreadable => false,
+                },
+                _ => true,
             };
-            if !kept && content.modified + OLD < unix {
+            if litter {
                 shelf.delete(&content.name).await?;
                 count += 1;
             }
@@ -69,14 +74,38 @@ impl Files {
 
     /// Takes a file away if its time is over. Its content is taken by its own name: the card knows it.
     async fn expire(&self, item: &Item, unix: Duration) -> Result<bool, Error> {
-        let Some(file) = self.card(item).await? else { return Ok(false) };
+        let Card::Is(file) = self.card_to_tidy(item).await? else { return Ok(false) };
         if file.expires_at.is_none_or(|at| at > unix.as_secs()) {
+            return Ok(false);
+        }
+        let space = whose(&item.name).split('/').next().unwrap_or_default();
+        if self.needed_by(space, &file).await?.is_some() {
             return Ok(false);
         }
         self.0.shelf.delete(&item.name).await?;
         self.0.shelf.delete(&file.content).await?;
         Ok(true)
     }
+
+    /// A card; one that cannot be read must not keep all others from being tidied.
+    async fn card_to_tidy(&self, item: &Item) -> Result<Card, Error> {
+        match self.card(item).await {
+            Ok(Some(file)) => Ok(Card::Is(file)),
+            Ok(None) => Ok(Card::Gone),
+            Err(error) if error.is_of_one() => {
+                tracing::warn!(name = %item.name, %error, "a file is left as it is");
+                Ok(Card::Unreadable)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What a card turned out to be.
+enum Card {
+    Is(Arc<File>),
+    Gone,
+    Unreadable,
 }
 
 /// All names in a folder, in order, a page in memory.

@@ -203,6 +203,13 @@ impl Fleet {
         let _twice = self.0.freed.set(Box::new(freed));
     }
 
+    /// Something was given back.
+    pub(crate) fn freed(&self) {
+        if let Some(freed) = self.0.freed.get() {
+            freed();
+        }
+    }
+
     /// Takes in one more engine.
     ///
     /// # Errors

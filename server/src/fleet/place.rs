@@ -631,9 +631,7 @@ impl Drop for Ticket {
         if !self.ended {
             self.close(Outcome::ClientLeft, self.fleet.now());
         }
-        if let Some(freed) = self.fleet.0.freed.get() {
-            freed();
-        }
+        self.fleet.freed();
     }
 }
 

@@ -84,7 +84,7 @@ impl Gateway {
         target: Target,
         request: Request<Incoming>,
     ) -> Result<Response<Answer>, ApiError> {
-        let admitted = self.0.keys.admit(request.headers()).await?;
+        let admitted = self.0.keys.identify(request.headers())?;
         let (head, incoming) = request.into_parts();
         let (batches, tenant) = (&self.0.batches, admitted.tenant());
         if target == Target::All && head.method == Method::POST {

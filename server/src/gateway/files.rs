@@ -75,10 +75,11 @@ impl Gateway {
         target: Target,
         request: Request<Incoming>,
     ) -> Result<Response<Answer>, ApiError> {
-        let admitted = self.0.keys.admit(request.headers()).await?;
         if request.method() == Method::POST {
+            let admitted = self.0.keys.admit(request.headers()).await?;
             return self.upload(admitted, request).await;
         }
+        let admitted = self.0.keys.identify(request.headers())?;
         let (files, tenant) = (&self.0.files, admitted.tenant());
         if target == Target::All {
             let page = files.list(tenant, &wanted(request.uri().query().unwrap_or_default())?).await?;

@@ -127,7 +127,7 @@ impl Gateway {
                 Ok(json(StatusCode::OK, Bytes::from_static(crate::openapi::JSON.as_bytes())))
             }
             Endpoint::Models | Endpoint::Model => {
-                let _admitted = self.0.keys.admit(request.headers()).await?;
+                let _known = self.0.keys.identify(request.headers())?;
                 self.models(request.uri().path())
             }
             Endpoint::Inference(kind, _) => self.infer(kind, request, id).await,
@@ -250,6 +250,10 @@ impl Gateway {
         let mut admitted = Some(admitted);
         let mut last = None;
         for attempt in 1..=settings.max_attempts {
+            if let Some(admitted) = &mut admitted {
+                // The turn of the attempt before: while it lasts it counts, and others of its class might wait for it.
+                admitted.has_turn(None);
+            }
             let entered = self.0.lines.enter(&ask, &order.body, &who).await;
             let ticket = match entered {
                 Ok(Entered { ticket, turn, waited: more }) => {

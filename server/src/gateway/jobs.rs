@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use queue::entry::{Known, Outcome, Stage};
 use queue::name::EntryId;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::Gateway;
 use super::handle::json as answer;
+use super::keys::Admitted;
 use super::relay::Answer;
 use crate::error::ApiError;
 use crate::settings::{Priority, Span};
@@ -61,6 +62,8 @@ struct Note {
 const QUEUE: &str = "jobs";
 /// The longest that a client may wait in one request; a proxy in between has its own idea of patience.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
+/// Further from now nothing can be ordered.
+const SOON: Duration = Duration::from_hours(10 * 365 * 24);
 /// A request that another replica has sent on: it is not sent on again.
 const FORWARDED: &str = "x-warmline-forwarded";
 /// OpenAI's limits on metadata.
@@ -91,17 +94,12 @@ impl Gateway {
         target: Target,
         request: Request<Incoming>,
     ) -> Result<Response<Answer>, ApiError> {
-        let admitted = self.0.keys.admit(request.headers()).await?;
+        let admitted = self.0.keys.identify(request.headers())?;
         let tenant = admitted.who().tenant;
         let (head, incoming) = request.into_parts();
         if target == Target::All {
             let body = self.read(&head.headers, incoming).await?;
-            let known = |model: &str| {
-                admitted.may_use(model)?;
-                self.must_serve(model)
-            };
-            let whose = admitted.tenant();
-            return self.new_job((&tenant, whose), &head.headers, &body, known).await;
+            return self.new_job(&admitted, head, body).await;
         }
         let path = head.uri.path();
         let id = path.rsplit('/').next().unwrap_or_default();
@@ -109,15 +107,13 @@ impl Gateway {
             || ApiError::NotFound(format!("There is no job `{id}`, or its outcome is kept no longer."));
         let entry: EntryId = id.strip_prefix("job_").and_then(|id| id.parse().ok()).ok_or_else(unknown)?;
         let wait = wait_of(head.uri.query())?;
-        // The place among those in flight is not held while waiting for a job.
-        drop(admitted);
         match self.0.work.owner(entry.partition).await {
             Owner::Me => {}
             Owner::Other(door) if !head.headers.contains_key(FORWARDED) => {
-                return self.forward(&door, head, wait).await;
+                return self.forward(&door, head, Bytes::new(), wait).await;
             }
             Owner::Other(_) | Owner::Nobody => {
-                return Err(ApiError::Unavailable {
+                return Err(ApiError::NoQueue {
                     message: format!(
                         "The queue of job `{id}` has no replica at the moment; it is taken over, or comes back."
                     ),
@@ -158,15 +154,15 @@ impl Gateway {
 
     async fn new_job(
         &self,
-        (line, tenant): (&str, Option<&str>),
-        headers: &HeaderMap,
-        body: &Bytes,
-        known: impl Fn(&str) -> Result<(), ApiError>,
+        admitted: &Admitted,
+        head: http::request::Parts,
+        body: Bytes,
     ) -> Result<Response<Answer>, ApiError> {
         let new: New<'_> =
-            serde_json::from_slice(body).map_err(|error| ApiError::invalid(format!("{error}.")))?;
+            serde_json::from_slice(&body).map_err(|error| ApiError::invalid(format!("{error}.")))?;
         let mut errand = Errand::read(&new.endpoint, new.body)?;
-        known(&errand.model)?;
+        admitted.may_use(&errand.model)?;
+        self.must_serve(&errand.model)?;
         check_metadata(new.metadata.as_ref())?;
         let note = serde_json::to_string(&Note { metadata: new.metadata }).unwrap_or_default();
         errand.note = RawValue::from_string(note).ok();
@@ -175,28 +171,56 @@ impl Gateway {
             (Some(_), Some(_)) => {
                 return Err(wrong("delay", "there is a not_before as well; give one of the two"));
             }
-            (Some(at), None) => Some(time_of(at)?),
-            (None, delay) => delay.map(|delay| now + delay.get()),
+            (Some(at), None) => Some(time_of(at, now)?),
+            (None, delay) => {
+                delay.map(|delay| soon("delay", delay.get())).transpose()?.map(|delay| now + delay)
+            }
         };
-        let deadline = new.start_within.map(|within| at.unwrap_or(now) + within.get());
-        let once = headers.get("idempotency-key").map(|key| {
+        let within = new.start_within.map(|within| soon("start_within", within.get())).transpose()?;
+        let deadline = within.map(|within| at.unwrap_or(now) + within);
+        let once = head.headers.get("idempotency-key").map(|key| {
             let key = key.to_str().ok().filter(|key| (1..=255).contains(&key.len()));
             key.map(str::to_owned)
                 .ok_or_else(|| wrong("Idempotency-Key", "allowed are 1 to 255 printable characters"))
         });
+        let once = once.transpose()?;
+        let who = admitted.who();
+        let keep = self.0.settings.queue.keep.get();
+        let partition = match &once {
+            None => self.0.work.partition().await?,
+            Some(key) => {
+                let lives = deadline.map_or(SOON, |deadline| deadline.saturating_sub(now)) + keep;
+                let partition = self.0.work.partition_of(&who.tenant, key, &errand.model, lives).await?;
+                match self.0.work.owner(partition).await {
+                    Owner::Me => partition,
+                    Owner::Other(door) if !head.headers.contains_key(FORWARDED) => {
+                        return self.forward(&door, head, body.clone(), Duration::ZERO).await;
+                    }
+                    Owner::Other(_) | Owner::Nobody => {
+                        return Err(ApiError::NoQueue {
+                            message: "The queue that has seen this Idempotency-Key has no replica at the moment; it is \
+                                      taken over, or comes back."
+                                .to_owned(),
+                            retry_after: 2,
+                        });
+                    }
+                }
+            }
+        };
         let wanted = Wanted {
             queue: QUEUE.to_owned(),
             errand,
-            class: new.priority.unwrap_or(Priority::Job).class(),
+            // Nobody's jobs are more urgent than its requests.
+            class: new.priority.unwrap_or(Priority::Job).class().max(who.class),
             not_before: at,
             deadline,
-            once: once.transpose()?,
-            keep: self.0.settings.queue.keep.get(),
+            once,
+            keep,
         };
-        let ids = self.0.work.submit(line, vec![wanted]).await?;
+        let ids = self.0.work.submit_to(partition, &who.tenant, vec![wanted]).await?;
         let id = ids.first().copied().ok_or_else(|| ApiError::Internal("no job was made".to_owned()))?;
         // A job that nobody was told of at its end was never acknowledged.
-        self.0.webhooks.of_job(tenant, id).await.map_err(crate::files::Error::from)?;
+        self.0.webhooks.of_job(admitted.tenant(), id).await.map_err(crate::files::Error::from)?;
         Ok(said(StatusCode::ACCEPTED, &job(&self.0.work.show(id).await?)))
     }
 
@@ -205,19 +229,20 @@ impl Gateway {
         &self,
         door: &str,
         head: http::request::Parts,
+        body: Bytes,
         wait: Duration,
     ) -> Result<Response<Answer>, ApiError> {
-        let mut request = Request::new(Bytes::new());
+        let mut request = Request::new(body);
         *request.method_mut() = head.method;
         *request.uri_mut() = head.uri;
-        for name in ["authorization", "x-api-key"] {
+        for name in ["authorization", "x-api-key", "idempotency-key", "content-type"] {
             if let Some(value) = head.headers.get(name) {
                 request.headers_mut().insert(name, value.clone());
             }
         }
         request.headers_mut().insert(FORWARDED, HeaderValue::from_static("1"));
         let patience = wait + Duration::from_secs(5);
-        let away = |why: String| ApiError::Unavailable {
+        let away = |why: String| ApiError::NoQueue {
             message: format!("The replica that has this job does not answer: {why}."),
             retry_after: 2,
         };
@@ -302,9 +327,19 @@ fn wrong(param: &str, why: &str) -> ApiError {
     ApiError::Invalid { message: format!("{param}: {why}."), param: Some(param.to_owned()) }
 }
 
-fn time_of(seconds: f64) -> Result<Duration, ApiError> {
-    Duration::try_from_secs_f64(seconds)
-        .map_err(|_| wrong("not_before", &format!("found {seconds}; allowed are seconds since 1970")))
+fn time_of(seconds: f64, now: Duration) -> Result<Duration, ApiError> {
+    let at = Duration::try_from_secs_f64(seconds)
+        .map_err(|_| wrong("not_before", &format!("found {seconds}; allowed are seconds since 1970")))?;
+    soon("not_before", at.saturating_sub(now)).map(|_| at)
+}
+
+/// So far from now that it makes sense.
+fn soon(param: &str, time: Duration) -> Result<Duration, ApiError> {
+    if time > SOON {
+        let years = SOON.as_secs() / (365 * 24 * 3_600);
+        return Err(wrong(param, &format!("allowed is up to {years} years from now")));
+    }
+    Ok(time)
 }
 
 pub(super) fn check_metadata(metadata: Option<&BTreeMap<String, String>>) -> Result<(), ApiError> {

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use coord::replicas::{Place, Pool};
 use http::HeaderMap;
@@ -11,9 +10,9 @@ use queue::room::Turn;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::error::ApiError;
-use crate::fleet::{Ticket, Usage};
-use crate::lines::{EVERYBODY, Who};
-use crate::replicas::{Budget, Replicas};
+use crate::fleet::Usage;
+use crate::lines::{EVERYBODY, Spot, Who};
+use crate::replicas::{Rates, Replicas, Used};
 use crate::settings::{self, Priority};
 
 /// All tenants by the hashes of their keys.
@@ -30,8 +29,7 @@ pub(super) struct Tenant {
     line: Arc<str>,
     /// Its limits, which all replicas hold together.
     in_flight: Option<Arc<Pool>>,
-    requests: Option<Arc<Budget>>,
-    tokens: Option<Arc<Budget>>,
+    rates: Rates,
     /// The keys themselves: a hash only finds the candidate.
     keys: Vec<String>,
 }
@@ -43,7 +41,7 @@ pub(super) struct Admitted {
     /// Tokens that were charged.
     charged: f64,
     /// Its turn, if it had to wait for one: it ends with the request.
-    turn: Option<Turn<Ticket>>,
+    turn: Option<Turn<Spot>>,
 }
 
 impl Keys {
@@ -63,15 +61,11 @@ impl Keys {
                 return Err(format!("tenants[{i}].keys_file: {} holds no key", path.display()));
             }
             let name = &settings.name;
-            let budget = |what: &str, limit: Option<u64>| {
-                limit.map(|limit| replicas.budget(&format!("{name}/{what}"), limit)).transpose()
-            };
             let tenant = Arc::new(Tenant {
                 settings: settings.clone(),
                 line: settings.name.as_str().into(),
                 in_flight: settings.max_in_flight.map(|most| replicas.limit(name, most)).transpose()?,
-                requests: budget("requests", settings.requests_per_minute)?,
-                tokens: budget("tokens", settings.tokens_per_minute)?,
+                rates: Rates::of(settings, &replicas)?,
                 keys: lines.clone(),
             });
             for key in lines {
@@ -87,10 +81,16 @@ impl Keys {
         Ok(keys)
     }
 
+    /// Who asks, of those who ask for no engine: they take no place, so that nobody's own work keeps it from looking after it.
+    pub(super) fn identify(&self, headers: &HeaderMap) -> Result<Admitted, ApiError> {
+        let tenant = if self.tenants.is_empty() { None } else { Some(self.tenant(headers)?) };
+        Ok(Admitted { tenant, _place: None, charged: 0.0, turn: None })
+    }
+
     /// Lets a request in, or says why not. `model` is checked where it is known.
     pub(super) async fn admit(&self, headers: &HeaderMap) -> Result<Admitted, ApiError> {
         if self.tenants.is_empty() {
-            return Ok(Admitted { tenant: None, _place: None, charged: 0.0, turn: None });
+            return self.identify(headers);
         }
         let tenant = self.tenant(headers)?;
         let mut place = None;
@@ -158,27 +158,14 @@ impl Admitted {
     }
 
     /// It had to wait for its turn, which lasts as long as it.
-    pub(super) fn has_turn(&mut self, turn: Option<Turn<Ticket>>) {
+    pub(super) fn has_turn(&mut self, turn: Option<Turn<Spot>>) {
         self.turn = turn;
     }
 
     /// Charges a request of so many tokens to the tenant's budgets, or says when there will be enough.
     pub(super) async fn charge(&mut self, tokens: usize) -> Result<(), ApiError> {
-        let Some(tenant) = &self.tenant else { return Ok(()) };
-        if let Some(requests) = &tenant.requests
-            && let Err(wait) = requests.spend(1.0).await
-        {
-            return Err(too_many("requests", tenant.settings.requests_per_minute, wait));
-        }
-        if let Some(budget) = &tenant.tokens {
-            if let Err(wait) = budget.spend(tokens as f64).await {
-                // A request that is not served counts as none.
-                if let Some(requests) = &tenant.requests {
-                    requests.settle(-1.0);
-                }
-                return Err(too_many("tokens", tenant.settings.tokens_per_minute, wait));
-            }
-            self.charged = tokens as f64;
+        if let Some(tenant) = &self.tenant {
+            self.charged = tenant.rates.charge(tokens as f64).await.map_err(too_many)?;
         }
         Ok(())
     }
@@ -189,20 +176,18 @@ impl Admitted {
             let computed = usage.prompt.saturating_sub(usage.cached.unwrap_or(0));
             turn.used(Cost { tokens: computed.saturating_add(usage.completion), blocks: 0 });
         }
-        if let Some(budget) = self.tenant.as_ref().and_then(|tenant| tenant.tokens.as_ref()) {
+        if let Some(tenant) = &self.tenant {
             let cost = f64::from(usage.prompt) + f64::from(usage.completion);
-            budget.settle(cost - self.charged);
+            tenant.rates.settle(cost - self.charged);
             self.charged = cost;
         }
     }
 }
 
-fn too_many(what: &str, limit: Option<u64>, wait: Duration) -> ApiError {
+fn too_many(used: Used) -> ApiError {
+    let Used { what, most, wait } = used;
     ApiError::Busy {
-        message: format!(
-            "This key's tenant may use {} {what} a minute, and has used them.",
-            limit.unwrap_or_default()
-        ),
+        message: format!("This key's tenant may use {most} {what} a minute, and has used them."),
         retry_after: wait.as_secs_f64().ceil().clamp(1.0, 60.0) as u32,
     }
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use blocks::TokensHash;
 use parking_lot::Mutex;
 use queue::entry::Item;
-use queue::scheduler::{Ground, LaneId, Placed, Window};
+use queue::scheduler::{Ground, Placed, Window};
 
+use super::gate::{Gate, Spot};
 use super::{Crowd, Pending};
-use crate::error::ApiError;
 use crate::fleet::{Ask, Fleet, Hashes, Ticket};
 use crate::tokens::Way;
 
@@ -16,6 +16,7 @@ use crate::tokens::Way;
 pub(super) struct Engines {
     fleet: Fleet,
     standing: Arc<Mutex<Crowd>>,
+    gate: Arc<Gate>,
 }
 
 /// What a durable entry says of its prompt: the block size, the prompt's tokens, then the hash of each of the first blocks.
@@ -35,8 +36,8 @@ enum Wanted {
 }
 
 impl Engines {
-    pub(super) fn new(fleet: Fleet, standing: Arc<Mutex<Crowd>>) -> Self {
-        Self { fleet, standing }
+    pub(super) fn new(fleet: Fleet, standing: Arc<Mutex<Crowd>>, gate: Arc<Gate>) -> Self {
+        Self { fleet, standing, gate }
     }
 
     fn wanted(&self, item: &Item) -> Option<Wanted> {
@@ -86,9 +87,33 @@ impl Wanted {
 }
 
 impl Ground for Engines {
-    type Place = Ticket;
+    type Place = Spot;
 
-    fn place(&mut self, target: &str, _: LaneId, window: Window<'_>) -> Placed<Ticket> {
+    fn place(&mut self, target: &str, tenant: &str, window: Window<'_>) -> Placed<Spot> {
+        // A lane is all durable, or all of it stands in line.
+        let durable = window.first().is_some_and(|item| !item.key.seq.is_volatile());
+        let pass = if durable { self.gate.pass(tenant) } else { None };
+        if durable && pass.is_none() {
+            return Placed::NotThese;
+        }
+        let placed = self.on_an_engine(target, window);
+        match (placed, pass) {
+            (Placed::At(at, ticket), pass) => Placed::At(at, Spot { ticket, pass }),
+            (no_place, pass) => {
+                if let Some(pass) = pass {
+                    pass.unused();
+                }
+                match no_place {
+                    Placed::Full => Placed::Full,
+                    _ => Placed::NotThese,
+                }
+            }
+        }
+    }
+}
+
+impl Engines {
+    fn on_an_engine(&self, target: &str, window: Window<'_>) -> Placed<Ticket> {
         let ids: Vec<String> = window.iter().map(|item| format!("wl-entry-{:x}", item.key.seq.0)).collect();
         let mut warmest: Option<(u32, usize, Wanted)> = None;
         let mut full = true;
@@ -100,9 +125,9 @@ impl Ground for Engines {
                     warmest = Some((warmth, at, wanted));
                 }
                 Ok(_) => {}
-                Err(ApiError::Busy { .. }) => full &= !wanted.is_picky(target),
-                // Nobody is well at the moment, or nobody serves it any more: it waits until somebody is, or its time is up.
-                Err(_) => full = false,
+                // No room, nobody who is well, or nobody who serves it any more: others for it fare no better, unless this one
+                // asks for more than the model.
+                Err(_) => full &= !wanted.is_picky(target),
             }
         }
         let Some((_, at, wanted)) = warmest else {

@@ -12,8 +12,8 @@ use crate::settings::Priority;
 type Row = (&'static str, &'static str, &'static str, f64);
 
 /// Everything, in Prometheus's text form.
-pub(super) fn text(out: &mut String, told: &Told, totals: &Totals) {
-    for (name, kind, help, value) in requests(told).into_iter().chain(queues(totals)) {
+pub(super) fn text(out: &mut String, told: &Told, totals: &Totals, disk_bytes: u64) {
+    for (name, kind, help, value) in requests(told).into_iter().chain(queues(totals, disk_bytes)) {
         single(out, name, kind, help, value);
     }
     wait(out, told);
@@ -62,7 +62,7 @@ fn requests(told: &Told) -> [Row; 3] {
 }
 
 /// What is durable.
-fn queues(totals: &Totals) -> [Row; 10] {
+fn queues(totals: &Totals, disk_bytes: u64) -> [Row; 10] {
     let Totals { depth, logs, told, .. } = totals;
     let poisoned = logs.iter().filter(|log| log.poisoned.is_some()).count();
     let sum = |of: fn(&queue::room::LogSeen) -> u64| logs.iter().map(of).sum::<u64>() as f64;
@@ -93,7 +93,7 @@ fn queues(totals: &Totals) -> [Row; 10] {
             "Logs that could not be written and take nothing until the next start. Wake somebody.",
             poisoned as f64,
         ),
-        ("warmline_queue_log_disk_bytes", "gauge", "What the logs take on disk.", sum(|log| log.disk_bytes)),
+        ("warmline_queue_log_disk_bytes", "gauge", "What the logs take on disk.", disk_bytes as f64),
         ("warmline_queue_log_commits_total", "counter", "Batches that were committed.", told.commits as f64),
         ("warmline_queue_log_moves_total", "counter", "Moves in these batches.", told.moves as f64),
         (
@@ -145,7 +145,7 @@ mod tests {
         let mut totals = Totals::default();
         (totals.told.ends[3], totals.told.starts[2], totals.depth.of_class[0]) = (7, 8, 9);
         let mut out = String::new();
-        text(&mut out, &told, &totals);
+        text(&mut out, &told, &totals, 0);
         for line in [
             "warmline_queue_wait_seconds_bucket{le=\"0.001\"} 1",
             "warmline_queue_wait_seconds_bucket{le=\"0.02\"} 1",

@@ -1,11 +1,12 @@
 //! Who waits when no engine has room: a request goes straight through while nobody waits, and else stands in line, in the
 //! same lines as everything that is durable.
 
+mod gate;
 mod ground;
 mod metrics;
 mod told;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +19,15 @@ use queue::name::{Class, Millis, QueueName, Seq};
 use queue::room::{Gone, Options, Room, Runner, Standing, Turn, Waiting};
 use queue::scheduler::{self, Tenancy};
 
+use self::gate::Gate;
 use crate::clock::Clock;
 use crate::error::ApiError;
 use crate::fleet::{Ask, EngineId, Fleet, Ticket};
+use crate::replicas::Replicas;
 use crate::settings::{self, Durability, Priority};
 use crate::tokens::Way;
 
+pub use gate::{Pass, Spot};
 use ground::Engines;
 pub use ground::Hint;
 pub use told::Told;
@@ -33,11 +37,14 @@ pub use told::Told;
 pub struct Lines(Arc<Inner>);
 
 struct Inner {
-    room: Room<Ticket>,
+    room: Room<Spot>,
     fleet: Fleet,
     settings: settings::Queue,
     standing: Arc<Mutex<Crowd>>,
+    gate: Arc<Gate>,
     told: told::Counts,
+    /// What each log takes on disk, as it was a moment ago: whoever asks must not wait for a disk.
+    disk_bytes: Mutex<BTreeMap<u32, u64>>,
 }
 
 /// Those who stand in line with their connection.
@@ -79,7 +86,7 @@ pub struct Entered {
     /// The place.
     pub ticket: Ticket,
     /// Ends with the request: then the next may come.
-    pub turn: Option<Turn<Ticket>>,
+    pub turn: Option<Turn<Spot>>,
     /// How long it stood in line.
     pub waited: Duration,
 }
@@ -88,6 +95,8 @@ pub struct Entered {
 pub const EVERYBODY: &str = "everybody";
 /// Places that became free without a word (an engine that is well again) are looked for so often.
 const LOOK: Duration = Duration::from_millis(100);
+/// Of so many looks one is at what the logs take on disk.
+const DISK: u64 = 20;
 /// Blocks of KV cache are counted in this many tokens, whatever the engine's are.
 const TOKENS_A_BLOCK: u32 = 16;
 
@@ -102,7 +111,10 @@ impl queue::room::Clock for WallClock {
 
 impl Lines {
     /// The lines to this fleet. `runner` runs what is durable.
-    pub fn new(fleet: Fleet, runner: Arc<dyn Runner<Ticket>>) -> Self {
+    ///
+    /// # Errors
+    /// A tenant's limit that cannot be shared, in words.
+    pub fn new(fleet: Fleet, replicas: &Replicas, runner: Arc<dyn Runner<Spot>>) -> Result<Self, String> {
         let all = fleet.settings();
         let settings = all.queue.clone();
         let standing: Arc<Mutex<Crowd>> = Arc::default();
@@ -122,7 +134,8 @@ impl Lines {
             ..Options::default()
         };
         let clock = Arc::new(WallClock(fleet.clock()));
-        let engines = Engines::new(fleet.clone(), standing.clone());
+        let gate = Arc::new(Gate::new(&fleet, replicas)?);
+        let engines = Engines::new(fleet.clone(), standing.clone(), gate.clone());
         let room = Room::new(options, clock, Box::new(engines), runner);
         for tenant in &all.tenants {
             room.tenancy(&tenant.name, Tenancy { weight: tenant.weight, limits: Limits::default() });
@@ -132,7 +145,9 @@ impl Lines {
             fleet: fleet.clone(),
             settings,
             standing,
+            gate,
             told: told::Counts::default(),
+            disk_bytes: Mutex::default(),
         }));
         let told = Arc::downgrade(&lines.0);
         fleet.tell_freed(move || {
@@ -140,22 +155,40 @@ impl Lines {
                 lines.room.stir(None);
             }
         });
-        lines
+        Ok(lines)
+    }
+
+    /// A tenant has used up what it may use in a minute: nothing durable of it runs for so long.
+    pub fn shut(&self, tenant: &str, pause: Duration) {
+        self.0.gate.shut(tenant, pause);
     }
 
     /// Everything that waits.
-    pub fn room(&self) -> &Room<Ticket> {
+    pub fn room(&self) -> &Room<Spot> {
         &self.0.room
     }
 
     /// Looks again now and then, for as long as the process lives.
     pub async fn look(self) {
         let mut last = 0;
-        loop {
+        let mut measuring = tokio::task::spawn_blocking(|| ());
+        for turn in 0_u64.. {
+            if turn.is_multiple_of(DISK) && measuring.is_finished() {
+                let lines = self.clone();
+                measuring = tokio::task::spawn_blocking(move || {
+                    let sizes = lines.0.room.disk_bytes();
+                    *lines.0.disk_bytes.lock() = sizes;
+                });
+            }
             tokio::time::sleep(LOOK).await;
             self.0.room.stir(None);
             last = self.0.told.pace(last, LOOK);
         }
+    }
+
+    /// What a log takes on disk, as it was a moment ago.
+    pub fn disk_bytes(&self, partition: u32) -> u64 {
+        self.0.disk_bytes.lock().get(&partition).copied().unwrap_or_default()
     }
 
     /// A place for this request: at once if nobody waits, else in its turn.
@@ -184,7 +217,7 @@ impl Lines {
         inner.told.waited(waited, turn.is_ok());
         match turn {
             Ok(mut turn) => match turn.place.take() {
-                Some(ticket) => {
+                Some(Spot { ticket, .. }) => {
                     inner.fleet.journal().amend(ask.id, |entry| {
                         *entry.waited_ms.get_or_insert_default() += waited.as_secs_f64() * 1e3;
                         entry.waited_for = Some(no_room.unwrap_or_else(|| counted.why()));
@@ -267,7 +300,8 @@ impl Lines {
 
     /// Counts, as Prometheus reads them.
     pub fn metrics(&self, out: &mut String) {
-        metrics::text(out, &self.told(), &self.0.room.totals());
+        let disk_bytes = self.0.disk_bytes.lock().values().sum();
+        metrics::text(out, &self.told(), &self.0.room.totals(), disk_bytes);
     }
 }
 
@@ -328,13 +362,13 @@ impl Drop for Counted {
 
 /// One who stands in line; whoever is dropped leaves it.
 struct InLine {
-    standing: Option<Standing<Ticket>>,
+    standing: Option<Standing<Spot>>,
     crowd: Arc<Mutex<Crowd>>,
     id: Option<Seq>,
 }
 
 impl InLine {
-    async fn await_turn(&mut self) -> Result<Turn<Ticket>, Gone> {
+    async fn await_turn(&mut self) -> Result<Turn<Spot>, Gone> {
         match &mut self.standing {
             Some(standing) => standing.await,
             None => Err(Gone::Closing),

@@ -62,8 +62,13 @@ impl Replicas {
     /// An engine is drained, or is no more.
     pub async fn drained(&self, name: &str, draining: bool) -> bool {
         let engine = self.0.fleet.engine_settings(name);
-        let configured = self.0.fleet.settings().engines.iter().any(|engine| engine.name == name);
+        let configured = self.is_configured(name);
         self.say(name, Row { engine, draining, configured }).await
+    }
+
+    /// Whether an engine is in the settings of this replica.
+    fn is_configured(&self, name: &str) -> bool {
+        self.0.fleet.settings().engines.iter().any(|engine| engine.name == name)
     }
 
     async fn say(&self, name: &str, row: Row) -> bool {
@@ -130,9 +135,8 @@ impl Replicas {
     fn take_over(&self, name: &str, row: &Row, watch: &Watch) {
         let fleet = &self.0.fleet;
         let Some(engine) = &row.engine else {
-            let configured = fleet.settings().engines.iter().any(|engine| engine.name == name);
             if fleet.remove(name) {
-                if configured {
+                if self.is_configured(name) {
                     tracing::warn!(
                         engine = name,
                         "it is in the settings of this replica, and was removed over the admin API: it is not used until \

@@ -7,6 +7,7 @@
 mod budget;
 mod engines;
 mod questions;
+mod rates;
 mod status;
 mod voice;
 
@@ -25,6 +26,7 @@ use crate::settings::Coordination;
 pub use budget::Budget;
 pub use engines::Watch;
 pub use questions::{Answerer, Answering, Answers, Asked};
+pub use rates::{Rates, Used};
 
 /// This replica among all others; cheap to clone.
 #[derive(Clone)]
@@ -119,6 +121,11 @@ impl Replicas {
     /// A place within a limit, if one is free here or can be had from others in a moment.
     pub async fn enter(&self, pool: &Arc<Pool>) -> Option<Place> {
         self.0.among.enter(pool, self.0.patience).await
+    }
+
+    /// A place for something that can wait, if there is one beside those that are kept for whoever cannot.
+    pub fn enter_behind(&self, pool: &Arc<Pool>) -> Option<Place> {
+        self.0.among.enter_behind(pool)
     }
 
     /// A limit on what is done in a minute, over all replicas.

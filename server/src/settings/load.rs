@@ -161,6 +161,12 @@ fn set(table: &mut Table, key: &str, value: Value) {
 fn keys() -> Vec<(String, Value)> {
     let mut example = Settings::default();
     example.admin.key_file = Some("/run/secrets/warmline-admin".into());
+    example.coordination = super::Coordination {
+        dsn_file: Some("/run/secrets/coord-dsn".into()),
+        ca_file: Some("/etc/ssl/redis-ca.pem".into()),
+        instance: Some("gateway-1".to_owned()),
+        ..super::Coordination::default()
+    };
     example.files = super::Files {
         url: Some("s3://bucket/prefix".to_owned()),
         endpoint: Some("http://minio:9000".to_owned()),

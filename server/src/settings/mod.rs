@@ -224,7 +224,7 @@ pub struct Queue {
     pub shares: [u32; 4],
     /// Tokens of that share that must have passed a class before its share begins to count.
     pub patience_tokens: u64,
-    /// Jobs, and lines of batches, that run at a time on this replica, each.
+    /// Jobs and lines of batches that run at a time on this replica, together.
     pub jobs_in_flight: u32,
     /// What an acknowledgement of a job means: `fsync` survives a crash of the machine, `write` one of the process.
     pub durability: Durability,

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Webhook {
-    /// Where it is told: `https://host/path`; none: nobody is.
+    /// Where it is told: `https://host/path`; none: nobody is. Its path may be a secret, so it is not shown.
+    #[serde(serialize_with = "without_path")]
     pub url: Option<String>,
     /// A file with the secret that signs what is told: `whsec_` and base 64, or any text of 16 bytes or more.
     pub secret_file: Option<PathBuf>,
@@ -39,9 +40,40 @@ impl Webhook {
     }
 }
 
+/// Scheme, host and port; whatever else there is may be a secret of whoever is told.
+#[expect(clippy::ref_option, reason = "serde hands it over so")]
+fn without_path<S: serde::Serializer>(url: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    let shown = url.as_ref().map(|url| {
+        let url: Uri = url.parse().unwrap_or_default();
+        let host = url.host().unwrap_or_default();
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let more = url.path_and_query().is_some_and(|more| more.as_str() != "/");
+        let more = if more { "/(hidden)" } else { "" };
+        format!("{}://{host}{port}{more}", url.scheme_str().unwrap_or_default())
+    });
+    shown.serialize(serializer)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_be_a_secret_in_an_address_is_not_shown() {
+        let cases = [
+            ("https://hooks.example.com/T0/B1/secret?key=secret", "https://hooks.example.com/(hidden)"),
+            ("http://me:secret@127.0.0.1:8080/hook", "http://127.0.0.1:8080/(hidden)"),
+            ("https://[::1]:1/", "https://[::1]:1"),
+            ("https://example.com", "https://example.com"),
+        ];
+        for (url, shown) in cases {
+            let settings = Webhook { url: Some(url.to_owned()), secret_file: Some("/x".into()) };
+            let dump = toml::to_string(&settings).unwrap();
+            assert!(dump.contains(&format!("\"{shown}\"")) && !dump.contains("secret\""), "{dump}");
+            assert_eq!(serde_json::to_value(&settings).unwrap()["url"], shown);
+        }
+        assert_eq!(serde_json::to_value(Webhook::default()).unwrap()["url"], serde_json::Value::Null);
+    }
 
     #[test]
     fn an_address_and_a_secret_belong_together() {

@@ -45,6 +45,7 @@ async fn check(shelf: &Shelf) {
     large_things(shelf).await;
     nothing_shows_before_the_end(shelf).await;
     lists_are_in_order(shelf).await;
+    folders_go_when_they_are_empty(shelf).await;
     assert_eq!(shelf.prove("x").await, Ok(()));
     assert_eq!(shelf.head(&name("proof/x")).await, Ok(None), "a proof leaves nothing");
 }
@@ -169,6 +170,36 @@ async fn lists_are_in_order(shelf: &Shelf) {
     assert_eq!(shelf.list(&name("l/c"), None, 9).await.unwrap()[0].size, 2);
 }
 
+async fn folders_go_when_they_are_empty(shelf: &Shelf) {
+    let (folder, at) = (name("f/a/b"), name("f/a/b/x"));
+    assert_eq!(shelf.drop_folder(&folder).await, Ok(()), "it was never there");
+    shelf.put(&at, Bytes::from_static(b"x")).await.unwrap();
+    for folder in ["f/a", "f/a/b"] {
+        assert_eq!(shelf.drop_folder(&name(folder)).await, Ok(()));
+    }
+    assert_eq!(shelf.get(&at, 1).await, Ok(Some(Bytes::from_static(b"x"))), "what is in it stays");
+    shelf.delete(&at).await.unwrap();
+    assert_eq!(shelf.drop_folder(&folder).await, Ok(()));
+    assert_eq!(shelf.put_new(&at, Bytes::new()).await, Ok(true), "it comes again");
+    // Whoever puts something in at the same time does so.
+    let mut all = JoinSet::new();
+    for i in 0..4 {
+        let (shelf, at) = (shelf.clone(), name(&format!("f/c/d/{i}")));
+        all.spawn(async move {
+            for _ in 0..50 {
+                assert_eq!(shelf.put_new(&at, Bytes::from_static(b"x")).await, Ok(true));
+                assert_eq!(shelf.get(&at, 1).await, Ok(Some(Bytes::from_static(b"x"))));
+                assert_eq!(shelf.delete(&at).await, Ok(()));
+                for folder in ["f/c/d", "f/c"] {
+                    assert_eq!(shelf.drop_folder(&name(folder)).await, Ok(()));
+                }
+            }
+        });
+    }
+    all.join_all().await;
+    assert_eq!(names(shelf, "f/c", None, 9).await, Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn a_local_directory_keeps_the_contract() {
     let folder = tempfile::tempdir().unwrap();
@@ -179,6 +210,7 @@ async fn a_local_directory_keeps_the_contract() {
     check(&shelf).await;
     let left: Vec<_> = std::fs::read_dir(root.join(".unfinished")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
+    assert!(!root.join("f/c/d").exists(), "an empty folder is taken away");
 }
 
 #[tokio::test]

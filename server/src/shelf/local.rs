@@ -22,6 +22,8 @@ use super::{Error, Item, Name, Reading, clamp};
 const PIECE: usize = 256 << 10;
 /// Where unfinished files lie. No [`Name`] begins with a dot, so none can reach in here.
 const UNFINISHED: &str = ".unfinished";
+/// How often a folder is made again that is taken away at the same time: once happens when two owners of a batch overlap.
+const TRIES: usize = 8;
 
 /// A directory.
 pub(super) struct Local(Arc<Path>);
@@ -121,8 +123,18 @@ impl Local {
     pub(super) async fn delete(&self, name: &Name) -> Result<(), Error> {
         let path = self.0.join(name.as_str());
         blocking(self.0.clone(), move || match if_there(std::fs::remove_file(&path))? {
-            Some(()) => sync_folder(path.parent().unwrap_or(&path)),
+            Some(()) => if_there(sync_folder(above(&path))).map(drop),
             None => Ok(()),
+        })
+        .await
+    }
+
+    pub(super) async fn drop_folder(&self, folder: &Name) -> Result<(), Error> {
+        let path = self.0.join(folder.as_str());
+        blocking(self.0.clone(), move || match std::fs::remove_dir(&path) {
+            Ok(()) => if_there(sync_folder(above(&path))).map(drop),
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
+            gone => if_there(gone).map(drop),
         })
         .await
     }
@@ -202,18 +214,27 @@ fn unfinished(root: &Path) -> std::io::Result<NamedTempFile> {
 }
 
 /// Makes a file durable, then visible, then its name durable. Says whether the name was free, or could be taken.
-fn show(root: &Path, name: &Name, file: NamedTempFile, replace: bool) -> std::io::Result<bool> {
+fn show(root: &Path, name: &Name, mut file: NamedTempFile, replace: bool) -> std::io::Result<bool> {
     file.as_file().sync_all()?;
     let path = root.join(name.as_str());
     let folder = root.join(name.folder());
-    make(&folder)?;
-    let shown = if replace { file.persist(&path) } else { file.persist_noclobber(&path) };
-    match shown {
-        Ok(_) => {}
-        Err(error) if !replace && error.error.kind() == ErrorKind::AlreadyExists => return Ok(false),
-        Err(error) => return Err(error.error),
+    for again in (0..TRIES).rev() {
+        // Whoever takes away an empty folder may do so between any two of these steps: then it is made again.
+        let taken_away = |error: &std::io::Error| again > 0 && error.kind() == ErrorKind::NotFound;
+        match make(&folder) {
+            Err(error) if taken_away(&error) => continue,
+            made => made?,
+        }
+        let shown = if replace { file.persist(&path) } else { file.persist_noclobber(&path) };
+        match shown {
+            Ok(_) => break,
+            Err(error) if !replace && error.error.kind() == ErrorKind::AlreadyExists => return Ok(false),
+            Err(error) if taken_away(&error.error) => file = error.file,
+            Err(error) => return Err(error.error),
+        }
     }
-    sync_folder(&folder)?;
+    // It may have been taken away already, and its folder with it.
+    if_there(sync_folder(&folder))?;
     Ok(true)
 }
 
@@ -222,6 +243,10 @@ fn make(folder: &Path) -> std::io::Result<()> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Ok(()) => sync_folder(above(folder)),
         Err(_) if folder.is_dir() => Ok(()),
+        // It was there, and is not: somebody has just taken it away.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && !folder.exists() => {
+            Err(ErrorKind::NotFound.into())
+        }
         Err(error) if error.kind() == ErrorKind::NotFound && above(folder) != folder => {
             make(above(folder))?;
             make(folder)

@@ -7,9 +7,13 @@
 //! - P3: of two [`Shelf::put_new`] of one name one wins, and both are told.
 //! - P4: [`Shelf::list`] gives names in the order of their bytes, and misses none that was there all the time.
 //! - P5: a [`Writer`] that is dropped leaves nothing.
+//! - P6: an error says nothing about whether it was done: a store may do it, and its answer get lost. So whoever gets one
+//!   takes nothing away that may be in use by now.
 
 mod bucket;
 mod connect;
+#[cfg(test)]
+pub(crate) mod faults;
 mod local;
 mod name;
 mod prove;
@@ -89,6 +93,13 @@ pub enum Error {
     Damaged(String),
 }
 
+impl Error {
+    /// Whether it says something about one thing only: whoever goes through many goes on with the others.
+    pub fn is_of_one(&self) -> bool {
+        matches!(self, Self::Damaged(_))
+    }
+}
+
 // === impl Shelf ===
 
 impl Shelf {
@@ -112,10 +123,17 @@ impl Shelf {
         Self(Arc::new(Kind::Bucket(bucket::Bucket::new(store, "memory".to_owned(), ""))))
     }
 
+    /// The same, with answers that get lost.
+    #[cfg(test)]
+    pub(crate) fn forgetful(faults: &Arc<faults::Faults>) -> Self {
+        let store = Arc::new(faults::Forgetful::new(faults.clone()));
+        Self(Arc::new(Kind::Bucket(bucket::Bucket::new(store, "forgetful".to_owned(), ""))))
+    }
+
     /// Puts bytes under a name, in the place of what was there.
     ///
     /// # Errors
-    /// See [`Error`]; then what was there is still there.
+    /// See [`Error`]; then nobody knows which of the two is there (P6).
     pub async fn put(&self, name: &Name, bytes: Bytes) -> Result<(), Error> {
         match &*self.0 {
             Kind::Local(local) => local.put(name, bytes, true).await.map(drop),
@@ -126,7 +144,7 @@ impl Shelf {
     /// Puts bytes under a name that nobody has; says whether it was free.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`Error`]; then nobody knows whether they are there (P6).
     pub async fn put_new(&self, name: &Name, bytes: Bytes) -> Result<bool, Error> {
         match &*self.0 {
             Kind::Local(local) => local.put(name, bytes, false).await,
@@ -208,6 +226,18 @@ impl Shelf {
         }
     }
 
+    /// Takes away a folder in which nothing is; what is still in it, or is put there meanwhile, stays. A bucket has no
+    /// folders. Only for those that come without end, one for each thing: to make one again costs two syncs.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn drop_folder(&self, folder: &Name) -> Result<(), Error> {
+        match &*self.0 {
+            Kind::Local(local) => local.drop_folder(folder).await,
+            Kind::Bucket(_) => Ok(()),
+        }
+    }
+
     /// Takes away what crashed writers left, and says how much of it there was. Writers that live are not touched,
     /// in whichever process they are. A bucket keeps parts of broken uploads where nobody sees them: its own rule for
     /// them takes them away (docs/files.md).
@@ -239,7 +269,7 @@ impl Writer {
     /// Shows everything under the name. It is durable when this returns.
     ///
     /// # Errors
-    /// See [`Error`]; then nothing shows.
+    /// See [`Error`]; then nobody knows whether it shows (P6).
     pub async fn finish(self) -> Result<(), Error> {
         match self.0 {
             Way::Local(writer) => writer.finish().await,

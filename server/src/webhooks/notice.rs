@@ -40,7 +40,20 @@ pub(super) enum About {
     Job {
         /// The name of its entry.
         entry: String,
+        /// How it ended, if it has.
+        #[serde(default)]
+        end: Option<End>,
     },
+}
+
+/// How a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum End {
+    Succeeded,
+    Failed,
+    Cancelled,
+    Expired,
 }
 
 impl Notice {
@@ -48,14 +61,38 @@ impl Notice {
     pub(super) fn id(&self) -> String {
         match &self.about {
             About::Batch { id, .. } => format!("evt_{id}"),
-            About::Job { entry } => format!("evt_job_{entry}"),
+            About::Job { entry, .. } => format!("evt_job_{entry}"),
         }
     }
 
     pub(super) fn entry(&self) -> Option<EntryId> {
         match &self.about {
             About::Batch { .. } => None,
-            About::Job { entry } => entry.parse().ok(),
+            About::Job { entry, .. } => entry.parse().ok(),
+        }
+    }
+
+    /// Whether it has happened, as far as is known.
+    pub(super) fn has_ended(&self) -> bool {
+        !matches!(self.about, About::Job { end: None, .. })
+    }
+
+    /// Its job has ended.
+    pub(super) fn ends(&mut self, outcome: Outcome) {
+        if let About::Job { end, .. } = &mut self.about {
+            *end = Some(match outcome {
+                Outcome::Done => End::Succeeded,
+                Outcome::Failed => End::Failed,
+                Outcome::Cancelled => End::Cancelled,
+                Outcome::Expired => End::Expired,
+            });
+        }
+    }
+
+    /// Its job has not ended after all.
+    pub(super) fn runs_again(&mut self) {
+        if let About::Job { end, .. } = &mut self.about {
+            *end = None;
         }
     }
 
@@ -66,17 +103,11 @@ impl Notice {
     }
 
     /// The message, in OpenAI's form.
-    pub(super) fn message(&self, outcome: Option<Outcome>) -> String {
+    pub(super) fn message(&self) -> String {
         let (kind, about) = match &self.about {
             About::Batch { id, status } => (format!("batch.{}", status.name()), id.to_string()),
-            About::Job { entry } => {
-                let status = match outcome {
-                    Some(Outcome::Done) => "succeeded",
-                    Some(Outcome::Cancelled) => "cancelled",
-                    Some(Outcome::Expired) => "expired",
-                    Some(Outcome::Failed) | None => "failed",
-                };
-                (format!("job.{status}"), format!("job_{entry}"))
+            About::Job { entry, end } => {
+                (format!("job.{}", end.unwrap_or(End::Failed).name()), format!("job_{entry}"))
             }
         };
         let (id, created_at) = (self.id(), self.since_ms / 1_000);
@@ -85,7 +116,56 @@ impl Notice {
     }
 }
 
+impl End {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+}
+
 /// Where all of a partition are.
 pub(super) fn folder(partition: u32) -> Name {
     Name::new(format!("webhooks/{partition:08x}")).expect("made of parts that are names")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job() -> Notice {
+        let about = About::Job { entry: "3-1f4".to_owned(), end: None };
+        Notice { tenant: None, partition: 3, about, since_ms: 7_000, tries: 0, at_ms: 7_000 }
+    }
+
+    #[test]
+    fn how_a_job_ended_is_written_down_with_it() {
+        let cases = [
+            (Outcome::Done, "job.succeeded"),
+            (Outcome::Failed, "job.failed"),
+            (Outcome::Cancelled, "job.cancelled"),
+            (Outcome::Expired, "job.expired"),
+        ];
+        for (outcome, kind) in cases {
+            let mut notice = job();
+            assert!(!notice.has_ended());
+            notice.ends(outcome);
+            let read: Notice = serde_json::from_slice(&serde_json::to_vec(&notice).unwrap()).unwrap();
+            assert!(read == notice && read.has_ended());
+            let message: serde_json::Value = serde_json::from_str(&read.message()).unwrap();
+            assert_eq!((&message["type"], &message["data"]["id"]), (&kind.into(), &"job_3-1f4".into()));
+            assert_eq!((&message["created_at"], &message["id"]), (&7.into(), &"evt_job_3-1f4".into()));
+            notice.runs_again();
+            assert_eq!(notice, job());
+        }
+    }
+
+    #[test]
+    fn a_notice_of_the_time_before_ends_were_written_down_is_understood() {
+        let old = r#"{"tenant": null, "partition": 3, "about": {"job": {"entry": "3-1f4"}}, "since_ms": 7000, "tries": 0, "at_ms": 7000}"#;
+        assert_eq!(serde_json::from_str::<Notice>(old).unwrap(), job());
+    }
 }

@@ -25,9 +25,9 @@ use tokio::sync::broadcast;
 use tokio::task::AbortHandle;
 
 use crate::error::ApiError;
-use crate::fleet::{Fleet, Ticket};
-use crate::lines::Lines;
-use crate::replicas::Replicas;
+use crate::fleet::Fleet;
+use crate::lines::{Lines, Spot};
+use crate::replicas::{Rates, Replicas};
 use crate::settings;
 
 pub use errand::{Errand, Result as ErrandResult, can_wait};
@@ -45,7 +45,7 @@ struct Inner {
     data: std::path::PathBuf,
     home: Handle,
     /// Set once: the room is made with its runner, which is this.
-    room: OnceLock<Room<Ticket>>,
+    lines: OnceLock<Lines>,
     held: Mutex<BTreeMap<u32, partitions::Held>>,
     /// Why partitions that lie here cannot be opened.
     troubles: Mutex<BTreeMap<u32, String>>,
@@ -56,7 +56,8 @@ struct Inner {
     over: broadcast::Sender<(EntryId, Outcome)>,
     /// Partitions that were opened here.
     opened: broadcast::Sender<u32>,
-    limits: HashMap<String, Arc<coord::replicas::Pool>>,
+    /// What tenants may use in a minute.
+    rates: HashMap<String, Rates>,
 }
 
 /// Something to put into a durable queue.
@@ -88,10 +89,11 @@ impl Work {
     /// A limit that cannot be used, in words.
     pub fn new(fleet: Fleet, replicas: Replicas) -> Result<Self, String> {
         let all = fleet.settings().clone();
-        let mut limits = HashMap::new();
+        let mut rates = HashMap::new();
         for tenant in &all.tenants {
-            if let Some(most) = tenant.max_in_flight {
-                limits.insert(tenant.name.clone(), replicas.limit(&tenant.name, most)?);
+            let of = Rates::of(tenant, &replicas)?;
+            if !of.is_empty() {
+                rates.insert(tenant.name.clone(), of);
             }
         }
         Ok(Self(Arc::new(Inner {
@@ -100,25 +102,25 @@ impl Work {
             data: all.data.dir.join("queue"),
             settings: all.queue,
             home: Handle::current(),
-            room: OnceLock::new(),
+            lines: OnceLock::new(),
             held: Mutex::default(),
             troubles: Mutex::default(),
             making: tokio::sync::Mutex::default(),
             runs: Mutex::default(),
             over: broadcast::channel(OVER).0,
             opened: broadcast::channel(64).0,
-            limits,
+            rates,
         })))
     }
 
     /// What runs what is started.
-    pub fn runner(&self) -> Arc<dyn Runner<Ticket>> {
+    pub fn runner(&self) -> Arc<dyn Runner<Spot>> {
         Arc::new(Runs(Arc::downgrade(&self.0)))
     }
 
     /// The lines in which it waits.
     pub fn join(&self, lines: &Lines) {
-        let _twice = self.0.room.set(lines.room().clone());
+        let _twice = self.0.lines.set(lines.clone());
     }
 
     /// Opens what lies in the data directory, keeps it, and takes over what others have left; for as long as the process
@@ -132,8 +134,9 @@ impl Work {
         partitions::leave(self).await;
     }
 
-    fn room(&self) -> Result<&Room<Ticket>, ApiError> {
-        self.0.room.get().ok_or_else(|| ApiError::Internal("the queues are not there yet".to_owned()))
+    fn room(&self) -> Result<&Room<Spot>, ApiError> {
+        let lines = self.0.lines.get().map(Lines::room);
+        lines.ok_or_else(|| ApiError::Internal("the queues are not there yet".to_owned()))
     }
 
     /// Puts orders of a tenant into a partition of this replica. When it returns they are durable.
@@ -290,8 +293,8 @@ impl Work {
 /// Runs what the room starts, as long as anybody wants it.
 struct Runs(Weak<Inner>);
 
-impl Runner<Ticket> for Runs {
-    fn run(&self, started: Started<Ticket>) {
+impl Runner<Spot> for Runs {
+    fn run(&self, started: Started<Spot>) {
         let Some(inner) = self.0.upgrade() else { return };
         let key = (started.id, started.lease);
         let work = Work(inner.clone());
@@ -324,16 +327,16 @@ pub fn refusal(refused: Refused) -> ApiError {
         Refused::Unknown(_) | Refused::NoQueue(_) => ApiError::NotFound(refused.to_string()),
         Refused::Stale(_) | Refused::Stage { .. } => ApiError::Conflict(refused.to_string()),
         Refused::Invalid(why) => ApiError::invalid(why),
-        Refused::Log(why) => ApiError::Unavailable {
-            message: format!("The durable queue cannot be used: {why}."),
-            retry_after: 10,
-        },
-        Refused::NotHere(_) => ApiError::Unavailable {
+        Refused::Log(why) => {
+            tracing::error!(%why, "a durable queue took nothing");
+            partitions::no_queue()
+        }
+        Refused::NotHere(_) => ApiError::NoQueue {
             message: "The durable queue is not open here at the moment; it is taken over, or comes back."
                 .to_owned(),
             retry_after: 2,
         },
-        Refused::Closing => ApiError::Unavailable {
+        Refused::Closing => ApiError::NoQueue {
             message: "This replica gives the queue to another one.".to_owned(),
             retry_after: 1,
         },

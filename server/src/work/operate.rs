@@ -7,7 +7,6 @@ use queue::room::{Overview, QueueSeen, Wish};
 
 use super::{Work, refusal};
 use crate::error::ApiError;
-use crate::fleet::Ticket;
 
 /// What was done to all of a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -168,7 +167,7 @@ impl Sweep {
     }
 }
 
-type Room = queue::room::Room<Ticket>;
+type Room = queue::room::Room<crate::lines::Spot>;
 
 /// The next entries that something can be done to, and where to go on.
 fn page(

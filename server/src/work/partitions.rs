@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coord::op::Claimed;
-use coord::{Error, Key};
+use coord::{Error, Key, Name};
 use queue::log::{self, Fjall, fjall};
 use tokio::time::sleep;
 
@@ -100,9 +100,10 @@ impl Work {
         }
         let partition = self.new_number();
         let folder = self.folder(partition);
-        let broken = |why: String| ApiError::Unavailable {
-            message: format!("No durable queue can be opened: {why}."),
-            retry_after: 5,
+        let broken = |why: String| {
+            // Where and why is for whoever runs this, not for whoever asks.
+            tracing::error!(%why, "no durable queue can be opened");
+            no_queue()
         };
         std::fs::create_dir_all(&folder)
             .map_err(|error| broken(format!("data.dir: {}: {error}", folder.display())))?;
@@ -111,6 +112,42 @@ impl Work {
             Err(Refused::Broken(why)) => Err(broken(why)),
             Err(Refused::Theirs) => Err(broken("another replica has taken it".to_owned())),
         }
+    }
+
+    /// The partition in which an order of this key lies, or is to lie: the same on every replica for so long. Where nobody
+    /// can say what others have seen, it is one of ours.
+    ///
+    /// # Errors
+    /// The key was used for another model, or there is no partition.
+    pub async fn partition_of(
+        &self,
+        tenant: &str,
+        key: &str,
+        model: &str,
+        lives: Duration,
+    ) -> Result<u32, ApiError> {
+        let ours = self.a_partition().await?;
+        let target = self.0.fleet.target(model);
+        let invalid = |error: Error| ApiError::Internal(error.to_string());
+        let print = xxhash_rust::xxh3::xxh3_128(format!("{tenant}\n{key}").as_bytes());
+        let name = Key::new(format!("queue/order/{print:032x}")).map_err(invalid)?;
+        let target = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(target.as_bytes()));
+        let token = Name::new(format!("{}/{target}", name_of(ours))).map_err(invalid)?;
+        let known = match self.0.replicas.coord().claim(&name, &token, lives).await {
+            Ok(Claimed::Granted { .. }) => return Ok(ours),
+            Ok(Claimed::Held { by, .. }) => by,
+            Err(error) => {
+                tracing::warn!(%error, "an Idempotency-Key holds on this replica alone while the coordinator is away");
+                return Ok(ours);
+            }
+        };
+        let (partition, of) = known.as_str().split_once('/').unwrap_or_default();
+        if target != of {
+            return Err(ApiError::invalid(format!(
+                "The idempotency key {key:?} was used for a request to another model."
+            )));
+        }
+        Ok(number_of(partition).unwrap_or(ours))
     }
 
     fn new_number(&self) -> u32 {
@@ -234,6 +271,13 @@ pub fn on_disk(folder: &Path) -> Vec<u32> {
     let mut found: Vec<u32> = names.filter_map(|name| number_of(&name)).collect();
     found.sort_unstable();
     found
+}
+
+/// What a client hears when nothing durable can be taken.
+pub(super) fn no_queue() -> ApiError {
+    let message =
+        "The durable queue cannot be used at the moment; nothing that was acknowledged is lost.".to_owned();
+    ApiError::NoQueue { message, retry_after: 10 }
 }
 
 fn open(folder: &Path) -> Result<Fjall, log::Error> {

@@ -10,23 +10,24 @@ use queue::room::Started;
 
 use super::errand::{Errand, Result as ErrandResult};
 use super::{Held, Work};
-use crate::fleet::{Failure, Outcome as Ended, Ticket, Usage};
+use crate::fleet::{Failure, Outcome as Ended, Usage};
 use crate::gateway::errand as wire;
+use crate::lines::Spot;
 
 /// The first pause before another try; each is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-/// A tenant that has as much in flight as it may have is asked again after this.
-const TENANT_FULL: Duration = Duration::from_millis(250);
-/// An engine that is away is not the fault of what was sent to it: it may be tried so often.
-const AWAY: u16 = 1_000;
+/// The pause after an engine that was away, or had too much to do. Engines that are broken are given nothing meanwhile.
+const AWAY: Duration = Duration::from_secs(5);
+/// The shortest pause of a tenant that has used up what it may use in a minute.
+const LEAST_WAIT: Duration = Duration::from_secs(1);
 
 impl Work {
     /// Runs an entry to its end, or gives it back.
-    pub(super) async fn execute(&self, started: Started<Ticket>) {
+    pub(super) async fn execute(&self, started: Started<Spot>) {
         let held = started.hold();
-        let Started { id, queue, item, place: mut ticket, .. } = started;
+        let Started { id, queue, item, place: Spot { mut ticket, pass: _pass }, .. } = started;
         let name = format!("wl-{id}-{}", item.attempt + 1);
         ticket.rename(&name);
         let expected = item.cost;
@@ -47,28 +48,12 @@ impl Work {
                 return;
             }
         };
-        if item.attempt >= AWAY {
-            drop(ticket);
-            let message = format!("It was started {} times and never came to its end.", item.attempt);
-            self.end(
-                &held,
-                Outcome::Failed,
-                Cost::default(),
-                &ErrandResult::failed(&name, "attempts", message),
-            )
-            .await;
-            return;
-        }
-        // The tenant's limit counts what waits as it counts what does not.
-        let _place = match self.0.limits.get(&*queue.tenant) {
-            None => None,
-            Some(pool) => {
-                let Some(place) = self.0.replicas.enter(pool).await else {
-                    drop(ticket);
-                    self.again(&held, TENANT_FULL, Cost::default()).await;
-                    return;
-                };
-                Some(place)
+        let charged = match self.charge(&queue.tenant, expected).await {
+            Ok(charged) => charged,
+            Err(wait) => {
+                drop(ticket);
+                self.again(&held, wait, Cost::default(), false).await;
+                return;
             }
         };
         let body = Bytes::copy_from_slice(errand.body.get().as_bytes());
@@ -77,6 +62,7 @@ impl Work {
                 Ok(answered) => answered,
                 Err(failure) => {
                     ticket.finish(Ended::Failed(failure));
+                    self.settle(&queue.tenant, -charged);
                     self.failed(&held, item.attempt, expected, failure, &name).await;
                     return;
                 }
@@ -88,35 +74,60 @@ impl Work {
         };
         if let Some(failure) = again {
             ticket.finish(Ended::Failed(failure));
+            self.settle(&queue.tenant, -charged);
             self.failed(&held, item.attempt, expected, failure, &name).await;
             return;
         }
         ticket.finish(Ended::Served(usage));
+        if let Some(usage) = usage {
+            self.settle(&queue.tenant, f64::from(usage.prompt) + f64::from(usage.completion) - charged);
+        }
         let used = usage.map_or(expected, |usage| cost_of(usage, expected));
         let outcome = if status.is_success() { Outcome::Done } else { Outcome::Failed };
         self.end(&held, outcome, used, &ErrandResult::answered(&name, status, &answer).to(&errand)).await;
     }
 
+    /// Charges a tenant as for a request that does not wait, or says when there will be enough.
+    async fn charge(&self, tenant: &str, expected: Cost) -> Result<f64, Duration> {
+        let Some(rates) = self.0.rates.get(tenant) else { return Ok(0.0) };
+        let charged = rates.charge(f64::from(expected.tokens)).await;
+        charged.map_err(|used| {
+            let wait = used.wait.clamp(LEAST_WAIT, LONGEST_PAUSE);
+            if let Some(lines) = self.0.lines.get() {
+                lines.shut(tenant, wait);
+            }
+            wait
+        })
+    }
+
+    fn settle(&self, tenant: &str, more: f64) {
+        if let Some(rates) = self.0.rates.get(tenant) {
+            rates.settle(more);
+        }
+    }
+
     /// An engine failed it: again after a pause, or for good.
     async fn failed(&self, held: &Held, attempt: u16, expected: Cost, failure: Failure, name: &str) {
-        let fault_of_engine = matches!(failure, Failure::Connect | Failure::Overloaded);
-        let most = if fault_of_engine { AWAY } else { self.0.settings.attempts };
-        let used = if fault_of_engine { Cost::default() } else { expected };
-        if attempt + 1 >= most {
+        tracing::debug!(id = %held.id, attempt, failure = failure.name(), "an engine failed something that waits; again after a pause");
+        if matches!(failure, Failure::Connect | Failure::Overloaded) {
+            // An engine that is away is not the fault of what was sent to it.
+            self.again(held, AWAY, Cost::default(), false).await;
+            return;
+        }
+        if attempt + 1 >= self.0.settings.attempts {
             let message = format!("The engine {} at the last of {} attempts.", failure.name(), attempt + 1);
-            self.end(held, Outcome::Failed, used, &ErrandResult::failed(name, "engine_failed", message))
+            self.end(held, Outcome::Failed, expected, &ErrandResult::failed(name, "engine_failed", message))
                 .await;
             return;
         }
         let pause = FIRST_PAUSE.saturating_mul(1 << attempt.min(6)).min(LONGEST_PAUSE);
-        tracing::debug!(id = %held.id, attempt, failure = failure.name(), "an engine failed something that waits; again after a pause");
-        self.again(held, pause, used).await;
+        self.again(held, pause, expected, true).await;
     }
 
-    async fn again(&self, held: &Held, pause: Duration, used: Cost) {
-        let at = self.0.fleet.clock().unix() + pause;
+    async fn again(&self, held: &Held, pause: Duration, used: Cost, counts: bool) {
+        let at = Millis((self.0.fleet.clock().unix() + pause).as_millis() as u64);
         let Ok(room) = self.room() else { return };
-        if let Err(why) = room.give_back(held, Some(Millis(at.as_millis() as u64)), used).await {
+        if let Err(why) = room.give_back(held, Some(at), used, counts).await {
             tracing::warn!(id = %held.id, %why, "what could not run could not be given back; it runs again after the next start");
         }
     }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::net::{ANSWER, Net};
 use super::script::Names;
 use crate::backend::Heard;
+use crate::background::Background;
 use crate::error::Error;
 use crate::name::Shard;
 
@@ -146,10 +147,6 @@ async fn still_there(net: &Weak<Net>, lines: &mut [MultiplexedConnection], known
 }
 
 /// Begins to listen in the background.
-pub(super) fn begin(
-    net: &Arc<Net>,
-    names: Names,
-    notices: broadcast::Sender<Heard>,
-) -> tokio::task::JoinHandle<()> {
-    tokio::spawn(listen(Arc::downgrade(net), names, notices))
+pub(super) fn begin(net: &Arc<Net>, names: Names, notices: broadcast::Sender<Heard>) -> Background {
+    Background::spawn(listen(Arc::downgrade(net), names, notices))
 }

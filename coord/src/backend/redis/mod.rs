@@ -17,6 +17,7 @@ use redis::aio::ConnectionLike;
 use tokio::sync::broadcast;
 
 use super::{Answer, Backend, Call, Config, Heard, MAX_UNHEARD};
+use crate::background::Background;
 use crate::error::Error;
 use net::Net;
 use script::{Invocation, Names};
@@ -28,7 +29,7 @@ pub struct Redis {
     net: Arc<Net>,
     names: Names,
     notices: broadcast::Sender<Heard>,
-    listening: tokio::task::JoinHandle<()>,
+    _listening: Background,
 }
 
 /// Shared state in Redis, by a client that somebody else made and looks after. It hears no notices: whoever waits, polls.
@@ -57,7 +58,7 @@ impl Redis {
         let net = Arc::new(Net::new(address, ca, &names));
         let (notices, _) = broadcast::channel(MAX_UNHEARD);
         let listening = ears::begin(&net, names.clone(), notices.clone());
-        Ok(Self { net, names, notices, listening })
+        Ok(Self { net, names, notices, _listening: listening })
     }
 
     /// The command that a call becomes once its script is known to the server: for benchmarks, and for people who look.
@@ -68,12 +69,6 @@ impl Redis {
     /// What every key of a shard begins with, and the slot in which they lie: for tests and people who look.
     pub fn place(&self, shard: crate::name::Shard) -> (String, u16) {
         (self.names.head(shard), self.names.slot(shard))
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.listening.abort();
     }
 }
 

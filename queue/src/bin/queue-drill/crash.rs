@@ -124,7 +124,7 @@ fn run(room: &Room<Place>, facts: &Facts, dice: &mut Dice, started: Started<Plac
     }
     if dice.roll(10) == 0 {
         let used = queue::entry::Cost { tokens: 3, blocks: 1 };
-        let back = What::Yield { seq: held.id.seq, lease: held.lease, not_before: None, used };
+        let back = What::Yield { seq: held.id.seq, lease: held.lease, not_before: None, used, counts: true };
         return match ask(room, back) {
             Ok(_) => {
                 facts.say(&format!("back {}", held.id));

@@ -10,7 +10,7 @@ use queue::log::fjall::Options;
 use queue::log::{Fjall, Log};
 use queue::name::{Class, EntryId, Millis, QueueName};
 use queue::room::{self, Clock, Hold, Room, Runner, Started};
-use queue::scheduler::{Ground, LaneId, Placed, Window};
+use queue::scheduler::{Ground, Placed, Window};
 
 pub(crate) const PARTITION: u32 = 1;
 
@@ -40,7 +40,7 @@ pub(crate) struct Place(Places);
 impl Ground for Places {
     type Place = Place;
 
-    fn place(&mut self, _: &str, _: LaneId, _: Window<'_>) -> Placed<Place> {
+    fn place(&mut self, _: &str, _: &str, _: Window<'_>) -> Placed<Place> {
         let mut free = self.0.free.lock();
         if *free == 0 {
             return Placed::Full;

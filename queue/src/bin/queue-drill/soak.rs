@@ -133,8 +133,14 @@ impl Soak {
         let used = queue::entry::Cost { tokens: 1 + dice.roll(30) as u32, blocks: 1 };
         let (seq, lease) = (held.id.seq, held.lease);
         let what = match dice.roll(12) {
-            0 => What::Yield { seq, lease, not_before: None, used },
-            1 => What::Yield { seq, lease, not_before: Some(Wall.now().plus(dice.roll(500))), used },
+            0 => What::Yield { seq, lease, not_before: None, used, counts: true },
+            1 => What::Yield {
+                seq,
+                lease,
+                not_before: Some(Wall.now().plus(dice.roll(500))),
+                used,
+                counts: false,
+            },
             _ => ground::finish(&held),
         };
         match ask(&self.room, what) {

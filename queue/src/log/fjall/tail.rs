@@ -42,8 +42,11 @@ pub(super) enum Rest {
     Clean,
     /// The beginning of a batch, perhaps with holes, and no whole batch after it: it was being written.
     Torn,
-    /// A batch with a hole, and a whole one after it.
-    Hole,
+    /// A batch with a hole, and whole ones after it: so many.
+    Hole {
+        /// How many.
+        follow: u64,
+    },
     /// Something that this file does not know.
     Unknown,
 }
@@ -192,15 +195,19 @@ fn rest(path: &Path, whole: u64) -> io::Result<Rest> {
     let Some(last) = last else { return Ok(Rest::Clean) };
     let mut rest = vec![0; (last + 1 - whole) as usize];
     file.read_exact_at(&mut rest, whole)?;
-    let mut items = Vec::new();
-    for at in 1..rest.len() {
+    let (mut items, mut follow, mut at) = (Vec::new(), 0, 1);
+    while at < rest.len() {
+        let mut after = &rest[at..];
         // No batch is without an item.
         let plausible = rest[at] == START && rest.get(at + 13) == Some(&ITEM);
-        if plausible && matches!(batch(&mut &rest[at..], &mut items)?, Step::Whole) {
-            return Ok(Rest::Hole);
+        if plausible && matches!(batch(&mut after, &mut items)?, Step::Whole) {
+            follow += 1;
+            at = rest.len() - after.len();
+        } else {
+            at += 1;
         }
     }
-    Ok(Rest::Torn)
+    Ok(if follow > 0 { Rest::Hole { follow } } else { Rest::Torn })
 }
 
 fn take<const N: usize>(reader: &mut impl Read) -> io::Result<Option<[u8; N]>> {
@@ -270,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_hole_in_the_last_batch_is_torn_and_a_hole_before_a_whole_batch_is_not() {
-        for (batch, rest) in [(3, Rest::Torn), (2, Rest::Hole), (0, Rest::Hole)] {
+        for (batch, rest) in [(3, Rest::Torn), (2, Rest::Hole { follow: 1 }), (0, Rest::Hole { follow: 3 })] {
             let (_folder, path) = journal(4, 30_000);
             let one = inspect(&path).unwrap().whole / 4;
             write(&path, one * batch + 8_000, &[0; 4_096]);
