@@ -36,6 +36,10 @@ pub struct Faults {
     pub short: bool,
     /// Reads that succeed before one fails.
     pub read: Option<u64>,
+    /// Syncs that succeed before the machine stops in one: nobody can do anything any more, until its power is cut.
+    pub stop: Option<u64>,
+    /// Whether no room can be set aside, as on some file systems.
+    pub unreserved: bool,
 }
 
 #[derive(Default)]
@@ -284,6 +288,9 @@ impl Handle for Open {
 
     fn reserve(&self, len: u64) -> io::Result<()> {
         let mut state = self.alive()?;
+        if state.faults.unreserved {
+            return Ok(());
+        }
         let mut node = self.node.lock();
         let grows = len.saturating_sub(node.bytes.len() as u64);
         if let Some(room) = &mut state.faults.room {
@@ -304,7 +311,16 @@ impl Handle for Open {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let synced = self.alive()?.must_sync();
+        let mut state = self.alive()?;
+        if let Some(left) = &mut state.faults.stop {
+            let Some(less) = left.checked_sub(1) else {
+                state.life += 1;
+                return Err(asked_for());
+            };
+            *left = less;
+        }
+        let synced = state.must_sync();
+        drop(state);
         let mut node = self.node.lock();
         // Only what is known to be dirty is written: what a failed sync left behind never is, unless it is written again.
         let dirty = std::mem::take(&mut node.dirty);

@@ -15,6 +15,17 @@ use super::{Files, Handle};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Real;
 
+/// A lock that is given up when this is dropped, and not only when the last process that was begun meanwhile has forgotten
+/// the files that it inherited.
+struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Closing it does the same, a little later perhaps.
+        let _ = self.0.unlock();
+    }
+}
+
 impl Files for Real {
     fn make_folder(&self, folder: &Path) -> io::Result<()> {
         std::fs::create_dir_all(folder)
@@ -23,7 +34,7 @@ impl Files for Real {
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).read(true).open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(file))),
+            Ok(()) => Ok(Some(Box::new(Locked(file)))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => Err(e),
         }

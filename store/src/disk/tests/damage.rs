@@ -163,6 +163,28 @@ fn the_last_segment_cut_anywhere_keeps_everything_before_the_cut() {
     }
 }
 
+/// A value of zeros looks as if it was never written; but a later batch says that it was on disk.
+#[test]
+fn what_was_on_disk_is_damaged_and_not_torn_even_if_it_is_zeros() {
+    let files = Memory::default();
+    let (core, _) = open(&files, options());
+    for key in ["first", "second"] {
+        commit(&core, put(key, vec![0; 3000])).unwrap();
+    }
+    drop(core);
+    files.kill();
+    let path = Path::new(FOLDER).join("00000001.segment");
+    files.tamper(&path, |bytes| bytes[1000] ^= 1);
+    let (core, found) = open(&files, options());
+    assert_eq!((found.objects, found.torn_bytes, found.damage.len()), (2, 0, 1), "{found:?}");
+    assert_eq!(found.damage[0].key.as_deref(), Some(&b"first"[..]));
+    assert!(matches!(get(&core, "first"), Err(Error::Damaged { .. })));
+    assert_eq!(get(&core, "second").unwrap(), Some(vec![0; 3000]));
+    // Deleting it, or putting it again, mends that.
+    commit(&core, put("first", "again")).unwrap();
+    assert_eq!(get(&core, "first").unwrap(), Some(b"again".to_vec()));
+}
+
 /// Both copies of a head are gone: nobody knows whose it was, but that something was there is said.
 #[test]
 fn what_cannot_even_be_named_is_reported_all_the_same() {

@@ -16,6 +16,8 @@ struct History {
     seed: u64,
     dice: Dice,
     files: Memory,
+    /// Whether the machine may have stopped: then its power is cut.
+    stops: bool,
     options: Options,
     ledger: Ledger,
     next: u64,
@@ -30,7 +32,7 @@ impl History {
     fn new(seed: u64, durability: Durability) -> Self {
         let options = Options { budget_bytes: 10 * 16_384, durability, ..options() };
         let (dice, ledger) = (Dice(seed), Ledger::new());
-        Self { seed, dice, files: Memory::default(), options, ledger, next: 1, crashes: 0 }
+        Self { seed, dice, files: Memory::default(), stops: false, options, ledger, next: 1, crashes: 0 }
     }
 
     fn key(&mut self) -> String {
@@ -44,12 +46,15 @@ impl History {
             self.agree(&core, life);
             if self.dice.roll(2) == 0 {
                 let some = Some(self.dice.roll(30));
-                let fault = match self.dice.roll(4) {
+                let unreserved = self.dice.roll(2) == 0;
+                let fault = match self.dice.roll(5) {
                     0 => Faults { sync: some, ..Faults::default() },
                     1 => Faults { write: some, ..Faults::default() },
-                    2 => Faults { room: Some(self.dice.roll(60_000)), ..Faults::default() },
+                    2 => Faults { room: Some(self.dice.roll(60_000)), unreserved, ..Faults::default() },
+                    3 => Faults { stop: some, unreserved, ..Faults::default() },
                     _ => Faults { short: true, ..Faults::default() },
                 };
+                self.stops = fault.stop.is_some();
                 self.files.fail(fault);
             }
             for _ in 0..self.dice.roll(60) {
@@ -101,7 +106,7 @@ impl History {
     }
 
     fn end(&mut self, core: Core) {
-        match self.dice.roll(4) {
+        match self.dice.roll(4) + if std::mem::take(&mut self.stops) { 2 } else { 0 } {
             0 => {
                 let _ = core.close();
                 drop(core);

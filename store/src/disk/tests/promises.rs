@@ -212,28 +212,42 @@ fn the_budget_is_never_exceeded_and_a_full_disk_says_what_helps() {
 
 #[test]
 fn a_full_file_system_refuses_and_goes_on_when_there_is_room_again() {
-    for room in (0..40_000).step_by(977) {
+    for (room, unreserved) in (0..40_000).step_by(977).flat_map(|room| [(room, false), (room, true)]) {
         let files = Memory::default();
         let (core, _) = open(&files, options());
-        files.fail(Faults { room: Some(room), ..Faults::default() });
-        let mut stored = Vec::new();
-        for number in 0..60 {
-            let key = format!("key-{number}");
-            match commit(&core, put(&key, value(number, 900))) {
-                Ok(_) => stored.push((key, number)),
-                Err(Error::NoSpace(_)) => {}
-                Err(e) => panic!("{room}: {e}"),
+        files.fail(Faults { room: Some(room), unreserved, ..Faults::default() });
+        let (mut stored, mut refused) = (Vec::new(), Vec::new());
+        for batch in 0..20 {
+            // The later ones are smaller, so that what was refused would show behind them.
+            let numbers = [3 * batch, 3 * batch + 1, 3 * batch + 2];
+            let edit =
+                |number: &u64| put(&format!("key-{number}"), value(*number, 1900 - 30 * *number as usize));
+            for (number, answer) in numbers.iter().zip(core.commit(numbers.iter().map(edit).collect())) {
+                match answer {
+                    Ok(_) => stored.push((format!("key-{number}"), *number)),
+                    Err(Error::NoSpace(_)) => refused.push(format!("key-{number}")),
+                    // A footer that finds no room is a failure.
+                    Err(Error::Io { .. } | Error::Poisoned(_)) if unreserved => {}
+                    Err(e) => panic!("{room}: {e}"),
+                }
             }
         }
         assert!(stored.len() < 60);
         files.fail(Faults::default());
+        if core.poison().is_some() {
+            continue;
+        }
         commit(&core, put("after", "room")).unwrap();
         core.check().unwrap();
         drop(core);
         files.cut_power(&mut || false);
         let (core, _) = open(&files, options());
         for (key, number) in stored {
-            assert_eq!(get(&core, &key).unwrap(), Some(value(number, 900)), "room for {room}");
+            let wanted = value(number, 1900 - 30 * number as usize);
+            assert_eq!(get(&core, &key).unwrap(), Some(wanted), "room for {room}");
+        }
+        for key in refused {
+            assert_eq!(get(&core, &key).unwrap(), None, "room for {room}: {key} was refused");
         }
         assert_eq!(get(&core, "after").unwrap(), Some(b"room".to_vec()));
     }
@@ -372,6 +386,51 @@ fn deletions_are_kept_as_long_as_anything_could_come_back_and_no_longer() {
     drop(core);
     let (core, found) = open(&files, options());
     assert_eq!((found.objects, core.index.count()), (0, (0, 0)));
+}
+
+/// A segment is gone, its name comes back with a cut of power, and the deletion that covered what is in it does not.
+#[test]
+fn what_was_deleted_and_compacted_does_not_come_back_when_the_power_is_cut() {
+    for seed in 0..60 {
+        let (files, mut dice) = (Memory::default(), Dice(seed));
+        let (core, _) = open(&files, options());
+        for number in 0..40 {
+            commit(&core, put(&format!("key-{number}"), value(number, 1000))).unwrap();
+        }
+        for number in 0..40 {
+            commit(&core, delete(&format!("key-{number}"))).unwrap();
+        }
+        core.close().unwrap();
+        compact(&core);
+        drop(core);
+        files.cut_power(&mut || dice.roll(2) == 0);
+        let (core, found) = open(&files, options());
+        assert_eq!((found.objects, found.damage), (0, vec![]), "seed {seed}");
+        core.check().unwrap();
+    }
+}
+
+/// The footer is written behind what it speaks of: if it is there, so is that.
+#[test]
+fn a_segment_whose_power_is_cut_while_it_is_sealed_shows_only_what_is_whole() {
+    let loose = Options { durability: Durability::Write, ..options() };
+    for seed in 0..60 {
+        let (files, mut dice) = (Memory::default(), Dice(seed));
+        let (core, _) = open(&files, loose);
+        for number in 0..12 {
+            commit(&core, put(&format!("key-{number}"), value(number, 1000))).unwrap();
+        }
+        files.fail(Faults { stop: Some(seed % 2), ..Faults::default() });
+        core.close().unwrap_err();
+        drop(core);
+        files.cut_power(&mut || dice.roll(4) > 0);
+        let (core, found) = open(&files, loose);
+        assert_eq!(found.damage, [], "seed {seed}");
+        for number in 0..12 {
+            let there = get(&core, &format!("key-{number}")).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            assert!(there.is_none_or(|there| there == value(number, 1000)), "seed {seed}");
+        }
+    }
 }
 
 #[test]
