@@ -124,14 +124,14 @@ impl Master {
             let (size, lately) = self.lately(&shard, at, now);
             let tried = self.admit(&mut shard, at, &Ask { score, demand: None, retry: true }, now);
             match tried {
-                Tried::Later(Later::Watermark) if !last => {}
+                Tried::Later(Later::Watermark) if !last && self.options.promotion.exchange => {}
                 Tried::Later(why) => self.refused(&mut shard, at, why, now),
                 Tried::Queued(_) | Tried::Never(_) => {}
             }
             Some((tried, lately, size))
         };
         match try_once(false) {
-            Some((Tried::Later(Later::Watermark), lately, size)) => {
+            Some((Tried::Later(Later::Watermark), lately, size)) if self.options.promotion.exchange => {
                 self.exchange(at, due.version, lately, size, now);
                 matches!(try_once(true), Some((Tried::Queued(_), ..)))
             }
