@@ -30,7 +30,8 @@ impl Load {
     pub(crate) fn of_trace(path: &str) -> Result<Self, String> {
         let text = std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        let request = |(at, line)| Request::parse(line).ok_or_else(|| format!("{path}:{}: not a request", at + 1));
+        let request =
+            |(at, line)| Request::parse(line).ok_or_else(|| format!("{path}:{}: not a request", at + 1));
         let mut requests = lines.map(request).collect::<Result<Vec<_>, _>>()?;
         requests.sort_by_key(|request| request.at);
         let name = path.rsplit('/').next().unwrap_or(path).to_owned();
@@ -52,8 +53,8 @@ impl Load {
                 if blocks.len() > 200 || chance.below(100) < 35 {
                     break;
                 }
-                // Half of them within 90 s, a tenth after more than 270 s.
-                at += 30_000 + (chance.below(245) + 1).pow(2) * chance.below(10) / 2;
+                // Half of them within 115 s, a tenth after more than 340 s.
+                at += 15_000 + chance.below(1_000).pow(2) * 2 / 5;
             }
         }
         requests.sort_by_key(|request| request.at);

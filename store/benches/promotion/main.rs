@@ -9,10 +9,7 @@ mod world;
 
 use load::Load;
 use store::master::options::Promotion;
-use world::{BLOCK, Outcome, READS, WRITES, play};
-
-/// Memory, in thousandths of all blocks.
-const MEMORY: [u64; 3] = [10, 50, 200];
+use world::{BLOCK, Machine, Outcome, play};
 
 fn main() -> Result<(), String> {
     let trace = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
@@ -21,76 +18,95 @@ fn main() -> Result<(), String> {
         None => Load::of_conversations(),
     };
     let gib = |bytes: u64| bytes as f64 / (1 << 30) as f64;
-    println!("{}: {} requests name {} blocks, {} of them different", load.name, load.requests.len(), load.named, load.distinct);
     println!(
-        "a block has {} MiB; the disk reads {:.1} GiB/s and writes {:.1} GiB/s",
-        BLOCK >> 20,
-        gib(READS),
-        gib(WRITES)
+        "{}: {} requests name {} blocks, {} of them different",
+        load.name,
+        load.requests.len(),
+        load.named,
+        load.distinct
     );
-    for share in MEMORY {
-        let memory = load.distinct as u64 * share / 1_000 * BLOCK;
-        println!("\nmemory: {} % of all blocks, {:.0} GiB", share as f64 / 10.0, gib(memory));
-        heading();
+    println!("a block has {} MiB", BLOCK >> 20);
+    for machine in machines(&load) {
+        println!(
+            "\nmemory for {:.0} % of all blocks, {:.0} GiB; the disk reads {:.1} GiB/s and writes {:.1} GiB/s; closed for {} of 300 s",
+            100.0 * machine.memory as f64 / (load.distinct as u64 * BLOCK) as f64,
+            gib(machine.memory),
+            gib(machine.reads),
+            gib(machine.writes),
+            machine.closed
+        );
+        println!("| {} |", HEADING.join(" | "));
+        println!("|{}", " --- |".repeat(HEADING.len()));
         for (name, promotion) in settings() {
-            row(name, &play(&load, &promotion, memory));
+            row(name, &play(&load, &promotion, &machine));
         }
     }
     Ok(())
 }
 
-/// What is compared.
+/// On what it is compared: memory for a part of all blocks; then a node to which nothing new comes for a minute of every five.
+fn machines(load: &Load) -> Vec<Machine> {
+    let memory = |percent| load.distinct as u64 * percent * BLOCK / 100;
+    let open = |percent| Machine { memory: memory(percent), reads: 2 << 30, writes: 3 << 29, closed: 0 };
+    let closed = |percent| Machine { closed: 60, ..open(percent) };
+    vec![open(1), open(5), open(20), closed(5), closed(20)]
+}
+
+/// What is compared. Candidates *wait* for room, or what is colder makes room for them in *exchange*.
 fn settings() -> Vec<(&'static str, Promotion)> {
     let on = || Promotion { on: true, ..Promotion::default() };
     let budget = |retries, seconds: u64| Promotion { retries, ttl: seconds * 1_000, ..on() };
-    let wait = |retries, seconds| Promotion { exchange: false, ..budget(retries, seconds) };
-    let uncapped = |promotion| Promotion { backoff_most: u64::MAX, ..promotion };
+    let wait = |promotion| Promotion { exchange: false, ..promotion };
+    let seed = || Promotion { backoff_most: u64::MAX, ..budget(8, 60) };
     vec![
         ("no promotion", Promotion { on: false, ..on() }),
-        ("on hit, refused is forgotten", Promotion { candidates: 0, ..on() }),
-        ("wait: 8, 60 s, uncapped", uncapped(wait(8, 60))),
-        ("wait: 8, 300 s", wait(8, 300)),
-        ("wait: 16, 60 s", wait(16, 60)),
-        ("wait: 64, 60 s", wait(64, 60)),
-        ("wait: 64, 300 s", wait(64, 300)),
-        ("wait: 256, 1,200 s", wait(256, 1_200)),
-        ("exchange: 8, 60 s, uncapped", uncapped(budget(8, 60))),
-        ("exchange: 64, 300 s", on()),
-        ("wait: 64, 300 s, threshold 1", Promotion { threshold: 1, ..wait(64, 300) }),
-        ("wait: 64, 300 s, threshold 3", Promotion { threshold: 3, ..wait(64, 300) }),
-        ("exchange: 64, 300 s, threshold 1", Promotion { threshold: 1, ..on() }),
-        ("exchange: 64, 300 s, threshold 3", Promotion { threshold: 3, ..on() }),
+        ("on hit; refused is forgotten", Promotion { candidates: 0, ..on() }),
+        ("8 retries, 60 s, wait", wait(seed())),
+        ("8 retries, 300 s, wait", wait(Promotion { ttl: 300_000, ..seed() })),
+        ("64 retries, 60 s, wait", wait(budget(64, 60))),
+        ("64 retries, 300 s, wait", wait(budget(64, 300))),
+        ("8 retries, 60 s, exchange", seed()),
+        ("64 retries, 300 s, exchange", on()),
+        ("256 retries, 1,200 s, exchange", budget(256, 1_200)),
+        ("as the last but one, threshold 1", Promotion { threshold: 1, ..on() }),
+        ("the same, threshold 3", Promotion { threshold: 3, ..on() }),
     ]
 }
 
-fn heading() {
-    println!(
-        "| {:<34} | memory | found | disk | promoted | admitted | recorded | of those admitted | refused again | expired tried | untried | dropped | settled | GiB | in vain | reads/promotion |",
-        "setting"
-    );
-    println!("|{}", " --- |".repeat(16));
-}
+const HEADING: [&str; 14] = [
+    "setting",
+    "found in memory, %",
+    "reads from disk",
+    "promotions",
+    "completed",
+    "candidates",
+    "admitted",
+    "refused again",
+    "expired, tried",
+    "expired, untried",
+    "dropped",
+    "GiB promoted",
+    "in vain",
+    "reads of each",
+];
 
 fn row(name: &str, outcome: &Outcome) {
     let Outcome { memory, disk, in_vain, after_promotion, puts_given_up, tally } = *outcome;
     let (promotions, candidates) = (tally.promotions, tally.candidates);
-    let found = memory + disk;
     let gib = |blocks: u64| (blocks * BLOCK) >> 30;
     println!(
-        "| {name:<34} | {:.2} % | {found} | {disk} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} ({:.0} %) | {:.2} |",
-        100.0 * memory as f64 / found.max(1) as f64,
-        promotions.completed,
+        "| {name} | {:.2} | {disk} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {:.2} |",
+        100.0 * memory as f64 / (memory + disk).max(1) as f64,
         promotions.admitted,
+        promotions.completed,
         candidates.recorded,
         candidates.admitted,
         candidates.admission_rejected,
         candidates.expired_evaluated,
         candidates.expired_unevaluated,
         candidates.dropped_limit,
-        candidates.settled,
         gib(promotions.completed),
         gib(in_vain),
-        100.0 * in_vain as f64 / promotions.completed.max(1) as f64,
         after_promotion as f64 / promotions.completed.max(1) as f64,
     );
     if puts_given_up > 0 {

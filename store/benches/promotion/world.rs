@@ -12,18 +12,29 @@ use store::master::{Deaf, Found, Joining, Master, News, Order, Presence, Put, Re
 
 use crate::load::Load;
 
-/// 512 tokens of 32 KiB each: a model of eight billion parameters with a cache of a byte a number and eight heads in four layers' share.
+/// 512 tokens of 32 KiB each: about what a large model with latent attention keeps in a byte a number.
 pub(crate) const BLOCK: u64 = 16 << 20;
-/// Bytes that the disk reads in a second, for readers and promotions together.
-pub(crate) const READS: u64 = 2 << 30;
-/// Bytes that it writes in a second.
-pub(crate) const WRITES: u64 = 3 << 29;
 /// Copies that the node has taken and not finished: half a second of reading.
 pub(crate) const WINDOW: u64 = 64;
 /// Microseconds between two ticks.
 const TICK: u64 = 10_000;
+/// How long a put waits for memory.
+const PATIENCE: u64 = 5_000_000;
 /// How long it goes on after the last request: candidates and copies under way come to an end.
 const AFTER: u64 = 600_000_000;
+
+/// What the node can do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machine {
+    /// Bytes of memory.
+    pub(crate) memory: u64,
+    /// Bytes that the disk reads in a second, for readers and promotions together.
+    pub(crate) reads: u64,
+    /// Bytes that it writes in a second.
+    pub(crate) writes: u64,
+    /// Seconds of every five minutes in which nothing new comes to the node: it drains, or its memory is held.
+    pub(crate) closed: u64,
+}
 
 /// What came of a load.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,6 +73,7 @@ struct World<'a> {
 enum Event {
     Tick,
     Request(usize),
+    Close(bool),
     Written(Name, Version),
     Read(TaskId, Version),
 }
@@ -79,9 +91,9 @@ struct Waiting {
     ticket: Option<Ticket>,
 }
 
-/// Plays a load through a master with these settings and so much memory.
-pub(crate) fn play(load: &Load, promotion: &Promotion, memory: u64) -> Outcome {
-    let mut world = World::new(load, promotion, memory);
+/// Plays a load through a master with these settings and a node like this.
+pub(crate) fn play(load: &Load, promotion: &Promotion, machine: &Machine) -> Outcome {
+    let mut world = World::new(load, promotion, machine);
     let end = load.requests.last().map_or(0, |request| request.at * 1_000) + AFTER;
     while let Some(Reverse((at, _, event))) = world.events.pop() {
         if at > end {
@@ -95,14 +107,17 @@ pub(crate) fn play(load: &Load, promotion: &Promotion, memory: u64) -> Outcome {
 }
 
 impl<'a> World<'a> {
-    fn new(load: &'a Load, promotion: &Promotion, memory: u64) -> Self {
+    fn new(load: &'a Load, promotion: &Promotion, machine: &Machine) -> Self {
         let options =
             Options { offload: Offload::AtCommit, promotion: promotion.clone(), ..Options::default() };
         let master = Master::new(options, Arc::new(Deaf), Arc::new(Deaf));
         let tenant = master.tenant("a").expect("there is room for one");
         // All of it fits twice: nothing ever leaves the disk.
         let disk = 2 * load.distinct as u64 * BLOCK;
-        let node = master.join(&Joining { id: "n", life: 1, memory, disk }).expect("there is room for one").node;
+        let node = master
+            .join(&Joining { id: "n", life: 1, memory: machine.memory, disk })
+            .expect("there is room for one")
+            .node;
         master.begin_inventory(node, 1).expect("it has joined");
         master.end_inventory(node, 1, 0, Millis(0)).expect("a snapshot has begun");
         let mut world = Self {
@@ -113,8 +128,8 @@ impl<'a> World<'a> {
             now: 0,
             events: BinaryHeap::new(),
             number: 0,
-            reads: Lane { rate: READS, until: 0 },
-            writes: Lane { rate: WRITES, until: 0 },
+            reads: Lane { rate: machine.reads, until: 0 },
+            writes: Lane { rate: machine.writes, until: 0 },
             copying: 0,
             puts: VecDeque::new(),
             promoted: HashMap::new(),
@@ -122,6 +137,10 @@ impl<'a> World<'a> {
             outcome: Outcome::default(),
         };
         world.later(TICK, Event::Tick);
+        for at in (1..=20).filter(|_| machine.closed > 0).map(|round| round * 300_000_000 - 150_000_000) {
+            world.later(at, Event::Close(true));
+            world.later(at + machine.closed * 1_000_000, Event::Close(false));
+        }
         for (number, request) in load.requests.iter().enumerate() {
             world.later(request.at * 1_000, Event::Request(number));
         }
@@ -135,6 +154,7 @@ impl<'a> World<'a> {
                 self.later(self.now + TICK, Event::Tick);
             }
             Event::Request(number) => self.request(number),
+            Event::Close(closed) => self.master.drain(self.node, closed).expect("it has joined"),
             Event::Written(name, version) => {
                 self.copying -= 1;
                 self.tell(&News::Offloaded { name, version });
@@ -225,15 +245,17 @@ impl<'a> World<'a> {
                 Ok(reserved) => {
                     self.master.commit(reserved.put, now).expect("nobody displaced it");
                 }
-                Err(Refused::Wait(wait)) if self.now - waiting.since < 5_000_000 => {
-                    waiting.ticket = wait.ticket;
-                    return ended;
-                }
-                Err(Refused::Exists(_)) => {}
-                Err(_) => {
+                Err(Refused::Wait(_) | Refused::NoNode) if self.now - waiting.since >= PATIENCE => {
                     ticket.into_iter().for_each(|ticket| self.master.forget_ticket(ticket));
                     self.outcome.puts_given_up += 1;
                 }
+                Err(Refused::Wait(wait)) => {
+                    waiting.ticket = wait.ticket;
+                    return ended;
+                }
+                Err(Refused::NoNode) => return ended,
+                Err(Refused::Exists(_)) => {}
+                Err(why) => unreachable!("{why}"),
             }
             self.puts.pop_front();
             ended = true;

@@ -4,7 +4,7 @@ use store::master::name::{Millis, Tier};
 use store::master::options::{Offload, Options, Promotion};
 use store::master::{Later, Never, Presence, Put, Quota, Tried};
 
-use crate::kit::{MIB, World, options};
+use crate::kit::{MIB, World, key, options};
 
 #[test]
 fn promotion_is_off_by_default_and_inert() {
@@ -93,6 +93,33 @@ fn reads_count_for_the_tenant_who_reads_and_decay_with_time() {
     world.pass(10 * world.master.options().half_life);
     assert_eq!(world.tried(b"k"), Some(Tried::Never(Never::Cold)), "the first read is forgotten");
     assert!(matches!(world.tried(b"k"), Some(Tried::Queued(_))));
+}
+
+#[test]
+fn keys_that_are_read_once_are_not_promoted_however_many_come() {
+    let (windows, keys) = (20_u32, 4_000_u32);
+    let mut world = World::new(Options { shards: 64, ..options() }, 100 * MIB);
+    let mut promoted = Vec::new();
+    for window in 0..windows {
+        let before = world.master.counters().promotions.admitted;
+        for number in window * keys..(window + 1) * keys {
+            world.cold(&key(number), 1);
+            world.tried(&key(number));
+        }
+        // Ten seconds a window: hardly anything is forgotten meanwhile.
+        world.pass(10_000);
+        promoted.push(world.master.counters().promotions.admitted - before);
+    }
+    let reads = world.master.counters().moves.hits_disk;
+    assert_eq!(reads, u64::from(windows * keys));
+    assert!(promoted.iter().all(|many| many * 100 < u64::from(keys) * 5), "{promoted:?}");
+    assert!(promoted.iter().sum::<u64>() * 100 < reads * 5, "{promoted:?}");
+    // It is not that nothing is ever promoted: a second read of the last window is enough.
+    for number in (windows - 1) * keys..windows * keys {
+        world.tried(&key(number));
+    }
+    let again = world.master.counters().promotions.admitted - promoted.iter().sum::<u64>();
+    assert!(again * 100 > u64::from(keys) * 95, "{again} of {keys}");
 }
 
 /// Reads until it is hot; what came of the last.
