@@ -1,8 +1,8 @@
 //! Which hits promote, and which gate stops the others.
 
-use store::master::name::{Millis, Tier};
+use store::master::name::{Group, Millis, Name, Pin, Tier};
 use store::master::options::{Offload, Options, Promotion};
-use store::master::{Later, Never, Presence, Put, Quota, Tried};
+use store::master::{Item, Joining, Later, Never, News, Presence, Put, Quota, Tried};
 
 use crate::kit::{MIB, World, key, options};
 
@@ -165,6 +165,46 @@ fn each_gate_has_its_own_counter() {
     world.cold(b"k", MIB);
     assert_eq!(heat(&world, b"k"), Tried::Later(Later::Quota));
     assert_eq!(world.master.counters().rejected.quota, 1);
+    world.checked();
+}
+
+#[test]
+fn gates_that_only_retries_and_warming_meet_are_counted_as_well() {
+    // Off.
+    let mut world = World::new(Options { promotion: Promotion::default(), ..options() }, 100 * MIB);
+    world.cold(b"k", MIB);
+    let warm = world.master.warm(world.tenant, &[b"k"], world.now.plus(1_000), world.now);
+    assert_eq!((warm.pending(), world.master.counters().rejected.off), (0, 1));
+    // A candidate whose holder is away, and that comes to memory by itself.
+    let mut world = World::with_nodes(options(), &[10 * MIB, 10 * MIB]);
+    for (fake, name) in [(0, b"first"), (1, b"other")] {
+        let (prefer, pin) = (Some(world.node(fake)), Pin::Hard);
+        world.put_as(&Put { prefer, pin, ..Put::new(world.tenant, name, 9 * MIB) });
+    }
+    let version = world.cold(b"k", MIB);
+    assert_eq!(heat(&world, b"k"), Tried::Later(Later::Watermark));
+    world.master.away(world.node(0)).unwrap();
+    world.pass(10);
+    assert_eq!(world.master.tick(world.now).tried, 1);
+    assert_eq!(world.master.counters().rejected.holder_away, 1);
+    let name = Name { tenant: world.tenant, key: b"k".as_slice().into() };
+    let (pin, group, tier) = (Pin::None, Group::NONE, Tier::Memory);
+    world.tell(1, &News::Adopted(Item { name, version, size: MIB, tier, pin, group, block: None })).unwrap();
+    assert_eq!((world.master.candidates(), world.master.counters().candidates.settled), (0, 1), "at once");
+    // That copy's node is away, the other one back: a candidate again, until the copy is back as well.
+    let back = |world: &World, fake: usize| {
+        let joining = Joining { id: &world.fakes[fake].id, life: 1, memory: 10 * MIB, disk: 1_000 * MIB };
+        world.master.join(&joining).unwrap();
+    };
+    back(&world, 0);
+    world.master.away(world.node(1)).unwrap();
+    assert_eq!(world.tried(b"k"), Some(Tried::Later(Later::Watermark)));
+    back(&world, 1);
+    world.pass(5_000);
+    assert_eq!(world.master.tick(world.now).admitted, 0);
+    let counted = world.master.counters();
+    assert_eq!((counted.rejected.in_memory, counted.candidates.settled), (1, 2));
+    assert_eq!((counted.candidates.admitted, world.master.candidates()), (0, 0));
     world.checked();
 }
 
