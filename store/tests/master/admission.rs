@@ -187,6 +187,8 @@ fn gates_that_only_retries_and_warming_meet_are_counted_as_well() {
     world.pass(10);
     assert_eq!(world.master.tick(world.now).tried, 1);
     assert_eq!(world.master.counters().rejected.holder_away, 1);
+    // Otherwise it would leave again at once.
+    world.master.lease(world.tenant, b"k", 60_000, world.now).unwrap();
     let name = Name { tenant: world.tenant, key: b"k".as_slice().into() };
     let (pin, group, tier) = (Pin::None, Group::NONE, Tier::Memory);
     world.tell(1, &News::Adopted(Item { name, version, size: MIB, tier, pin, group, block: None })).unwrap();
