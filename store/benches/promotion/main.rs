@@ -17,7 +17,7 @@ fn main() -> Result<(), String> {
         Some(path) => Load::of_trace(path)?,
         None => Load::of_conversations(),
     };
-    let gib = |bytes: u64| bytes as f64 / (1 << 30) as f64;
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     println!(
         "{}: {} requests name {} blocks, {} of them different",
         load.name,

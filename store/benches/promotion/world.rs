@@ -8,7 +8,9 @@ use std::sync::Arc;
 use store::master::counters::Tally;
 use store::master::name::{Millis, Name, Node, Tenant, Tier, Version};
 use store::master::options::{Offload, Options, Promotion};
-use store::master::{Deaf, Found, Joining, Master, News, Order, Presence, Put, Refused, TaskId, Ticket};
+use store::master::{
+    Deaf, Found, Joining, Master, News, Order, Presence, Put, Refused, TaskId, Terms, Ticket,
+};
 
 use crate::load::Load;
 
@@ -199,7 +201,9 @@ impl<'a> World<'a> {
             let budget = (WINDOW - self.copying.min(WINDOW)) * BLOCK;
             let orders = self.master.take_orders(self.node, budget).expect("it has joined");
             let idle = orders.is_empty();
-            orders.into_iter().for_each(|order| self.obey(order));
+            for order in orders {
+                self.obey(order);
+            }
             if !self.put() && idle {
                 return;
             }
@@ -243,10 +247,12 @@ impl<'a> World<'a> {
             let put = Put { ticket, only_new: true, ..Put::new(self.tenant, &waiting.key, BLOCK) };
             match self.master.reserve(&put, now) {
                 Ok(reserved) => {
-                    self.master.commit(reserved.put, now).expect("nobody displaced it");
+                    self.master.commit(reserved.put, &Terms::default(), now).expect("nobody displaced it");
                 }
                 Err(Refused::Wait(_) | Refused::NoNode) if self.now - waiting.since >= PATIENCE => {
-                    ticket.into_iter().for_each(|ticket| self.master.forget_ticket(ticket));
+                    if let Some(ticket) = ticket {
+                        self.master.forget_ticket(ticket);
+                    }
                     self.outcome.puts_given_up += 1;
                 }
                 Err(Refused::Wait(wait)) => {
