@@ -25,6 +25,7 @@ pub mod route;
 pub mod settings;
 pub mod shelf;
 pub mod sink;
+pub mod store;
 pub mod telemetry;
 pub mod tokens;
 pub mod webhooks;
