@@ -4,6 +4,7 @@ pub mod check;
 mod files;
 mod load;
 mod span;
+mod store;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use files::{Batches, Data, Files};
 pub use load::{Error, Origin, load, variable};
 pub use span::Span;
+pub use store::Store;
 pub use webhook::Webhook;
 
 /// The whole of `warmline.toml`.
@@ -31,6 +33,8 @@ pub struct Settings {
     pub health: Health,
     /// How predictions are held against what engines report.
     pub closed_loop: ClosedLoop,
+    /// The store that engines share.
+    pub store: Store,
     /// What replicas agree on, and where.
     pub coordination: Coordination,
     /// Who waits when there is no room, and how long.
