@@ -3,8 +3,10 @@
 pub mod check;
 mod files;
 mod load;
+mod size;
 mod span;
 mod store;
+mod tiers;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -15,8 +17,10 @@ use serde::{Deserialize, Serialize};
 
 pub use files::{Batches, Data, Files};
 pub use load::{Error, Origin, load, variable};
+pub use size::Size;
 pub use span::Span;
 pub use store::Store;
+pub use tiers::{Offload, Promotion, Quota, Tiers};
 pub use webhook::Webhook;
 
 /// The whole of `warmline.toml`.
@@ -47,6 +51,8 @@ pub struct Settings {
     pub batches: Batches,
     /// Who is told when batches and jobs end.
     pub webhook: Webhook,
+    /// The tiered store, where `warmline store` runs.
+    pub tiers: Tiers,
     /// Logs.
     pub log: Log,
     /// Models that need a word about their tokenizer; others are served too.

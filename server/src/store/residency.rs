@@ -31,6 +31,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use store::master::name::{Block, Tenant, Tier};
 use store::master::{Change, Residency};
+use store::node::desk::Finder;
 
 use forest::{Forest, On, Seen, Tale};
 
@@ -154,17 +155,6 @@ impl Residents {
         self.book.wake();
     }
 
-    /// The objects that carry these blocks, of whatever tenant, in the order of the blocks. What is not there is left out.
-    pub fn keys(&self, prefixes: &[u64]) -> Vec<(Tenant, Box<[u8]>)> {
-        let mut found = Vec::with_capacity(prefixes.len());
-        for prefix in prefixes {
-            let shelf = self.book.shelf(*prefix).lock();
-            let objects = shelf.blocks.get(prefix).map_or(&[][..], |held| &held.objects);
-            found.extend(objects.iter().map(|object| (object.tenant, object.key.clone())));
-        }
-        found
-    }
-
     /// How much there is.
     pub fn counts(&self) -> Counts {
         let book = &*self.book;
@@ -210,6 +200,19 @@ impl Residency for Residents {
             self.book.misfits.fetch_add(u64::from(change.here), Ordering::Relaxed);
         }
         self.book.wake();
+    }
+}
+
+impl Finder for Residents {
+    /// The objects that carry these blocks, of whatever tenant, in the order of the blocks. What is not there is left out.
+    fn keys(&self, prefixes: &[u64]) -> Vec<(Tenant, Box<[u8]>)> {
+        let mut found = Vec::with_capacity(prefixes.len());
+        for prefix in prefixes {
+            let shelf = self.book.shelf(*prefix).lock();
+            let objects = shelf.blocks.get(prefix).map_or(&[][..], |held| &held.objects);
+            found.extend(objects.iter().map(|object| (object.tenant, object.key.clone())));
+        }
+        found
     }
 }
 

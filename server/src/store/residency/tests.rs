@@ -11,6 +11,7 @@ use index::{Index, Matches};
 use store::master::name::{Block, Millis, Node, Tenant, Tier, Version};
 use store::master::options::Options;
 use store::master::{Change, Deaf, Joining, Master, Put, Residency};
+use store::node::desk::Finder;
 
 use super::Residents;
 use super::forest::{Forest, On, Seen, Tale};
