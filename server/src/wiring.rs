@@ -86,6 +86,7 @@ pub async fn start_with(settings: Settings, registry: &Registry) -> Result<Runni
     others.lock().spawn(replicas.clone().run(watch_one));
     others.lock().spawn(fleet.clone().follow_store(store_sink));
     others.lock().spawn(look::expectations(fleet));
+    others.lock().spawn(lines.clone().warm());
     others.lock().spawn(lines.look());
     others.lock().spawn(work.clone().run());
     others.lock().spawn(webhooks.run());

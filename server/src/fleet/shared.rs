@@ -4,22 +4,25 @@
 //! what the engine has itself. A stream that is lost costs the estimate and nothing else: what was told by it counts for
 //! less while it is repaired, and for nothing while the store cannot be reached.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use blocks::{Tier, View, Worker};
+use blocks::{BlockSize, Chain, Hasher, PrefixHash, Seed, Tier, View, Worker};
 use events::follow::{Follower, Settings, Source, Status};
 use events::sink::Sink;
 use index::Matches;
 use parking_lot::Mutex;
 
-use super::Fleet;
+use super::member::Member;
 use super::status::view_status;
+use super::{Ask, Fleet};
 use crate::admin::api::StoreStatus;
 use crate::endpoint;
 use crate::route::Lent;
 use crate::settings;
+use crate::tokens::Way;
 
 /// The store among the workers of the index. Ids of engines have 32 bits, so none is ever this.
 pub(crate) const STORE: Worker = Worker { instance: 1 << 32, rank: 0 };
@@ -132,6 +135,21 @@ impl Shared {
     }
 }
 
+/// A prompt in blocks, as some of the engines that may take it cut it.
+#[derive(Debug)]
+pub(crate) struct Cut {
+    size: u32,
+    adapter: Option<String>,
+    chain: Chain,
+}
+
+impl Cut {
+    /// What each block is called.
+    pub(crate) fn prefixes(&self) -> &[PrefixHash] {
+        self.chain.prefix_hashes()
+    }
+}
+
 /// How far one prompt lies in the store.
 pub(crate) fn reach(matches: &Matches) -> Reach {
     let Some(found) = matches.of(STORE) else { return Reach::default() };
@@ -140,6 +158,48 @@ pub(crate) fn reach(matches: &Matches) -> Reach {
 }
 
 impl Fleet {
+    /// A prompt as the engines cut it that may load it from the store.
+    pub(crate) fn cuts(&self, ask: &Ask<'_>) -> Vec<Cut> {
+        let mut cuts: Vec<Cut> = Vec::new();
+        let shared = self.shared().filter(|shared| shared.serves(self.target(ask.model)));
+        if shared.is_none() || ask.way == Way::Bytes || ask.hashes.is_some() {
+            return cuts;
+        }
+        for member in self.members().iter().filter(|member| self.takes(member, ask.model)) {
+            let size = member.block_size.load(Ordering::Relaxed);
+            let adapter = self.adapter(member, ask.model);
+            let Some(block_size) = BlockSize::new(size) else { continue };
+            if cuts.iter().all(|cut| (cut.size, &cut.adapter) != (size, &adapter)) {
+                let mut chain =
+                    Chain::new(Hasher::new(block_size, Seed::of(adapter.as_deref(), ask.cache_salt)));
+                chain.extend(ask.tokens);
+                cuts.push(Cut { size, adapter, chain });
+            }
+        }
+        cuts
+    }
+
+    /// Which blocks of a prompt the store has on disk only, beyond what every engine that may take it has itself; none
+    /// while the store cannot be reached.
+    pub(crate) fn cold(&self, ask: &Ask<'_>, cut: &Cut, found: &mut Matches) -> Range<usize> {
+        let in_reach = self.shared().is_some_and(|shared| shared.connected.load(Ordering::Relaxed));
+        if !in_reach {
+            return 0..0;
+        }
+        self.index().lookup(cut.chain.tokens_hashes(), found);
+        let Reach { memory, any } = reach(found);
+        let own = |member: &Arc<Member>| {
+            let deepest = member.workers.iter().filter_map(|worker| found.of(*worker));
+            deepest.map(|found| found.blocks()).max().unwrap_or(0)
+        };
+        let members = self.members();
+        let may = members.iter().filter(|member| self.takes(member, ask.model));
+        let all_have = may.map(own).min().unwrap_or(0);
+        // The last token of a prompt is always computed.
+        let most = (ask.tokens.len().saturating_sub(1)) / cut.size.max(1) as usize;
+        memory.max(all_have)..any.min(most).max(memory.max(all_have))
+    }
+
     /// Follows the store, if there is one, for as long as the process lives.
     pub(crate) async fn follow_store(self, sink: Arc<dyn Sink>) {
         let Some(shared) = self.shared() else { return };
@@ -153,14 +213,12 @@ impl Fleet {
 
 #[cfg(test)]
 mod tests {
-    use blocks::{Block, EngineHash, Event, Hasher, PrefixHash, Seed, Stored};
+    use blocks::{Block, EngineHash, Event, Stored};
     use index::Index;
 
     use super::*;
     use crate::clock::Clock;
-    use crate::fleet::Ask;
     use crate::settings::{Engine, Settings};
-    use crate::tokens::Way;
 
     /// 40 tokens: two whole blocks of 16, and the rest.
     const PROMPT: [u32; 40] = [7; 40];
