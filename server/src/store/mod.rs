@@ -1,6 +1,7 @@
 //! The tiered store as a process: a master and a node, served to Redis clients, with an operator's door.
 
 mod folder;
+pub mod residency;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
