@@ -158,7 +158,8 @@ impl Actor {
             }
             match output.what {
                 What::Told(told) => said.push(self.say(told)),
-                What::Token { job, count, cached, done } => {
+                What::Wants { .. } | What::Stops { .. } | What::Offloads(_) => {}
+                What::Token { job, count, cached, done, .. } => {
                     if let Some(to) = self.jobs.get(&job) {
                         // A listener that has gone aborts its job by itself.
                         let _ = to.send(Tick { count, cached, done });
