@@ -14,7 +14,7 @@ use hashbrown::HashTable;
 use parking_lot::Mutex;
 use store::master::name::{Group, Millis, Name, Node, Pin, Tenant, Tier, Version};
 use store::master::options::{Offload, Options, Promotion};
-use store::master::{Deaf, Item, Joining, Master, News, Order, Presence, Put};
+use store::master::{Deaf, Item, Joining, Master, News, Order, Presence, Put, Terms};
 use xxhash_rust::xxh3::xxh3_64;
 
 const OBJECTS: usize = 1_000_000;
@@ -114,7 +114,7 @@ fn store(memory: u64, offload: Offload) -> Store {
 impl Store {
     fn put(&self, key: &[u8], now: Millis) -> bool {
         let reserved = self.master.reserve(&Put::new(self.tenant, key, SIZE), now);
-        reserved.is_ok_and(|reserved| self.master.commit(reserved.put, now).is_ok())
+        reserved.is_ok_and(|reserved| self.master.commit(reserved.put, &Terms::default(), now).is_ok())
     }
 
     fn fill(&self) {
@@ -131,7 +131,16 @@ impl Store {
     fn adopt(&mut self, number: usize) {
         let name = Name { tenant: self.tenant, key: key(number).into() };
         let (pin, group, tier, version) = (Pin::None, Group::NONE, Tier::Disk, Version(number as u64 + 1));
-        self.tell(&News::Adopted(Item { name, version, size: SIZE, tier, pin, group, block: None }));
+        self.tell(&News::Adopted(Item {
+            name,
+            version,
+            size: SIZE,
+            tier,
+            pin,
+            group,
+            block: None,
+            ends: None,
+        }));
     }
 
     /// The node does at once whatever it is told.
@@ -434,6 +443,7 @@ fn restart() {
         pin: Pin::None,
         group: Group::NONE,
         block: None,
+        ends: None,
     };
     let start = clock();
     store.master.begin_inventory(store.node, 1).expect("it joined");

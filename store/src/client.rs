@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::timeout;
 
-use crate::resp::contract::{Life, Look, Only, Page, Put, Written};
+use crate::resp::contract::{Block, Life, Look, Only, Page, Put, Wanted, Written};
 use crate::resp::refusal::Refusal;
 
 pub use reply::{Decoder, Head, Malformed, Reply};
@@ -250,6 +250,51 @@ impl Client {
         Ok(self.one(&[b"DBSIZE"]).await?.number()?.unsigned_abs())
     }
 
+    /// Says what will be read within that time, under a name that [`Client::cool`] takes back; how much of it is known, and
+    /// how much is on its way.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub async fn warm(
+        &mut self,
+        name: &str,
+        within: Duration,
+        wanted: Wanted<'_>,
+    ) -> Result<(u64, u64), Error> {
+        let within = within.as_millis().max(1).to_string();
+        let hashes: Vec<String> = match wanted {
+            Wanted::Keys(_) => Vec::new(),
+            Wanted::Blocks(blocks) => blocks.iter().map(|block| format!("{block:016x}")).collect(),
+        };
+        let mut words: Vec<&[u8]> = vec![b"WARM", name.as_bytes(), within.as_bytes()];
+        match wanted {
+            Wanted::Keys(keys) => {
+                words.push(b"KEYS");
+                words.extend(keys);
+            }
+            Wanted::Blocks(_) => {
+                words.push(b"BLOCKS");
+                words.extend(hashes.iter().map(String::as_bytes));
+            }
+        }
+        let mut counts = self.one(&words).await?.list()?.into_iter();
+        let (known, pending) = (next(&mut counts)?.number()?, next(&mut counts)?.number()?);
+        Ok((known.unsigned_abs(), pending.unsigned_abs()))
+    }
+
+    /// Takes back what [`Client::warm`] said under these names; how many of them were open.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub async fn cool(&mut self, names: &[&str]) -> Result<u64, Error> {
+        if names.is_empty() {
+            return Ok(0);
+        }
+        let words: Vec<&[u8]> =
+            std::iter::once("COOL").chain(names.iter().copied()).map(str::as_bytes).collect();
+        Ok(self.one(&words).await?.number()?.unsigned_abs())
+    }
+
     /// Whether the node answers.
     ///
     /// # Errors
@@ -376,7 +421,9 @@ impl Batch {
 
     fn set(&mut self, write: Write) {
         let Write { key, value, put } = write;
-        let (life, only) = (lived(put.life), condition(put.only));
+        let mut life = lived(put.life);
+        life.extend(put.block.into_iter().flat_map(block));
+        let only = condition(put.only);
         let words = 3 + life.len() + only.len();
         self.commands += 1;
         self.text.extend_from_slice(format!("*{words}\r\n$3\r\nSET\r\n").as_bytes());
@@ -439,6 +486,12 @@ fn encode(words: &[&[u8]]) -> Bytes {
     let mut batch = Batch::default();
     batch.command(words);
     batch.text.freeze()
+}
+
+fn block(block: Block) -> [String; 4] {
+    let Block { prefix, parent, tokens } = block;
+    let parent = parent.map_or_else(|| "-".to_owned(), |parent| format!("{parent:016x}"));
+    ["BLOCK".to_owned(), format!("{prefix:016x}"), parent, format!("{tokens:016x}")]
 }
 
 fn lived(life: Life) -> Vec<String> {

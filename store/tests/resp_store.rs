@@ -60,7 +60,7 @@ async fn values_of_every_size_come_back_as_they_went() {
 #[tokio::test]
 async fn conditions_and_lives() {
     both(async |mut client| {
-        let put = |only, life| Put { only, life };
+        let put = |only, life| Put { only, life, block: None };
         let value = Bytes::from_static(b"v");
         let mut set = async |put| client.set(b"k", value.clone(), put).await.unwrap();
         assert_eq!(set(put(Only::Present, Life::Open)).await, Written::Unchanged);

@@ -32,6 +32,7 @@ struct Count {
     tasks: u64,
     awaited: u64,
     all_puts: usize,
+    lives: usize,
     offloads: usize,
     tally: Tally,
 }
@@ -98,6 +99,7 @@ impl Master {
         same("M7: candidates", &(gauge(&self.busy.candidates) as u64), &count.candidates)?;
         same("M8: awaited", &(gauge(&self.busy.awaited) as u64), &count.awaited)?;
         same("M9: puts", &gauge(&self.busy.puts), &count.all_puts)?;
+        same("M11: lives", &gauge(&self.busy.lives), &count.lives)?;
         same("M5: offloads", &gauge(&self.busy.offloads), &count.offloads)?;
         let p = count.tally.promotions;
         let ended = p.completed + p.failed + p.expired + p.cancelled;
@@ -120,6 +122,8 @@ impl Count {
     fn shard(&mut self, at: usize, shard: &super::Shard) -> Result<(), String> {
         self.tally += shard.tally;
         same("M4: keys", &shard.keys(), &shard.rows.len())?;
+        shard.lives.check(&shard.rows)?;
+        self.lives += shard.lives.len();
         for (row, object) in &shard.rows {
             let place = Place::new(at, row);
             let bytes = object.bytes();

@@ -116,6 +116,8 @@ tally! {
         displaced,
         /// Objects that somebody removed or put anew.
         removed,
+        /// Objects whose time was over.
+        ended,
         /// Gets that found memory.
         hits_memory,
         /// Gets that found only disk.

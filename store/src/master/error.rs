@@ -105,8 +105,6 @@ pub enum WaitFor {
     Slot,
     /// The tenant's own objects to leave.
     Quota,
-    /// Another put of the same key to end, or to be displaced.
-    OtherPut,
 }
 
 impl std::fmt::Display for WaitFor {
@@ -115,7 +113,6 @@ impl std::fmt::Display for WaitFor {
             Self::Space => "memory",
             Self::Slot => "a transfer to end",
             Self::Quota => "memory within the tenant's quota",
-            Self::OtherPut => "another put of this key",
         })
     }
 }

@@ -68,6 +68,8 @@ pub struct Look {
     pub pin: Pin,
     /// With what it leaves memory.
     pub group: Group,
+    /// When it ends by itself, if it does.
+    pub ends: Option<Millis>,
     /// Which block it is.
     pub block: Option<Block>,
     /// Whether it is being promoted.
@@ -84,7 +86,7 @@ impl Master {
     pub fn get(&self, tenant: Tenant, key: &[u8], now: Millis) -> Found {
         let (mut guard, at) = self.find(tenant, key);
         let shard = &mut *guard;
-        let Some(at) = at else { return self.miss(shard) };
+        let Some(at) = at.filter(|at| !self.bury_if_over(shard, *at, now)) else { return self.miss(shard) };
         let leaving = self.groups.is_leaving(&shard.rows[at.row()]);
         let object = &mut shard.rows[at.row()];
         let readable = |tier| {
@@ -159,6 +161,7 @@ impl Master {
             disk_heat: state.map_or(0, |state| state.sketch.score(hash, self.moment(now))),
             pin: object.pin,
             group: object.group,
+            ends: shard.lives.of(at.row() as u32),
             block: object.block.as_deref().copied(),
             promoting: object.flags.has(Flags::PROMOTING),
             offloading: object.flags.has(Flags::OFFLOADING),

@@ -18,6 +18,7 @@
 //! - M8: each key that somebody asked to be warmed is accounted for once.
 //! - M9: a put under way holds its bytes and one slot; bytes of one that was displaced are free only when its node says so.
 //! - M10: a group's members are known to it, and no others.
+//! - M11: whatever ends by itself is known once, and is an object that is there.
 
 mod candidates;
 mod check;
@@ -29,6 +30,7 @@ mod groups;
 mod hash;
 pub mod heat;
 mod keep;
+mod lives;
 pub mod name;
 mod node;
 mod nodes;
@@ -68,11 +70,12 @@ use tenants::Account;
 pub use candidates::Waits;
 pub use error::{Error, Refused, Wait, WaitFor};
 pub use get::{Found, Hit, Look, Presence};
+pub use lives::Glance;
 pub use node::{Space, Standing};
 pub use nodes::{Inventory, Item, Joined, Joining, News, NodeLook};
 pub use outbox::{Copying, Order};
 pub use promote::{Later, Never, Staging, TaskId, Tried};
-pub use put::{Put, PutId, Reserved, Ticket};
+pub use put::{Committed, Life, Put, PutId, Reserved, Terms, Ticket, When};
 pub use sink::{Change, Deaf, Residency, Wake};
 pub use tenants::Quota;
 pub use tick::Ticked;
@@ -107,6 +110,7 @@ struct Busy {
     puts: AtomicUsize,
     offloads: AtomicUsize,
     awaited: AtomicUsize,
+    lives: AtomicUsize,
 }
 
 /// How often something happened that candidates wait for.
@@ -312,6 +316,9 @@ impl Master {
         }
         let Some(object) = shard.rows.get(at.row()) else { return };
         let hash = self.hash_of(object);
+        if shard.lives.forget(row) {
+            self.busy.lives.fetch_sub(1, Ordering::Relaxed);
+        }
         if let Some(object) = shard.delete(hash, row) {
             self.groups.leave(&object, at);
         }

@@ -66,6 +66,8 @@ pub struct Item {
     pub group: Group,
     /// Which block it is.
     pub block: Option<Block>,
+    /// When it ends by itself, if it does.
+    pub ends: Option<Millis>,
 }
 
 /// What happened on a node.
@@ -439,6 +441,9 @@ impl Master {
                 let row = shard.insert(hash, Object::of(item), |object| self.hash_of(object));
                 let place = Place::new(at, row as usize);
                 self.groups.join(&shard.rows[row as usize], place);
+                if let Some(ends) = item.ends {
+                    self.lives_until(shard, row, ends);
+                }
                 row
             }
         };

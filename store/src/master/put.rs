@@ -60,6 +60,52 @@ pub struct Ticket {
     number: u64,
 }
 
+/// On what terms a put shows, decided when it is committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// On what condition.
+    pub when: When,
+    /// For how long.
+    pub life: Life,
+    /// Which block it is; `None` leaves what was said when space was reserved.
+    pub block: Option<Block>,
+}
+
+/// A condition of a put.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum When {
+    /// None.
+    #[default]
+    Always,
+    /// Nothing is there under its key.
+    Absent,
+    /// Something is.
+    Present,
+}
+
+/// How long an object lives if nothing else removes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Life {
+    /// Until it is evicted.
+    #[default]
+    Open,
+    /// Until then.
+    Until(Millis),
+    /// As long as what it replaces would have.
+    Kept,
+}
+
+/// What became of a put that was whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// It is readable.
+    Stored(Version),
+    /// One that began later was committed first: it is as if this one had been there just before. Its bytes are free.
+    Overtaken,
+    /// The condition did not hold. Its bytes are free.
+    Unchanged,
+}
+
 /// A put under way.
 #[derive(Debug)]
 pub(super) struct Writing {
@@ -113,21 +159,47 @@ impl Master {
         reserved
     }
 
-    /// Under way -> readable. What was there under the key is gone.
+    /// Under way -> readable, and what was there under the key is gone; or, if its condition does not hold, nothing, and its bytes
+    /// are free at once.
+    ///
+    /// Puts of one key may be under way at the same time: the one that began last is the one that stays.
     ///
     /// # Errors
     /// [`Error::Stale`] if the put was displaced or revoked: the node drops what it has and tells that it is free.
-    pub fn commit(&self, put: PutId, now: Millis) -> Result<Version, Error> {
+    pub fn commit(&self, put: PutId, terms: &Terms, now: Millis) -> Result<Committed, Error> {
         let mut guard = self.shards.get(usize::from(put.shard)).ok_or(Error::Stale)?.lock();
         let shard = &mut *guard;
         let index = shard.puts.iter().position(|w| w.version == put.version).ok_or(Error::Stale)?;
         let node = self.member(shard.puts[index].node)?;
-        let writing = shard.puts.swap_remove(index);
+        let hash = self.hash(shard.puts[index].tenant, &shard.puts[index].key);
+        let old = shard.find(hash, shard.puts[index].tenant, &shard.puts[index].key);
+        let old = old.map(|row| Place::new(put.shard.into(), row as usize));
+        let old = old.filter(|at| !self.bury_if_over(shard, *at, now));
+        let newer = old.is_some_and(|at| shard.rows[at.row()].version > put.version);
+        let shows = match terms.when {
+            When::Always => true,
+            When::Absent => old.is_none(),
+            When::Present => old.is_some(),
+        };
+        let mut writing = shard.puts.swap_remove(index);
         self.busy.puts.fetch_sub(1, Ordering::Relaxed);
-        let hash = self.hash(writing.tenant, &writing.key);
-        if let Some(row) = shard.find(hash, writing.tenant, &writing.key) {
+        if newer || !shows {
+            self.give_back(shard, &writing);
+            drop(guard);
+            self.freed_space(node);
+            return Ok(if shows { Committed::Overtaken } else { Committed::Unchanged });
+        }
+        let ends = match terms.life {
+            Life::Open => None,
+            Life::Until(ends) => Some(ends),
+            Life::Kept => old.and_then(|at| shard.lives.of(at.row() as u32)),
+        };
+        if let Some(at) = old {
             shard.tally.moves.removed += 1;
-            self.erase(shard, Place::new(put.shard.into(), row as usize), Departs::Ordered);
+            self.erase(shard, at, Departs::Ordered);
+        }
+        if let Some(block) = terms.block {
+            writing.block = Some(Box::new(block));
         }
         let object = writing.into_object(now, self);
         let row = shard.insert(hash, object, |object| self.hash_of(object));
@@ -135,11 +207,14 @@ impl Master {
         self.gain(shard, at, node, Tier::Memory, true);
         node.lock().puts -= 1;
         self.groups.join(&shard.rows[at.row()], at);
+        if let Some(ends) = ends {
+            self.lives_until(shard, row, ends);
+        }
         shard.tally.moves.committed += 1;
         self.offload_committed(shard, at, node, now);
         drop(guard);
         self.freed_slot(node);
-        Ok(put.version)
+        Ok(Committed::Stored(put.version))
     }
 
     /// Under way -> gone, told by whoever has the buffer: no late write can land, and its bytes are free at once.
@@ -150,18 +225,22 @@ impl Master {
         let mut shard = self.shards.get(usize::from(put.shard)).ok_or(Error::Stale)?.lock();
         let index = shard.puts.iter().position(|w| w.version == put.version).ok_or(Error::Stale)?;
         let writing = shard.puts.swap_remove(index);
-        shard.tally.moves.revoked += 1;
         self.busy.puts.fetch_sub(1, Ordering::Relaxed);
+        self.give_back(&mut shard, &writing);
+        drop(shard);
+        self.freed_space(self.member(writing.node)?);
+        Ok(())
+    }
+
+    /// What a put held that will not be.
+    fn give_back(&self, shard: &mut Shard, writing: &Writing) {
+        shard.tally.moves.revoked += 1;
         self.account(writing.tenant).give(Tier::Memory, writing.size.into());
-        let node = self.member(writing.node)?;
-        {
+        if let Ok(node) = self.member(writing.node) {
             let mut inside = node.lock();
             inside.space(Tier::Memory).reserved -= u64::from(writing.size);
             inside.puts -= 1;
         }
-        drop(shard);
-        self.freed_space(node);
-        Ok(())
     }
 
     /// Under way -> displaced, told by somebody who has not the buffer: its bytes are free when the node says so.
@@ -254,25 +333,20 @@ impl Master {
         }
     }
 
-    /// Takes the bytes and a slot of that node, unless somebody else is putting the same key.
+    /// Takes the bytes and a slot of that node.
     fn reserve_at(&self, put: &Put<'_>, node: Node, now: Millis) -> Result<Reserved, Refused> {
         let hash = self.hash(put.tenant, put.key);
         let at = self.shard_of(hash);
         let mut guard = self.shards[at].lock();
         let shard = &mut *guard;
         if let Some(row) = shard.find(hash, put.tenant, put.key).filter(|_| put.only_new) {
-            return Err(Refused::Exists(shard.rows[row as usize].version));
+            let at = Place::new(at, row as usize);
+            if !self.bury_if_over(shard, at, now) {
+                return Err(Refused::Exists(shard.rows[at.row()].version));
+            }
         }
         if shard.rows.len() + shard.puts.len() >= Place::ROWS {
             return Err(Error::TooMany { what: "objects in a shard", most: Place::ROWS }.into());
-        }
-        if let Some(index) = shard.put_of(put.tenant, put.key) {
-            let until = shard.puts[index].since.plus(self.options.put_patience);
-            if until > now {
-                let wait = Wait { what: WaitFor::OtherPut, node: Some(node), ticket: put.ticket, until };
-                return Err(Refused::Wait(wait));
-            }
-            self.displace(shard, at, index);
         }
         let member = self.member(node)?;
         let account = self.account(put.tenant);

@@ -6,6 +6,7 @@ use slab::Slab;
 use super::candidates::Candidate;
 use super::counters::Tally;
 use super::hash::Spread;
+use super::lives::Lives;
 use super::name::{Millis, Name, Node, Tenant, Version};
 use super::object::{Flags, Object};
 use super::outbox::Slip;
@@ -25,6 +26,8 @@ pub(super) struct Shard {
     pub(super) tasks: HashMap<u32, Task, Spread>,
     /// Offloads under way, by the object's row.
     pub(super) offloads: HashMap<u32, Offloading, Spread>,
+    /// When objects end that do so by themselves.
+    pub(super) lives: Lives,
     /// Removed while not everything was known.
     pub(super) buried: std::collections::HashMap<Name, Version>,
     pub(super) tally: Tally,

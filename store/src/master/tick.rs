@@ -48,7 +48,7 @@ impl Master {
             ticked.evicted += self.relieve(member.node, now);
         }
         let busy = &self.busy;
-        let under_way = [&busy.candidates, &busy.tasks, &busy.puts, &busy.offloads];
+        let under_way = [&busy.candidates, &busy.tasks, &busy.puts, &busy.offloads, &busy.lives];
         if under_way.iter().all(|many| many.load(Ordering::Relaxed) == 0) {
             return ticked;
         }
@@ -61,6 +61,7 @@ impl Master {
             ticked.reaped += self.reap_puts(&mut shard, at, now);
             ticked.reaped += self.reap_tasks(&mut shard, at, now);
             ticked.reaped += self.reap_offloads(&mut shard, at, now);
+            self.reap_lives(&mut shard, at, now);
             ticked.expired += self.collect(&mut shard, at, now, &mut due);
         }
         due.sort_unstable_by_key(|due| due.turn);

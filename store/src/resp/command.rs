@@ -30,6 +30,7 @@ pub enum Kind {
     Client,
     Command,
     Config,
+    Cool,
     DbSize,
     Del,
     Echo,
@@ -54,6 +55,7 @@ pub enum Kind {
     Strlen,
     Ttl,
     Type,
+    Warm,
 }
 
 /// Which arguments are values: announced to the store, never kept beside it.
@@ -71,6 +73,7 @@ pub static TABLE: [Command; COUNT] = numbered([
     row("CLIENT", -2, Kind::Client, FAST, NO_KEYS, "connection", "Names and lists connections."),
     row("COMMAND", -1, Kind::Command, FAST, NO_KEYS, "server", "Tells which commands there are."),
     row("CONFIG", -2, Kind::Config, ADMIN, NO_KEYS, "server", "Tells a few settings; changes none."),
+    row("COOL", -2, Kind::Cool, FAST, NO_KEYS, "generic", "Takes back what WARM of these names said."),
     row("DBSIZE", 1, Kind::DbSize, READ, NO_KEYS, "server", "Counts the keys of the tenant."),
     row("DEL", -2, Kind::Del, WRITE, ALL_KEYS, "generic", "Removes keys."),
     row("ECHO", 2, Kind::Echo, FAST, NO_KEYS, "connection", "Answers with its argument."),
@@ -99,10 +102,11 @@ pub static TABLE: [Command; COUNT] = numbered([
     row("TTL", 2, Kind::Ttl, READ, ONE_KEY, "generic", "Tells how long a key lives, in seconds."),
     row("TYPE", 2, Kind::Type, READ, ONE_KEY, "generic", "Tells `string`, or `none`."),
     row("UNLINK", -2, Kind::Del, WRITE, ALL_KEYS, "generic", "Removes keys."),
+    row("WARM", -5, Kind::Warm, FAST, NO_KEYS, "generic", "Says what will be read, and within what time."),
 ]);
 
 /// How many commands there are.
-pub const COUNT: usize = 31;
+pub const COUNT: usize = 33;
 
 const READ: &[&str] = &["readonly", "fast"];
 const WRITE: &[&str] = &["write", "denyoom"];

@@ -48,6 +48,39 @@ pub struct Put {
     pub only: Only,
     /// For how long.
     pub life: Life,
+    /// Which block of tokens it is, if the client says so.
+    pub block: Option<Block>,
+}
+
+/// What a block of tokens is known as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Block {
+    /// The hash of its tokens and all before.
+    pub prefix: u64,
+    /// That of the block before it, unless it is the first.
+    pub parent: Option<u64>,
+    /// The hash of its own tokens.
+    pub tokens: u64,
+}
+
+/// What somebody will read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted<'a> {
+    /// These keys.
+    Keys(&'a [&'a [u8]]),
+    /// Whatever holds these blocks, by the hashes of their prefixes.
+    Blocks(&'a [u64]),
+}
+
+/// How warming began.
+#[derive(Debug)]
+pub struct Warming<W> {
+    /// Given back when it is dropped.
+    pub kept: W,
+    /// What is known here, of all that is wanted.
+    pub known: usize,
+    /// What was not in memory and is on its way.
+    pub pending: usize,
 }
 
 /// A condition of writing.
@@ -119,6 +152,8 @@ pub type Each<T> = Vec<Result<T, Refusal>>;
 pub trait Store: Send + Sync + 'static {
     /// Space that is being filled.
     type Sink: Sink;
+    /// A promise to read something soon. Dropped, it is taken back.
+    type Warm: Send + 'static;
 
     /// The value of a key, or a part of it; `None` if there is no such key. A part beyond the end is empty.
     fn get(&self, tenant: &Tenant, key: &[u8], part: Part) -> Answer<Option<Bytes>>;
@@ -143,6 +178,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// How full it is. Asked for `INFO`, so it must not wait.
     fn space(&self) -> Space;
+
+    /// Somebody will read this within that time: what is not in memory is brought there, if it can be.
+    fn warm(&self, tenant: &Tenant, wanted: Wanted<'_>, within: Duration) -> Answer<Warming<Self::Warm>>;
 
     /// [`Store::get`] of many keys; a store that can ask for them together should.
     fn get_many(&self, tenant: &Tenant, keys: &[&[u8]]) -> Answer<Each<Option<Bytes>>> {

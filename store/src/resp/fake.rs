@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
-use super::contract::{Answer, Life, Look, Only, Page, Part, Put, Sink, Space, Store, Tenant, Written};
+use super::contract::{
+    Answer, Life, Look, Only, Page, Part, Put, Sink, Space, Store, Tenant, Wanted, Warming, Written,
+};
 use super::refusal::Refusal;
 
 /// Freed space that is kept for the next value of the same length, as an arena would.
@@ -131,6 +134,7 @@ impl Fake {
 
 impl Store for Fake {
     type Sink = Filling;
+    type Warm = ();
 
     fn get(&self, tenant: &Tenant, key: &[u8], part: Part) -> Answer<Option<Bytes>> {
         self.answer(Ok(self.with(tenant, key, |object| object.value.slice(part.of(object.value.len())))))
@@ -192,6 +196,15 @@ impl Store for Fake {
         let gone = self.0.tenants.write().remove(tenant);
         drop(gone);
         self.answer(Ok(()))
+    }
+
+    /// All that it has is in memory, and it knows no blocks.
+    fn warm(&self, tenant: &Tenant, wanted: Wanted<'_>, _: Duration) -> Answer<Warming<()>> {
+        let known = match wanted {
+            Wanted::Keys(keys) => keys.iter().filter(|key| self.with(tenant, key, |_| ()).is_some()).count(),
+            Wanted::Blocks(_) => 0,
+        };
+        self.answer(Ok(Warming { kept: (), known, pending: 0 }))
     }
 
     fn space(&self) -> Space {

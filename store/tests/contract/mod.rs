@@ -58,14 +58,14 @@ async fn what_is_not_committed_is_not_there<S: Store>(store: &S) {
 
 async fn conditions_decide_at_the_commit<S: Store>(store: &S) {
     let tenant = Tenant::new("only");
-    let only = |only| Put { only, life: Life::Open };
+    let only = |only| Put { only, ..Put::default() };
     assert_eq!(put(store, &tenant, b"k", b"1", only(Only::Present)).await, Written::Unchanged);
     assert_eq!(put(store, &tenant, b"k", b"2", only(Only::Absent)).await, Written::Stored);
     assert_eq!(put(store, &tenant, b"k", b"3", only(Only::Absent)).await, Written::Unchanged);
     assert_eq!(get(store, &tenant, b"k").await.as_deref(), Some(b"2".as_slice()));
-    let life = Put { only: Only::Present, life: Life::For(Duration::from_secs(1_000)) };
+    let life = Put { only: Only::Present, life: Life::For(Duration::from_secs(1_000)), block: None };
     assert_eq!(put(store, &tenant, b"k", b"4", life).await, Written::Stored);
-    let kept = Put { only: Only::Always, life: Life::Kept };
+    let kept = Put { life: Life::Kept, ..Put::default() };
     assert_eq!(put(store, &tenant, b"k", b"55", kept).await, Written::Stored);
     let look = store.look(&tenant, b"k").wait().await.unwrap().unwrap();
     assert_eq!(look.len, 2);

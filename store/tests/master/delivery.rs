@@ -2,7 +2,7 @@
 
 use store::master::name::{Node, Tier};
 use store::master::options::{Offload, Options};
-use store::master::{Error, Later, Master, News, Order, Put, Quota, TaskId, Tried};
+use store::master::{Error, Later, Master, News, Order, Put, Quota, TaskId, Terms, Tried};
 
 use crate::kit::{MIB, World, key, options};
 
@@ -101,7 +101,7 @@ fn after_the_master_restarted_what_it_does_not_know_is_not_found_and_harmless() 
     assert_eq!(master.allocate(task, again.node(0), MIB, again.now), Err(Error::Stale));
     assert_eq!(master.promoted(task, again.node(0), again.now), Err(Error::Stale));
     assert_eq!(master.failed(task, again.node(0), "", again.now), Err(Error::Stale));
-    assert_eq!(master.commit(put.put, again.now), Err(Error::Stale));
+    assert_eq!(master.commit(put.put, &Terms::default(), again.now), Err(Error::Stale));
     assert_eq!(master.revoke(put.put), Err(Error::Stale));
     assert_eq!(master.counters().promotions, store::master::counters::Promotions::default());
     again.checked();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use store::master::name::{Name, Pin, Tier, Version};
 use store::master::options::{Offload, Options, Promotion};
 use store::master::{
-    Found, Inventory, Joining, News, Order, Presence, Put, PutId, Quota, TaskId, Ticket, Warm,
+    Found, Inventory, Joining, News, Order, Presence, Put, PutId, Quota, TaskId, Terms, Ticket, Warm,
 };
 
 use crate::kit::{Chance, MIB, World, block, key, options};
@@ -154,7 +154,9 @@ impl History {
             2 => {}
             _ => {
                 if let Ok(version) = self.world.commit(put) {
-                    self.newest.insert(number, version);
+                    // One that began later may have been there before: then that one stays.
+                    let newest = self.newest.entry(number).or_insert(version);
+                    *newest = version.max(*newest);
                 }
             }
         }
@@ -459,7 +461,7 @@ fn many_threads_at_once_break_nothing() {
                                 if chance.one_in(4) {
                                     let _ = master.revoke(reserved.put);
                                 } else {
-                                    let _ = master.commit(reserved.put, now);
+                                    let _ = master.commit(reserved.put, &Terms::default(), now);
                                 }
                             }
                         }

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use store::master::name::{Block, Group, Millis, Name, Node, Pin, Tenant, Tier, Version};
 use store::master::options::{Options, Promotion};
 use store::master::{
-    Change, Error, Found, Hit, Inventory, Item, Joining, Look, Master, News, NodeLook, Order, Put, PutId,
-    Refused, Reserved, Residency, TaskId, Tried, Wake,
+    Change, Committed, Error, Found, Hit, Inventory, Item, Joining, Look, Master, News, NodeLook, Order, Put,
+    PutId, Refused, Reserved, Residency, TaskId, Terms, Tried, Wake,
 };
 
 /// A mebibyte.
@@ -164,13 +164,13 @@ impl World {
     }
 
     pub(crate) fn commit(&mut self, put: PutId) -> Result<Version, Error> {
-        let done = self.master.commit(put, self.now);
+        let done = self.master.commit(put, &Terms::default(), self.now)?;
         for fake in &mut self.fakes {
-            if let (Ok(version), Some(bytes)) = (done, fake.open.remove(&put.version())) {
+            if let (Some(bytes), Committed::Stored(version)) = (fake.open.remove(&put.version()), done) {
                 fake.holds.insert((version, Tier::Memory), bytes);
             }
         }
-        done
+        Ok(put.version())
     }
 
     pub(crate) fn put_as(&mut self, put: &Put<'_>) -> Version {
@@ -212,7 +212,7 @@ impl World {
         let name = Name { tenant, key: key.into() };
         let (pin, group, tier) = (Pin::None, Group::NONE, Tier::Disk);
         self.fakes[fake].holds.insert((version, tier), (name.clone(), size));
-        let item = Item { name, version, size, tier, pin, group, block: None };
+        let item = Item { name, version, size, tier, pin, group, block: None, ends: None };
         self.tell(fake, &News::Adopted(item)).unwrap();
         version
     }
@@ -321,6 +321,7 @@ impl Fake {
             pin: Pin::None,
             group: Group::NONE,
             block: None,
+            ends: None,
         };
         self.holds.iter().map(item).collect()
     }

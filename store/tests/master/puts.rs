@@ -2,7 +2,7 @@
 
 use store::master::name::{Tier, Version};
 use store::master::options::{Offload, Options};
-use store::master::{Error, Found, Put, Refused, Wait, WaitFor};
+use store::master::{Committed, Error, Found, Glance, Life, Put, Refused, Terms, Wait, WaitFor, When};
 
 use crate::kit::{MIB, World, block, key, options};
 
@@ -58,9 +58,8 @@ fn a_put_that_nobody_ends_is_displaced_after_its_patience_and_its_bytes_are_free
     let mut world = World::new(options(), 10 * MIB);
     let patience = options().put_patience;
     let lost = world.begin(&Put::new(world.tenant, b"k", MIB)).unwrap();
-    let waits = wait(world.reserve(&Put::new(world.tenant, b"k", MIB)));
-    assert_eq!((waits.what, waits.until), (WaitFor::OtherPut, world.now.plus(patience)));
     world.pass(patience);
+    assert_eq!(world.master.tick(world.now).reaped, 1);
     let second = world.begin(&Put::new(world.tenant, b"k", MIB)).unwrap();
     assert_eq!(world.commit(lost.put), Err(Error::Stale));
     let space = world.look_node(0).memory;
@@ -82,6 +81,69 @@ fn a_put_that_nobody_ends_is_displaced_after_its_patience_and_its_bytes_are_free
     let given_up = world.begin(&Put::new(world.tenant, b"third", MIB)).unwrap();
     world.master.abandon(given_up.put).unwrap();
     assert_eq!(world.look_node(0).memory.leaving, MIB);
+    world.work(0);
+    assert_eq!(world.look_node(0).memory.free(), 9 * MIB);
+    world.checked();
+}
+
+#[test]
+fn of_several_puts_of_a_key_the_one_that_began_last_stays() {
+    let mut world = World::new(options(), 10 * MIB);
+    let first = world.begin(&Put::new(world.tenant, b"k", MIB)).unwrap();
+    let second = world.begin(&Put::new(world.tenant, b"k", 2 * MIB)).unwrap();
+    assert_eq!(world.look_node(0).memory.reserved, 3 * MIB);
+    let always = Terms::default();
+    let stored = world.master.commit(second.put, &always, world.now);
+    assert_eq!(stored, Ok(Committed::Stored(second.put.version())));
+    assert_eq!(world.master.commit(first.put, &always, world.now), Ok(Committed::Overtaken));
+    assert_eq!(world.hit(b"k").size, 2 * MIB);
+    assert_eq!(world.look_node(0).memory.free(), 8 * MIB);
+    world.checked();
+}
+
+#[test]
+fn the_condition_of_a_put_decides_when_it_is_committed() {
+    let mut world = World::new(options(), 10 * MIB);
+    let terms = |when| Terms { when, ..Terms::default() };
+    let put = |world: &mut World, when| {
+        let begun = world.begin(&Put::new(world.tenant, b"k", MIB)).unwrap();
+        world.master.commit(begun.put, &terms(when), world.now).unwrap()
+    };
+    assert_eq!(put(&mut world, When::Present), Committed::Unchanged);
+    let Committed::Stored(first) = put(&mut world, When::Absent) else { panic!("nothing was there") };
+    assert_eq!(put(&mut world, When::Absent), Committed::Unchanged);
+    assert_eq!(world.hit(b"k").version, first);
+    assert!(matches!(put(&mut world, When::Present), Committed::Stored(second) if second > first));
+    world.work(0);
+    assert_eq!(world.look_node(0).memory.free(), 9 * MIB);
+    world.checked();
+}
+
+#[test]
+fn what_has_a_life_is_gone_when_it_is_over_whoever_looks_first() {
+    let mut world = World::new(options(), 10 * MIB);
+    let put = |world: &mut World, key: &[u8], life| {
+        let begun = world.begin(&Put::new(world.tenant, key, MIB)).unwrap();
+        world.master.commit(begun.put, &Terms { life, ..Terms::default() }, world.now).unwrap()
+    };
+    let ends = world.now.plus(100);
+    for key in [b"read", b"seen", b"left", b"kept", b"open"] {
+        put(&mut world, key, Life::Until(ends));
+    }
+    put(&mut world, b"kept", Life::Kept);
+    put(&mut world, b"open", Life::Open);
+    let glance = |world: &World, key: &[u8]| world.master.glance(world.tenant, key, world.now);
+    assert_eq!(glance(&world, b"kept"), Glance::Here { size: MIB, ends: Some(ends) });
+    assert_eq!(glance(&world, b"open"), Glance::Here { size: MIB, ends: None });
+    world.checked();
+    world.pass(100);
+    assert_eq!(world.master.get(world.tenant, b"read", world.now), Found::Absent);
+    assert_eq!(glance(&world, b"seen"), Glance::Absent);
+    for _ in 0..16 {
+        world.master.tick(world.now);
+    }
+    assert_eq!((world.master.gauges().objects, world.master.counters().moves.ended), (1, 4));
+    world.checked();
     world.work(0);
     assert_eq!(world.look_node(0).memory.free(), 9 * MIB);
     world.checked();

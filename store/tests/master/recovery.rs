@@ -2,7 +2,7 @@
 
 use store::master::name::{Name, Tier, Version};
 use store::master::options::{Offload, Options};
-use store::master::{Error, Found, Inventory, Item, Joining, News, Presence, Put, Standing};
+use store::master::{Error, Found, Inventory, Item, Joining, News, Presence, Put, Standing, Terms};
 
 use crate::kit::{MIB, World, key, options};
 
@@ -85,7 +85,7 @@ fn a_restarted_node_is_readopted_by_its_id_with_what_its_disk_has_and_without_it
     fake.open.clear();
     assert_eq!(join(&mut world, 0), Inventory::Snapshot);
     assert_eq!(world.node(0), node, "the same number");
-    assert_eq!(world.master.commit(put.put, world.now), Err(Error::Stale));
+    assert_eq!(world.master.commit(put.put, &Terms::default(), world.now), Err(Error::Stale));
     assert_eq!(world.get(b"durable"), Found::Unknown);
     let old = News::Released { version: Version(1), tier: Tier::Disk };
     assert_eq!(world.master.tell(node, 1, 9, &old, world.now), Err(Error::OldLife));

@@ -7,6 +7,7 @@ mod keys;
 mod meet;
 mod put;
 mod tell;
+mod warm;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -49,6 +50,8 @@ pub struct Session<S: Store> {
     claimed: usize,
     /// The life that stands before a value.
     life: Option<Result<Life, Refusal>>,
+    /// What it has promised to read.
+    promises: warm::Promises<S::Warm>,
     /// Where a long command goes on.
     next: usize,
 }
@@ -64,8 +67,16 @@ const SMALL: usize = 16 << 10;
 impl<S: Store> Session<S> {
     /// A client that has said nothing.
     pub fn new(house: Arc<House<S>>, peer: Arc<Peer>) -> Self {
-        let mut session =
-            Self { house, peer, tenant: None, values: Vec::new(), claimed: 0, life: None, next: 0 };
+        let mut session = Self {
+            house,
+            peer,
+            tenant: None,
+            values: Vec::new(),
+            claimed: 0,
+            life: None,
+            promises: warm::Promises::default(),
+            next: 0,
+        };
         session.anonymous();
         session
     }
@@ -224,6 +235,8 @@ impl<S: Store> Session<S> {
             Kind::Command => tell::commands(args, out),
             Kind::Config => self.config(args, out),
             Kind::Info => self.info(args, out),
+            Kind::Warm => self.warm(args, out),
+            Kind::Cool => self.cool(args, out),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Ran, Session, answer, inline, not_a_number, refuse, syntax};
-use crate::resp::contract::{Answer, Life, Only, Put, Sink, Store, Written, together};
+use crate::resp::contract::{Answer, Block, Life, Only, Put, Sink, Store, Written, together};
 use crate::resp::decode::Args;
 use crate::resp::out::Out;
 use crate::resp::refusal::Refusal;
@@ -20,14 +20,14 @@ impl<S: Store> Session<S> {
     }
 
     pub(super) fn set_if_absent(&mut self, out: &mut Out) -> Ran {
-        let put = Put { only: Only::Absent, life: Life::Open };
+        let put = Put { only: Only::Absent, ..Put::default() };
         self.write(put, out, |written, out| out.number((written == Written::Stored).into()))
     }
 
     /// `SETEX key 10 value`: the life was read when the value was announced.
     pub(super) fn set_for(&mut self, out: &mut Out) -> Ran {
         match self.life.take() {
-            Some(Ok(life)) => self.write(Put { only: Only::Always, life }, out, |_, out| out.simple("OK")),
+            Some(Ok(life)) => self.write(Put { life, ..Put::default() }, out, |_, out| out.simple("OK")),
             Some(Err(refusal)) => refuse(out, &refusal),
             None => refuse(out, &syntax()),
         }
@@ -79,6 +79,10 @@ fn options(args: Args<'_>) -> Result<Put, Refusal> {
                 at += 1;
                 put.life = time(args.get(at), unit, "set")?;
             }
+            b"BLOCK" if put.block.is_none() && at + 3 < args.count() => {
+                put.block = Some(block(args.get(at + 1), args.get(at + 2), args.get(at + 3))?);
+                at += 3;
+            }
             b"EXAT" | b"PXAT" => {
                 return Err(Refusal::err("a life is said as how long, not until when: use EX or PX"));
             }
@@ -88,6 +92,19 @@ fn options(args: Args<'_>) -> Result<Put, Refusal> {
         at += 1;
     }
     Ok(put)
+}
+
+/// What a block is known as: `BLOCK prefix parent tokens`, each as hexadecimal digits, `-` where there is no parent.
+fn block(prefix: &[u8], parent: &[u8], tokens: &[u8]) -> Result<Block, Refusal> {
+    let parent = if parent == b"-" { None } else { Some(hash(parent)?) };
+    Ok(Block { prefix: hash(prefix)?, parent, tokens: hash(tokens)? })
+}
+
+/// A hash as it is written: up to sixteen hexadecimal digits.
+pub(super) fn hash(text: &[u8]) -> Result<u64, Refusal> {
+    let digits = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit()));
+    let hash = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    hash.ok_or_else(|| Refusal::err("a hash is written as up to sixteen hexadecimal digits"))
 }
 
 /// A time as it is written, in units of so many milliseconds.
