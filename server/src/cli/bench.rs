@@ -236,6 +236,12 @@ struct Tiers {
     /// What each node's disk moves, in GB/s, reads and writes together.
     #[arg(long, default_value_t = 12.0, value_name = "GB")]
     disk_rate: f64,
+    /// The system's page cache of each node, in GB; 0 is what direct I/O would be.
+    #[arg(long, default_value_t = 32, value_name = "GB")]
+    page_cache: u64,
+    /// Reads from disk that make a block hot [setting: store.promotion.threshold].
+    #[arg(long, default_value_t = 2)]
+    threshold: u8,
     /// Requests of the line whose prefixes are warmed, from its head on.
     #[arg(long, default_value_t = 64)]
     ahead: usize,
@@ -437,7 +443,9 @@ impl Tiers {
                 link_latency: Duration::from_micros(100),
                 disk_rate: self.disk_rate * 1e9,
                 disk_latency: Duration::from_micros(200),
+                pages: self.page_cache * 1_000_000_000,
             },
+            threshold: self.threshold,
             ahead: self.ahead,
             event_delay: Duration::from_micros(1_300),
             seed: self.seed,
@@ -477,6 +485,7 @@ impl Tiers {
             ("--nodes", self.nodes, 64),
             ("--memory", self.memory as usize, 1 << 20),
             ("--disk", self.disk as usize, 1 << 20),
+            ("--threshold", self.threshold.into(), 255),
         ];
         for (flag, found, most) in ranges {
             if !(1..=most).contains(&found) {

@@ -2,7 +2,9 @@
 //!
 //! A node has a link (its memory and network, as whoever reads and writes sees them) and a disk. Each serves one transfer
 //! after the other, whoever wants it: loads, puts, offloads and promotions stand in the same line, so what is copied for later
-//! delays what is needed now. How much of a line one party can take is bounded as in real clients and nodes, by
+//! delays what is needed now. In front of a disk is the system's page cache, for the store's disk reads and writes through
+//! it: what was just read or written is read again for nothing, so a promotion that follows a load costs the disk no second read.
+//! How much of a line one party can take is bounded as in real clients and nodes, by
 //! transfers in flight: see [`LOADS`], [`PUTS`] and [`COPIES`].
 
 use std::cmp::Reverse;
@@ -52,6 +54,8 @@ pub struct Hardware {
     pub disk_rate: f64,
     /// What each read and write waits besides.
     pub disk_latency: Duration,
+    /// Bytes of the system's page cache on each node; 0 is what direct I/O would be.
+    pub pages: u64,
 }
 
 /// What a store does beyond holding.
@@ -59,8 +63,8 @@ pub struct Hardware {
 pub(super) enum Care {
     /// Nothing: memory over disk, and whatever is on disk stays there.
     Holds,
-    /// Promotes on hit.
-    Promotes,
+    /// Promotes what was read from disk so often.
+    Promotes(u8),
 }
 
 /// What an engine is told.
@@ -127,9 +131,19 @@ struct Station {
     position: u64,
     link: Pipe,
     disk: Pipe,
+    pages: Pages,
     copying: u64,
     /// Transfers from and to a copy, and whether the master wants its bytes back when they have ended.
     guards: HashMap<(Version, Tier), (u32, bool)>,
+}
+
+/// What the system keeps of a disk: what was read or written last.
+#[derive(Default)]
+struct Pages {
+    /// When a copy was there, and its last turn.
+    there: HashMap<Version, (Duration, u64)>,
+    order: VecDeque<(Version, u64)>,
+    turn: u64,
 }
 
 /// What serves one transfer after the other.
@@ -204,7 +218,10 @@ impl Depot {
     /// # Errors
     /// What the master says to nodes of this kind.
     pub(super) fn new(hardware: Hardware, care: Care, bytes: u64, engines: usize) -> Result<Self, String> {
-        let promotion = Promotion { on: care == Care::Promotes, ..Promotion::default() };
+        let promotion = match care {
+            Care::Holds => Promotion { on: false, ..Promotion::default() },
+            Care::Promotes(threshold) => Promotion { on: true, threshold, ..Promotion::default() },
+        };
         let offload = if hardware.disk == 0 { Offload::Off } else { Offload::AtCommit };
         let bell = Arc::new(Bell::default());
         let options = Options { offload, promotion, ..Options::default() };
@@ -228,7 +245,8 @@ impl Depot {
         for at in 0..hardware.nodes {
             let node = depot.join(at).map_err(|error| error.to_string())?;
             let (link, disk) = (Pipe::default(), Pipe::default());
-            depot.nodes.push(Station { node, position: 0, link, disk, copying: 0, guards: HashMap::new() });
+            let (pages, guards) = (Pages::default(), HashMap::new());
+            depot.nodes.push(Station { node, position: 0, link, disk, pages, copying: 0, guards });
         }
         depot.at(TICK, Event::Tick);
         Ok(depot)
@@ -342,9 +360,21 @@ impl Depot {
         self.nodes[node].link.take(self.bytes, link_rate, now) + link_latency
     }
 
-    fn disk(&mut self, node: usize, now: Duration) -> Duration {
-        let Hardware { disk_rate, disk_latency, .. } = self.hardware;
-        self.nodes[node].disk.take(self.bytes, disk_rate, now) + disk_latency
+    /// When a copy has been read from disk: at once if the system still has it, or with whoever is reading it already.
+    fn read_disk(&mut self, node: usize, version: Version, now: Duration) -> Duration {
+        match self.nodes[node].pages.find(version) {
+            Some(there) => there.max(now),
+            None => self.use_disk(node, version, now),
+        }
+    }
+
+    /// When a copy has been read or written.
+    fn use_disk(&mut self, node: usize, version: Version, now: Duration) -> Duration {
+        let Hardware { disk_rate, disk_latency, pages, .. } = self.hardware;
+        let station = &mut self.nodes[node];
+        let done = station.disk.take(self.bytes, disk_rate, now) + disk_latency;
+        station.pages.keep(version, done, (pages / self.bytes) as usize);
+        done
     }
 
     fn happens(&mut self, event: Event, now: Duration) {
@@ -449,7 +479,7 @@ impl Depot {
             }
             Tier::Disk => {
                 self.traffic.read_disk += self.bytes;
-                let done = self.disk(node, now);
+                let done = self.read_disk(node, version, now);
                 self.at(done, Event::Read { job, at, node, version });
             }
         }
@@ -537,7 +567,7 @@ impl Depot {
             Order::Offload(copying) => {
                 self.nodes[at].copying += self.bytes;
                 self.guard(at, copying.version, Tier::Disk);
-                let done = self.disk(at, now);
+                let done = self.use_disk(at, copying.version, now);
                 let (name, version) = (copying.name, copying.version);
                 self.at(done, Event::Offloaded { node: at, name, version });
             }
@@ -550,7 +580,7 @@ impl Depot {
                 let version = copying.version;
                 self.guard(at, version, Tier::Disk);
                 self.guard(target, version, Tier::Memory);
-                let done = self.disk(at, now);
+                let done = self.read_disk(at, version, now);
                 self.at(done, Event::Lifted { node: at, target, task, version });
             }
         }
@@ -593,5 +623,29 @@ impl Pipe {
         self.busy += takes;
         self.free = self.free.max(now) + takes;
         self.free
+    }
+}
+
+impl Pages {
+    /// When this copy is there, if it is or will be.
+    fn find(&mut self, version: Version) -> Option<Duration> {
+        let (there, turn) = self.there.get_mut(&version)?;
+        self.turn += 1;
+        *turn = self.turn;
+        self.order.push_back((version, self.turn));
+        Some(*there)
+    }
+
+    /// It is there from then on, as one of the last so many.
+    fn keep(&mut self, version: Version, there: Duration, most: usize) {
+        self.turn += 1;
+        self.there.insert(version, (there, self.turn));
+        self.order.push_back((version, self.turn));
+        while self.there.len() > most {
+            let Some((version, turn)) = self.order.pop_front() else { return };
+            if self.there.get(&version).is_some_and(|(_, last)| *last == turn) {
+                self.there.remove(&version);
+            }
+        }
     }
 }

@@ -39,6 +39,8 @@ pub struct Plan {
     pub token_bytes: u64,
     /// The store's machines.
     pub hardware: Hardware,
+    /// Reads from disk that make a block hot.
+    pub threshold: u8,
     /// Requests of the line, from its head on, whose prefixes are warmed.
     pub ahead: usize,
     /// How long an engine's news takes to reach the index.
@@ -138,7 +140,7 @@ fn one(name: &str, plan: &Plan) -> std::result::Result<Row, String> {
     let (hardware, care) = match name {
         // Memory for everything, and nothing to do on disk.
         "all-in-memory" => (Hardware { memory: 1 << 50, disk: 0, ..plan.hardware }, Care::Holds),
-        "promotion" | "warming" => (plan.hardware, Care::Promotes),
+        "promotion" | "warming" => (plan.hardware, Care::Promotes(plan.threshold)),
         _ => (plan.hardware, Care::Holds),
     };
     let depot = match name {
@@ -214,7 +216,7 @@ pub fn table(result: &Result, plan: &Plan) -> String {
     use std::fmt::Write as _;
     const GB: f64 = 1e9;
     let mut out = String::new();
-    let Hardware { nodes, memory, disk, link_rate, link_latency, disk_rate, disk_latency } = plan.hardware;
+    let Hardware { nodes, memory, disk, link_rate, link_latency, disk_rate, disk_latency, pages } = plan.hardware;
     let gb = |bytes: u64| bytes as f64 / GB;
     // Writing to a string cannot fail.
     let _ = writeln!(
@@ -232,14 +234,15 @@ pub fn table(result: &Result, plan: &Plan) -> String {
     );
     let _ = writeln!(
         out,
-        "{nodes} nodes of {:.0} GB of memory at {:.1} GB/s + {} us and {:.0} GB of disk at {:.1} GB/s + {} us; \
-         working set {:.0} GB",
+        "{nodes} nodes of {:.0} GB of memory at {:.1} GB/s + {} us and {:.0} GB of disk at {:.1} GB/s + {} us behind {:.0} GB \
+         of page cache; working set {:.0} GB",
         gb(memory),
         link_rate / GB,
         link_latency.as_micros(),
         gb(disk),
         disk_rate / GB,
         disk_latency.as_micros(),
+        gb(pages),
         gb(result.working_set),
     );
     let _ = writeln!(

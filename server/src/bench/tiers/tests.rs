@@ -21,6 +21,7 @@ fn plan() -> Plan {
         link_latency: Duration::from_micros(100),
         disk_rate: 2e9,
         disk_latency: Duration::from_micros(200),
+        pages: 1 << 28,
     };
     Plan {
         requests: sim::trace::read(lines.join("\n").as_bytes(), 128).unwrap(),
@@ -30,6 +31,7 @@ fn plan() -> Plan {
         in_flight: 2,
         token_bytes: 64 << 10,
         hardware,
+        threshold: 2,
         ahead: 64,
         event_delay: Duration::from_micros(1_300),
         seed: 1,
