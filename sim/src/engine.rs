@@ -219,7 +219,11 @@ impl Engine {
         let left = |sequence: &Sequence| sequence.job.prompt.saturating_sub(sequence.computed);
         let cached = |sequence: &Sequence| self.hits(&sequence.job) * self.shape.block_size;
         self.running.iter().map(left).sum::<usize>()
-            + self.loading.iter().map(|load| left(&load.sequence) - load.wanted * self.shape.block_size).sum::<usize>()
+            + self
+                .loading
+                .iter()
+                .map(|load| left(&load.sequence) - load.wanted * self.shape.block_size)
+                .sum::<usize>()
             + self
                 .waiting
                 .iter()
@@ -282,7 +286,9 @@ impl Engine {
         loop {
             out.extend(self.said.drain(..));
             let late = self.next_late();
-            if let Some(step) = self.step.take_if(|step| step.ends <= now && late.is_none_or(|at| step.ends <= at)) {
+            if let Some(step) =
+                self.step.take_if(|step| step.ends <= now && late.is_none_or(|at| step.ends <= at))
+            {
                 self.finish(step.ends, out);
                 self.begin(step.ends);
             } else if let Some(at) = late.filter(|at| *at <= now) {
@@ -459,7 +465,8 @@ impl Engine {
             }
             sequence.output += 1;
             let done = sequence.output == sequence.job.output;
-            let (job, count, cached, loaded) = (sequence.job.id, sequence.output, sequence.cached, sequence.loaded);
+            let (job, count, cached, loaded) =
+                (sequence.job.id, sequence.output, sequence.cached, sequence.loaded);
             out.push(Output { at, what: What::Token { job, count, cached, loaded, done } });
             if done {
                 cache.release(&sequence.blocks);
@@ -629,6 +636,7 @@ mod tests {
                     }
                     What::Told(Told::Cleared) => told.clear(),
                     What::Token { done, .. } => finished += usize::from(*done),
+                    What::Wants { .. } | What::Stops { .. } | What::Offloads(_) => panic!("there is no second tier"),
                 }
             }
             prop_assert_eq!(finished, jobs.len());

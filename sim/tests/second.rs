@@ -193,7 +193,11 @@ fn what_is_evicted_is_put_there_when_its_last_copy_goes() {
     out.extend(run(&mut engine));
     let text = job(1, 1, 40, 9).text;
     let gone: BTreeSet<PrefixHash> = offloaded(&out).into_iter().map(|kept| kept.prefix).collect();
-    assert_eq!(gone, text.prefix_hashes[..10].iter().copied().collect(), "all of the prompt, none of the answer");
+    assert_eq!(
+        gone,
+        text.prefix_hashes[..10].iter().copied().collect(),
+        "all of the prompt, none of the answer"
+    );
     assert_eq!(offloaded(&out).len(), 10, "each once");
 }
 

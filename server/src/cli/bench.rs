@@ -195,7 +195,7 @@ struct Tiers {
     #[arg(long, default_value_t = 1.0)]
     time_scale: f64,
     /// Requests that an engine has at a time; others stand in line.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 6)]
     in_flight: usize,
     /// Tokens in a block, of the engines and of the store.
     #[arg(long, default_value_t = 256)]
@@ -234,7 +234,7 @@ struct Tiers {
     #[arg(long, default_value_t = 25.0, value_name = "GB")]
     link_rate: f64,
     /// What each node's disk moves, in GB/s, reads and writes together.
-    #[arg(long, default_value_t = 12.0, value_name = "GB")]
+    #[arg(long, default_value_t = 8.0, value_name = "GB")]
     disk_rate: f64,
     /// The system's page cache of each node, in GB; 0 is what direct I/O would be.
     #[arg(long, default_value_t = 32, value_name = "GB")]
@@ -453,11 +453,7 @@ impl Tiers {
         };
         eprintln!("{} requests on {} engines, in virtual time", plan.requests.len(), plan.engines);
         let result = tiers::measure(&plan, |name| eprintln!("  {name} …")).map_err(Failure::Work)?;
-        if self.json {
-            output::json(&result)
-        } else {
-            output::line(tiers::table(&result, &plan).trim_end())
-        }
+        if self.json { output::json(&result) } else { output::line(tiers::table(&result, &plan).trim_end()) }
     }
 
     fn check(&self) -> Result<(), String> {

@@ -177,17 +177,49 @@ struct Puts {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Tick,
-    Looked { job: u64 },
+    Looked {
+        job: u64,
+    },
     /// A block has left the disk for a job.
-    Read { job: u64, at: usize, node: usize, version: Version },
+    Read {
+        job: u64,
+        at: usize,
+        node: usize,
+        version: Version,
+    },
     /// A block has arrived at an engine.
-    Came { job: u64, at: usize, node: usize, version: Version, tier: Tier },
-    Put { engine: usize, put: PutId },
-    PutAgain { engine: usize },
-    Offloaded { node: usize, name: Name, version: Version },
+    Came {
+        job: u64,
+        at: usize,
+        node: usize,
+        version: Version,
+        tier: Tier,
+    },
+    Put {
+        engine: usize,
+        put: PutId,
+    },
+    PutAgain {
+        engine: usize,
+    },
+    Offloaded {
+        node: usize,
+        name: Name,
+        version: Version,
+    },
     /// A block has left the disk for memory.
-    Lifted { node: usize, target: usize, task: store::master::TaskId, version: Version },
-    Promoted { node: usize, target: usize, task: store::master::TaskId, version: Version },
+    Lifted {
+        node: usize,
+        target: usize,
+        task: store::master::TaskId,
+        version: Version,
+    },
+    Promoted {
+        node: usize,
+        target: usize,
+        task: store::master::TaskId,
+        version: Version,
+    },
 }
 
 /// Remembers what the master called out.
@@ -336,7 +368,8 @@ impl Depot {
     /// What was counted, over so much time.
     pub(super) fn close(&mut self, now: Duration) -> Traffic {
         let part = |busy: Duration| {
-            (busy.as_secs_f64() * 1e3 / (now.as_secs_f64() * self.nodes.len() as f64).max(1e-9)).round() as u64
+            (busy.as_secs_f64() * 1e3 / (now.as_secs_f64() * self.nodes.len() as f64).max(1e-9)).round()
+                as u64
         };
         Traffic {
             in_vain: self.traffic.in_vain + self.fresh.values().sum::<u64>(),
@@ -511,7 +544,9 @@ impl Depot {
             let put = Put { prefer, only_new: true, ticket, ..Put::new(self.tenant, &key, self.bytes) };
             match self.master.reserve(&put, now.into()) {
                 Ok(reserved) => {
-                    let Some(node) = self.nodes.iter().position(|one| one.node == reserved.node) else { return };
+                    let Some(node) = self.nodes.iter().position(|one| one.node == reserved.node) else {
+                        return;
+                    };
                     self.puts[engine].in_flight += 1;
                     let done = self.link(node, now);
                     self.at(done, Event::Put { engine, put: reserved.put });
@@ -575,7 +610,9 @@ impl Depot {
                 let node = self.nodes[at].node;
                 // Without memory now, the master tries again by itself.
                 let Ok(staging) = self.master.allocate(task, node, copying.size, now.into()) else { return };
-                let Some(target) = self.nodes.iter().position(|one| one.node == staging.target) else { return };
+                let Some(target) = self.nodes.iter().position(|one| one.node == staging.target) else {
+                    return;
+                };
                 self.nodes[at].copying += self.bytes;
                 let version = copying.version;
                 self.guard(at, version, Tier::Disk);

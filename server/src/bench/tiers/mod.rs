@@ -216,7 +216,8 @@ pub fn table(result: &Result, plan: &Plan) -> String {
     use std::fmt::Write as _;
     const GB: f64 = 1e9;
     let mut out = String::new();
-    let Hardware { nodes, memory, disk, link_rate, link_latency, disk_rate, disk_latency, pages } = plan.hardware;
+    let Hardware { nodes, memory, disk, link_rate, link_latency, disk_rate, disk_latency, pages } =
+        plan.hardware;
     let gb = |bytes: u64| bytes as f64 / GB;
     // Writing to a string cannot fail.
     let _ = writeln!(
@@ -269,11 +270,22 @@ pub fn table(result: &Result, plan: &Plan) -> String {
     let _ = writeln!(
         out,
         "\n{:<14}{:>8}{:>9}{:>10}{:>10}{:>10}{:>10}{:>8}{:>8} | {:>9}{:>10}",
-        "GB", "put", "dropped", "offloaded", "from mem.", "from disk", "promoted", "in vain", "stopped", "disk busy", "link busy"
+        "GB",
+        "put",
+        "dropped",
+        "offloaded",
+        "from mem.",
+        "from disk",
+        "promoted",
+        "in vain",
+        "stopped",
+        "disk busy",
+        "link busy"
     );
     for (name, row) in rows() {
         let Some(Store { traffic, .. }) = row.store else { continue };
-        let Traffic { stopped, read_memory, read_disk, put, dropped, offloaded, promoted, in_vain, .. } = traffic;
+        let Traffic { stopped, read_memory, read_disk, put, dropped, offloaded, promoted, in_vain, .. } =
+            traffic;
         let _ = writeln!(
             out,
             "{name:<14}{:>8.0}{:>9.0}{:>10.0}{:>10.0}{:>10.0}{:>10.0}{:>8.0}{stopped:>8} | {:>7.1} %{:>8.1} %",
@@ -288,7 +300,10 @@ pub fn table(result: &Result, plan: &Plan) -> String {
             traffic.link_busy as f64 / 10.0,
         );
     }
-    let _ = writeln!(out, "\nblocks        promotions  retried   warmed: asked  in time     late  cancelled  unused");
+    let _ = writeln!(
+        out,
+        "\nblocks        promotions  retried   warmed: asked  in time     late  cancelled  unused"
+    );
     for (name, row) in rows() {
         let Some(store) = row.store.filter(|store| store.promotions > 0) else { continue };
         let _ = writeln!(

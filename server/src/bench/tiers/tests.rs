@@ -45,7 +45,10 @@ fn every_way_serves_everything_and_what_is_counted_adds_up() {
     let result = measure(&plan, |_| ()).unwrap();
     for (name, row) in &result.ways {
         let Tokens { prompt, device, memory, disk, computed } = row.tokens;
-        assert_eq!((row.requests, prompt), (360, plan.requests.iter().map(|one| one.job.prompt as u64).sum()));
+        assert_eq!(
+            (row.requests, prompt),
+            (360, plan.requests.iter().map(|one| one.job.prompt as u64).sum())
+        );
         assert_eq!(device + memory + disk + computed, prompt, "{name}");
         let Some(store) = row.store else {
             assert_eq!((name.as_str(), memory + disk), ("no-store", 0));

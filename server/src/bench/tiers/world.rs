@@ -135,7 +135,11 @@ impl<'a> World<'a> {
                 }
                 for Said { engine, job, blocks, found } in said.drain(..) {
                     let engine = &mut self.engines[engine];
-                    if found { engine.found(job, blocks, now) } else { engine.loaded(job, blocks, now) };
+                    if found {
+                        engine.found(job, blocks, now)
+                    } else {
+                        engine.loaded(job, blocks, now)
+                    };
                 }
             } else if let Some(request) = coming.next() {
                 self.report.prompt += request.job.prompt as u64;
@@ -284,7 +288,8 @@ impl<'a> World<'a> {
                 continue;
             }
             let job = &waiting.request.job;
-            let prefix = &job.text.prefix_hashes[..((job.prompt - 1) / block).min(job.text.prefix_hashes.len())];
+            let prefix =
+                &job.text.prefix_hashes[..((job.prompt - 1) / block).min(job.text.prefix_hashes.len())];
             self.index.lookup(&job.text.tokens_hashes[..prefix.len()], &mut self.found);
             let on_device = |engine| self.found.of(worker(engine)).map_or(0, |found| found.on(Tier::Device));
             let held = (0..self.engines.len()).map(on_device).max().unwrap_or_default();
