@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod batches;
+pub mod behind;
 pub mod bench;
 pub mod cli;
 pub mod clock;
@@ -25,6 +26,7 @@ pub mod route;
 pub mod settings;
 pub mod shelf;
 pub mod sink;
+pub mod store;
 pub mod telemetry;
 pub mod tokens;
 pub mod webhooks;

@@ -5,6 +5,7 @@ pub mod arena;
 pub mod client;
 pub mod disk;
 pub mod master;
+pub mod node;
 pub mod resp;
 mod sketch;
 

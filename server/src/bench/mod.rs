@@ -7,4 +7,5 @@ pub mod indexer;
 mod process;
 pub mod queue;
 pub mod route;
+pub mod store;
 pub mod tiers;

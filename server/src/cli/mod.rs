@@ -15,6 +15,7 @@ mod queue;
 mod relay;
 mod serve;
 mod sim;
+mod store;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -57,6 +58,8 @@ enum Command {
     Coord(coord::Coord),
     /// Answer who holds how much of a prefix, over HTTP.
     Indexer(indexer::Indexer),
+    /// Keep KV blocks in memory over disk, for engines that speak the Redis protocol.
+    Store(store::Store),
     /// Run simulated engines, for trying things out.
     Sim(sim::Sim),
     /// Measure what is claimed.
@@ -101,6 +104,7 @@ fn run(cli: Cli, registry: &Registry) -> Result<(), Failure> {
         Command::Relay(command) => command.run(),
         Command::Coord(command) => command.run(registry),
         Command::Indexer(command) => command.run(),
+        Command::Store(command) => command.run(),
         Command::Sim(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Config(command) => command.run(),

@@ -3,7 +3,9 @@
 pub mod check;
 mod files;
 mod load;
+mod size;
 mod span;
+mod tiers;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -14,7 +16,9 @@ use serde::{Deserialize, Serialize};
 
 pub use files::{Batches, Data, Files};
 pub use load::{Error, Origin, load, variable};
+pub use size::Size;
 pub use span::Span;
+pub use tiers::{Offload, Promotion, Quota, Tiers};
 pub use webhook::Webhook;
 
 /// The whole of `warmline.toml`.
@@ -43,6 +47,8 @@ pub struct Settings {
     pub batches: Batches,
     /// Who is told when batches and jobs end.
     pub webhook: Webhook,
+    /// The tiered store, where `warmline store` runs.
+    pub tiers: Tiers,
     /// Logs.
     pub log: Log,
     /// Models that need a word about their tokenizer; others are served too.

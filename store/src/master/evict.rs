@@ -44,6 +44,12 @@ impl Master {
         freed
     }
 
+    /// Lets so many bytes more leave a node's memory: what is free there lies in too many parts.
+    pub fn make_room(&self, node: Node, bytes: u64, now: Millis) -> u64 {
+        let Ok(member) = self.member(node) else { return 0 };
+        self.evict(member, Tier::Memory, Goal { bytes, only: None, colder: None }, now)
+    }
+
     /// Lets copies leave until the goal is met or enough was looked at; how many bytes leave.
     pub(super) fn evict(&self, node: &Member, tier: Tier, goal: Goal, now: Millis) -> u64 {
         let mut freed = 0;

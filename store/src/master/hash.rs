@@ -3,11 +3,11 @@
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// Builds [`Mix`].
-pub(super) type Spread = BuildHasherDefault<Mix>;
+pub(crate) type Spread = BuildHasherDefault<Mix>;
 
 /// Multiplies and folds, a few instructions a number.
 #[derive(Default)]
-pub(super) struct Mix(u64);
+pub(crate) struct Mix(u64);
 
 /// An odd number whose bits look like chance: 2^64 over the golden ratio.
 const SCATTER: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -27,7 +27,7 @@ mod error;
 mod evict;
 mod get;
 mod groups;
-mod hash;
+pub(crate) mod hash;
 pub mod heat;
 mod keep;
 mod lives;

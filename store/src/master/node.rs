@@ -53,6 +53,30 @@ pub(super) struct Inside {
     /// Transfers under way.
     pub(super) puts: u32,
     pub(super) waits: VecDeque<Waiting>,
+    stuck: Stuck,
+}
+
+/// How much of what leaves does not go: somebody reads it, perhaps slowly. Puts cannot wait for that.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stuck {
+    since: Millis,
+    /// The least that was leaving since then.
+    least: u64,
+    /// The least that was leaving in the window before.
+    before: u64,
+}
+
+/// What leaves and has not gone within so many milliseconds is not counted on.
+const WINDOW: u64 = 50;
+
+impl Stuck {
+    fn look(&mut self, leaving: u64, now: Millis) -> u64 {
+        self.least = self.least.min(leaving);
+        if now.since(self.since) >= WINDOW {
+            (self.since, self.before, self.least) = (now, self.least, leaving);
+        }
+        self.before.min(leaving)
+    }
 }
 
 /// Where the bytes of a tier of a node are: `capacity = here + reserved + leaving + free`.
@@ -134,6 +158,7 @@ impl Member {
             outbox: Outbox::default(),
             puts: 0,
             waits: VecDeque::new(),
+            stuck: Stuck::default(),
         };
         Self { node, name: name.into(), standing: AtomicU8::new(standing as u8), inside: Mutex::new(inside) }
     }
@@ -260,7 +285,8 @@ impl Inside {
         let settled = space.settled();
         let part = |thousandths: u32| share(space.capacity, thousandths);
         let above = if settled > part(marks.0) { settled - part(marks.1).min(settled) } else { 0 };
-        above.max((settled + waited).saturating_sub(space.capacity))
+        let stuck = if tier == Tier::Memory { self.stuck.look(space.leaving, now) } else { 0 };
+        above.max((settled + stuck + waited).saturating_sub(space.capacity))
     }
 
     /// Bytes for which puts wait that came before this one.

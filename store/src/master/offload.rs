@@ -38,6 +38,7 @@ impl Master {
             size: bytes,
             deadline: Some(deadline),
             heat: object.heat.score(self.moment(now)),
+            ends: shard.lives.of(row),
         });
         let mut inside = node.lock();
         let fits = inside.takes()

@@ -83,7 +83,7 @@ pub struct Promotion {
 }
 
 /// A shard, a node or a group can be only so many.
-pub(super) const MAX_NODES: usize = 1_024;
+pub const MAX_NODES: usize = 1_024;
 /// Tenants that the master can tell apart; each costs a shard nothing until it has something there.
 pub(super) const MAX_TENANTS: usize = 16_384;
 /// Members of a group: leaving memory together must stay a short step.

@@ -61,6 +61,8 @@ pub struct Copying {
     pub deadline: Option<Millis>,
     /// How often it was read lately.
     pub heat: u8,
+    /// When the object ends by itself, if it does.
+    pub ends: Option<Millis>,
 }
 
 /// The orders of one node that it has not taken yet.

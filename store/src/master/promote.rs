@@ -239,6 +239,7 @@ impl Master {
                 size: object.bytes(),
                 deadline: wanted_by.min(),
                 heat: ask.score,
+                ends: shard.lives.of(row),
             },
         );
         let slip = self.member(holder).ok().and_then(|m| m.lock().outbox.push(order, self.options.orders));

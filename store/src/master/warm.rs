@@ -17,12 +17,19 @@ pub struct Warm {
     tenant: Tenant,
     /// Those that are on their way.
     pending: Vec<Box<[u8]>>,
+    /// How many objects there are of all that was asked for.
+    known: usize,
 }
 
 impl Warm {
     /// Keys that were not in memory, and are on their way.
     pub fn pending(&self) -> usize {
         self.pending.len()
+    }
+
+    /// How many objects there are of all that was asked for, wherever they are.
+    pub fn known(&self) -> usize {
+        self.known
     }
 }
 
@@ -31,9 +38,16 @@ impl Master {
     /// already is not begun again.
     pub fn warm(&self, tenant: Tenant, keys: &[&[u8]], deadline: Millis, now: Millis) -> Warm {
         let id = self.number();
-        let wanted = keys.iter().filter(|key| self.warm_one(tenant, key, Demand { warm: id, deadline }, now));
-        let pending = wanted.map(|key| (*key).into()).collect();
-        Warm { id, tenant, pending }
+        let mut warm = Warm { id, tenant, pending: Vec::new(), known: 0 };
+        for key in keys {
+            match self.warm_one(tenant, key, Demand { warm: id, deadline }, now) {
+                Some(true) => warm.pending.push((*key).into()),
+                Some(false) => {}
+                None => continue,
+            }
+            warm.known += 1;
+        }
+        warm
     }
 
     /// Whoever waited has left: what only they wanted, and nobody has begun, is dropped.
@@ -67,15 +81,15 @@ impl Master {
         }
     }
 
-    /// Whether it is on its way.
-    fn warm_one(&self, tenant: Tenant, key: &[u8], demand: Demand, now: Millis) -> bool {
+    /// Whether it is on its way; `None` if there is no such object.
+    fn warm_one(&self, tenant: Tenant, key: &[u8], demand: Demand, now: Millis) -> Option<bool> {
         let hash = self.hash(tenant, key);
         let (mut guard, at) = self.find(tenant, key);
         let shard = &mut *guard;
         shard.tally.warmed.asked += 1;
         let Some(at) = at else {
             shard.tally.warmed.gone += 1;
-            return false;
+            return None;
         };
         let moment = self.moment(now);
         let score = shard.states.get(&tenant).map_or(0, |state| state.sketch.score(hash, moment));
@@ -85,7 +99,7 @@ impl Master {
             // It will be read: the hand spares it once.
             object.flags.set(Flags::READ_MEMORY);
             shard.tally.warmed.in_time += 1;
-            return false;
+            return Some(false);
         }
         self.busy.awaited.fetch_add(1, Ordering::Relaxed);
         let waits = match self.admit(shard, at, &Ask { score, demand: Some(demand), retry: false }, now) {
@@ -104,7 +118,7 @@ impl Master {
             self.busy.awaited.fetch_sub(1, Ordering::Relaxed);
             shard.tally.warmed.too_late += 1;
         }
-        waits
+        Some(waits)
     }
 
     /// It is in memory now.

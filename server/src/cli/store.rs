@@ -1,0 +1,97 @@
+//! `warmline store`: the tiered store, until it is told to stop.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Source;
+use super::output::{self, Failure};
+use crate::settings::{Offload, Settings, Size};
+use crate::{store, telemetry};
+
+/// Keep KV blocks in memory over disk, for engines that speak the Redis protocol.
+///
+/// Try it: `warmline store --data /tmp/kv`, then `redis-cli -p 6380 set a b`. See docs/store.md.
+#[derive(Args)]
+pub(super) struct Store {
+    #[command(flatten)]
+    source: Source,
+    /// Where clients connect with the Redis protocol [setting: tiers.listen].
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Where operators connect [setting: tiers.admin].
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<SocketAddr>,
+    /// Where the disk's segments lie; without it, memory only [setting: tiers.folder].
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+    /// Bytes of values in memory, such as 4GiB [setting: tiers.memory].
+    #[arg(long, value_name = "BYTES")]
+    memory: Option<Size>,
+    /// Bytes on disk, such as 64GiB [setting: tiers.disk].
+    #[arg(long, value_name = "BYTES")]
+    disk: Option<Size>,
+    /// When objects are written to disk [setting: tiers.offload].
+    #[arg(long, value_enum)]
+    offload: Option<Offload>,
+    /// Print where it listens as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Store {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let json = self.json;
+        let settings = self.settings()?;
+        telemetry::start(&settings.log).map_err(Failure::Input)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        runtime.block_on(serve(settings, json))
+    }
+
+    fn settings(self) -> Result<Settings, Failure> {
+        let mut settings = self.source.settings()?;
+        let tiers = &mut settings.tiers;
+        tiers.listen = self.listen.unwrap_or(tiers.listen);
+        tiers.admin = self.admin_listen.unwrap_or(tiers.admin);
+        tiers.folder = self.data.or(tiers.folder.take());
+        tiers.memory = self.memory.unwrap_or(tiers.memory);
+        tiers.disk = self.disk.unwrap_or(tiers.disk);
+        tiers.offload = self.offload.unwrap_or(tiers.offload);
+        tiers.check().map_err(Failure::Input)?;
+        Ok(settings)
+    }
+}
+
+async fn serve(settings: Settings, json: bool) -> Result<(), Failure> {
+    let running = store::start(&settings).await.map_err(Failure::Input)?;
+    let address = running.address();
+    let tiers = &settings.tiers;
+    if json {
+        output::line(&serde_json::json!({"listen": address.to_string()}).to_string())?;
+    }
+    let look = running.parts().node.look();
+    let objects = running.parts().node.disk().map_or(0, |disk| disk.count().0);
+    match &tiers.folder {
+        Some(folder) => tracing::info!(
+            "{} in memory over {} in {}; {objects} objects were there (node {})",
+            tiers.memory,
+            tiers.disk,
+            folder.display(),
+            look.id,
+        ),
+        None => tracing::info!(
+            "{} in memory and no disk: --data FOLDER adds one (node {})",
+            tiers.memory,
+            look.id
+        ),
+    }
+    if !address.ip().is_loopback() && settings.tenants.is_empty() {
+        tracing::warn!("anybody who reaches {address} may read and write: add [[tenants]] with keys_file");
+    }
+    tracing::info!("ready to try: redis-cli -h {} -p {} set a b", address.ip(), address.port());
+    super::serve::signal().await;
+    tracing::info!("stopping: no new clients, what arrives is written to disk");
+    running.stop().await;
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Membership: the node tells a master everything that it has, then what changes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::desk::Away;
+use super::meta::Meta;
+use super::{Error, Inner};
+use crate::master::name::{Name, Tier};
+use crate::master::{self, Item, Joining};
+
+/// Copies that are told at a time.
+const TOGETHER: usize = 1_000;
+/// How long it waits before it tries to join again.
+const BREATH: Duration = Duration::from_millis(100);
+
+impl Inner {
+    /// Joins, and tells everything that there is.
+    pub(super) async fn join(&self) -> Result<(), Error> {
+        let joining = Joining {
+            id: &self.options.id,
+            life: self.life,
+            memory: self.options.memory,
+            disk: self.options.on_disk(),
+        };
+        let joined = self.desk.join(&joining).wait().await??;
+        self.number.store(joined.node.number(), Ordering::Relaxed);
+        self.desk.begin_inventory(joined.node, self.life).wait().await??;
+        // What was ordered before is done before it is told of; what it came to is in what is told.
+        while self.working.load(Ordering::Acquire) > 0 {
+            self.room.notified().await;
+        }
+        self.line.clear();
+        let mut items = Vec::with_capacity(TOGETHER);
+        for copy in self.hold.all() {
+            items.push(self.item(copy.name.clone(), &copy.meta, copy.len() as u64, Tier::Memory));
+            if items.len() == TOGETHER {
+                self.send(joined.node, &mut items).await?;
+            }
+        }
+        if let Some(disk) = &self.disk {
+            let mut foreign = 0_u64;
+            for object in disk.inventory() {
+                let tenant = std::str::from_utf8(&object.tenant).ok();
+                let (Some(meta), Some(tenant)) = (Meta::read(&object.meta), tenant) else {
+                    foreign += 1;
+                    continue;
+                };
+                let name = Name { tenant: self.desk.tenant(tenant)?, key: object.key };
+                items.push(self.item(name, &meta, object.len, Tier::Disk));
+                if items.len() == TOGETHER {
+                    self.send(joined.node, &mut items).await?;
+                }
+            }
+            if foreign > 0 {
+                tracing::error!(
+                    foreign,
+                    "objects on disk were written by something else; they are left alone"
+                );
+            }
+        }
+        self.send(joined.node, &mut items).await?;
+        let position = self.position.load(Ordering::Relaxed);
+        self.desk.end_inventory(joined.node, self.life, position).wait().await??;
+        Ok(())
+    }
+
+    async fn send(&self, node: master::name::Node, items: &mut Vec<Item>) -> Result<(), Error> {
+        let part = std::mem::replace(items, Vec::with_capacity(TOGETHER));
+        self.desk.inventory(node, self.life, part).wait().await??;
+        // A long inventory lets others have the thread.
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    fn item(&self, name: Name, meta: &Meta, size: u64, tier: Tier) -> Item {
+        let ends = meta.ends.map(|ends| self.desk.clock().inside(ends));
+        let Meta { version, pin, group, block, .. } = *meta;
+        Item { name, version, size, tier, pin, group, block, ends }
+    }
+
+    /// Tells what happens, in its order, until the node ends. What the master missed it is told as a whole.
+    pub(super) async fn tell(self: Arc<Self>) {
+        loop {
+            let Some(news) = self.line.pop() else {
+                self.line.came().await;
+                continue;
+            };
+            let position = self.position.load(Ordering::Relaxed) + 1;
+            let told = self.desk.tell(self.number(), self.life, position, &news).wait().await;
+            match told {
+                // What it is about is gone by now; that is harmless.
+                Ok(Ok(()) | Err(master::Error::Stale)) => self.position.store(position, Ordering::Relaxed),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the master is told everything anew");
+                    self.join_again().await;
+                }
+                Err(Away) => self.join_again().await,
+            }
+        }
+    }
+
+    /// Tries until it has joined.
+    pub(super) async fn join_again(&self) {
+        while let Err(error) = self.join().await {
+            if !matches!(error, Error::Away(_)) {
+                tracing::warn!(%error, "joining the master failed and is tried again");
+            }
+            tokio::time::sleep(BREATH).await;
+        }
+    }
+}
