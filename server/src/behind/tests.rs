@@ -7,22 +7,38 @@ use store::resp::fake::{Fake, Pace};
 use store::resp::{self, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
 
 const BLOCK: usize = 16 * 64;
 
-/// A store of so many bytes behind a socket; it ends when the task is aborted.
-async fn store(bytes: usize) -> (String, Fake, JoinHandle<()>) {
+/// A store behind a socket that can be ended, with every connection.
+struct Standing {
+    fake: Fake,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Standing {
+    async fn end(self) {
+        drop(self.stop);
+        self.task.await.unwrap();
+    }
+}
+
+/// A store of so many bytes.
+async fn store(bytes: usize) -> (String, Standing) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let fake = Fake::new(bytes, Pace::Later);
     let server = Server::new(Arc::new(fake.clone()), resp::Settings::default());
+    let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(async move {
-        server.serve(listener, &[], std::future::pending(), Duration::ZERO).await;
+        server.serve(listener, &[], async move { drop(stopped.await) }, Duration::ZERO).await;
     });
-    (address, fake, task)
+    (address, Standing { fake, stop, task })
 }
 
 fn shelf(address: &str) -> Shelf {
@@ -40,7 +56,7 @@ fn chain(blocks: std::ops::Range<u64>) -> Vec<PrefixHash> {
 
 #[tokio::test]
 async fn blocks_are_values_under_names_that_say_what_they_are() {
-    let (address, _, _task) = store(1 << 20).await;
+    let (address, _standing) = store(1 << 20).await;
     let shelf = shelf(&address);
     let blocks =
         |range: std::ops::Range<u64>| range.map(|i| (kept(i), Bytes::from(vec![i as u8; BLOCK]))).collect();
@@ -66,7 +82,7 @@ async fn the_command_says_which_block_it_is() {
     let heard = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut heard = Vec::new();
-        let last = b"0000000000000007\r\n";
+        let last = b"NX\r\n";
         while !heard.ends_with(last) && stream.read_buf(&mut heard).await.unwrap() > 0 {}
         stream.write_all(b"+OK\r\n").await.unwrap();
         heard
@@ -75,31 +91,20 @@ async fn the_command_says_which_block_it_is() {
     assert_eq!(written.stored, 1);
     let text = String::from_utf8(heard.await.unwrap()).unwrap();
     let words: Vec<&str> = text.split("\r\n").filter(|word| !word.starts_with(['$', '*'])).collect();
-    assert_eq!(
-        words[..8],
-        [
-            "SET",
-            "kv:m:0000000000000001",
-            "value",
-            "NX",
-            "BLOCK",
-            "0000000000000001",
-            "0000000000000000",
-            "0000000000000007"
-        ]
-    );
+    let block = ["BLOCK", "0000000000000001", "0000000000000000", "0000000000000007"];
+    assert_eq!(words[..3], ["SET", "kv:m:0000000000000001", "value"]);
+    assert_eq!((&words[3..7], words[7]), (&block[..], "NX"));
 }
 
 #[tokio::test]
 async fn whatever_is_wrong_with_a_store_is_an_error_in_words_and_it_is_tried_again() {
-    let (address, _, task) = store(4 * BLOCK).await;
+    let (address, standing) = store(4 * BLOCK).await;
     let blocks =
         |range: std::ops::Range<u64>| range.map(|i| (kept(i), Bytes::from(vec![0; BLOCK]))).collect();
     let shelf = shelf(&address);
     let written = shelf.put(blocks(0..8)).await.unwrap();
     assert_eq!((written.stored, written.refused), (4, 4), "full");
-    task.abort();
-    let _ = task.await;
+    standing.end().await;
     let why = shelf.look(chain(0..3)).await.unwrap_err();
     assert!(why.starts_with(&format!("the store at {address}: ")), "{why}");
     // Somebody who takes the connection and says nothing.
@@ -163,7 +168,7 @@ async fn until(engine: &Running, name: &str, least: f64) {
 
 #[tokio::test]
 async fn an_engine_loads_what_another_computed_over_the_wire() {
-    let (address, _, _task) = store(64 << 20).await;
+    let (address, _standing) = store(64 << 20).await;
     let (one, two) = (engine(shelf(&address)).await, engine(shelf(&address)).await);
     assert_eq!(ask(&one).await, (700, 0, 0));
     until(&one, "sim:blocks_offloaded_total", 43.0).await;
@@ -173,14 +178,13 @@ async fn an_engine_loads_what_another_computed_over_the_wire() {
 
 #[tokio::test]
 async fn engines_answer_when_the_store_is_full_or_dies() {
-    let (address, fake, task) = store(5 * BLOCK).await;
+    let (address, standing) = store(5 * BLOCK).await;
     let (one, two) = (engine(shelf(&address)).await, engine(shelf(&address)).await);
     ask(&one).await;
     until(&one, "sim:blocks_refused_total", 38.0).await;
-    assert!(fake.used() > 0);
+    assert!(standing.fake.used() > 0);
     assert_eq!(ask(&two).await, (700, 80, 80), "what found room");
-    task.abort();
-    let _ = task.await;
+    standing.end().await;
     let three = engine(shelf(&address)).await;
     assert_eq!(ask(&three).await, (700, 0, 0));
     until(&three, "sim:loads_failed_total", 1.0).await;
