@@ -1,5 +1,6 @@
 //! The tiered store as a process: a master and a node, served to Redis clients, with an operator's door.
 
+pub mod admin;
 mod folder;
 
 use std::net::SocketAddr;
@@ -19,6 +20,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use admin::Door;
+
 use crate::settings::{Durability, Offload, Settings, Tiers};
 
 /// How long what is under way may take when it ends: values that arrive, and objects on their way to disk.
@@ -29,6 +32,7 @@ pub struct Running {
     address: SocketAddr,
     parts: Parts,
     stop: watch::Sender<bool>,
+    door: Door,
     serving: JoinHandle<()>,
     ticking: JoinHandle<()>,
     // Ends its threads when it is dropped.
@@ -59,6 +63,8 @@ pub async fn start(settings: &Settings) -> Result<Running, String> {
     let listener =
         listener.map_err(|error| format!("tiers.listen: cannot listen on {}: {error}", tiers.listen))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
+    // Whoever asks while the disk is read is told so.
+    let door = Door::open(settings).await?;
 
     let local = Local::new(master_options(tiers), Arc::new(Deaf), Arc::new(Nobody));
     for (name, quota) in &tiers.quotas {
@@ -86,7 +92,8 @@ pub async fn start(settings: &Settings) -> Result<Running, String> {
         serves.serve(listener, &on, stop, GRACE).await;
     });
     let parts = Parts { local, node, server, settings: Arc::new(tiers.clone()) };
-    Ok(Running { address, parts, stop, serving, ticking, _hands: hands })
+    door.show(parts.clone());
+    Ok(Running { address, parts, stop, door, serving, ticking, _hands: hands })
 }
 
 // === impl Running ===
@@ -95,6 +102,11 @@ impl Running {
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where operators connect.
+    pub fn admin(&self) -> SocketAddr {
+        self.door.address()
     }
 
     /// What it is made of.
