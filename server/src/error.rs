@@ -102,6 +102,14 @@ pub enum ApiError {
         /// Whole seconds to wait.
         retry_after: u32,
     },
+    /// The store is coming up, or does not know all of its nodes: retry after a while.
+    #[error("{message}")]
+    StoreNotReady {
+        /// What it waits for.
+        message: String,
+        /// Whole seconds to wait.
+        retry_after: u32,
+    },
     /// The engine broke before it answered, and so did every other that was tried.
     #[error("{0}")]
     BadEngine(String),
@@ -145,7 +153,8 @@ impl ApiError {
         match self {
             Self::Busy { retry_after, .. }
             | Self::Unavailable { retry_after, .. }
-            | Self::NoQueue { retry_after, .. } => Some(*retry_after),
+            | Self::NoQueue { retry_after, .. }
+            | Self::StoreNotReady { retry_after, .. } => Some(*retry_after),
             Self::StorageAway => Some(2),
             _ => None,
         }
@@ -185,7 +194,10 @@ impl ApiError {
             }
             Self::TooLarge { .. } | Self::FileTooLarge { .. } | Self::FileQuota { .. } => "request_too_large",
             Self::Busy { .. } => "rate_limit_error",
-            Self::Unavailable { .. } | Self::NoQueue { .. } | Self::StorageAway => "overloaded_error",
+            Self::Unavailable { .. }
+            | Self::NoQueue { .. }
+            | Self::StoreNotReady { .. }
+            | Self::StorageAway => "overloaded_error",
             Self::EngineTimeout(_) => "timeout_error",
             Self::BadEngine(_) | Self::Internal(_) | Self::Storage | Self::StorageFull => "api_error",
         };
@@ -215,6 +227,9 @@ impl ApiError {
             Self::Busy { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded"),
             Self::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_engine"),
             Self::NoQueue { .. } => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "queue_unavailable"),
+            Self::StoreNotReady { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "server_error", "store_not_ready")
+            }
             Self::BadEngine(_) => (StatusCode::BAD_GATEWAY, "server_error", "engine_failed"),
             Self::EngineTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, "server_error", "engine_timeout"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal_error"),

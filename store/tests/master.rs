@@ -13,6 +13,8 @@ mod delivery;
 mod eviction;
 #[path = "master/histories.rs"]
 mod histories;
+#[path = "master/operator.rs"]
+mod operator;
 #[path = "master/puts.rs"]
 mod puts;
 #[path = "master/recovery.rs"]

@@ -1,12 +1,13 @@
 //! The operator's door: status, metrics, explanations, registration.
 
 pub mod api;
+pub(crate) mod key;
 mod queues;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -19,11 +20,12 @@ use crate::http::{Answer, MAX_BODY, answer, body, json as respond, serve};
 use crate::posture::posture;
 use crate::replicas::{Asked, Replicas, Watch};
 use crate::settings;
+use key::Key;
 
 /// What the admin listener needs.
 pub struct Admin {
     gateway: Gateway,
-    key: Option<String>,
+    key: Key,
     /// Called with the name of an engine that was registered.
     watch: Watch,
     replicas: Replicas,
@@ -34,19 +36,7 @@ impl Admin {
     /// # Errors
     /// A key file that cannot be read, in words.
     pub fn new(gateway: Gateway, watch: Watch, replicas: Replicas) -> Result<Self, String> {
-        let path = gateway.fleet().settings().admin.key_file.clone();
-        let read = |path: std::path::PathBuf| {
-            let text = std::fs::read_to_string(&path);
-            let text =
-                text.map_err(|error| format!("admin.key_file: cannot read {}: {error}", path.display()))?;
-            let line = text.lines().next().unwrap_or_default().trim().to_owned();
-            if line.is_empty() {
-                Err(format!("admin.key_file: {} is empty", path.display()))
-            } else {
-                Ok(line)
-            }
-        };
-        let key = path.map(read).transpose()?;
+        let key = Key::read(gateway.fleet().settings().admin.key_file.as_deref())?;
         let desk = queues::Desk::new(gateway.clone(), replicas.clone());
         Ok(Self { gateway, key, watch, replicas, desk })
     }
@@ -72,9 +62,7 @@ impl Admin {
     async fn handle(&self, request: Request<Incoming>) -> Answer {
         let (head, incoming) = request.into_parts();
         let path = head.uri.path().trim_end_matches('/').to_owned();
-        if !matches!(path.as_str(), "/healthz" | "/readyz")
-            && !self.may(head.headers.get(header::AUTHORIZATION))
-        {
+        if !matches!(path.as_str(), "/healthz" | "/readyz") && !self.key.opens(&head.headers) {
             return failure(&ApiError::Unauthorized(
                 "This listener asks for the key of admin.key_file.".to_owned(),
             ));
@@ -125,15 +113,6 @@ impl Admin {
             ) => failure(&ApiError::Method(head.method.to_string())),
             _ => failure(&ApiError::UnknownPath(path)),
         }
-    }
-
-    fn may(&self, given: Option<&http::HeaderValue>) -> bool {
-        let Some(key) = &self.key else { return true };
-        let given =
-            given.and_then(|value| value.to_str().ok()).and_then(|value| value.strip_prefix("Bearer "));
-        // Hashes are compared, so that the time it takes says nothing about the key.
-        let hash = |text: &str| xxhash_rust::xxh3::xxh3_128(text.as_bytes());
-        given.is_some_and(|given| hash(given) == hash(key) && given == key)
     }
 
     async fn register(&self, incoming: Incoming) -> Answer {
@@ -205,11 +184,11 @@ pub fn ready(fleet: &Fleet) -> Answer {
     }
 }
 
-async fn parse<T: serde::de::DeserializeOwned>(incoming: Incoming) -> Result<T, ApiError> {
+pub(crate) async fn parse<T: serde::de::DeserializeOwned>(incoming: Incoming) -> Result<T, ApiError> {
     let body: Bytes = body(incoming, MAX_BODY).await.map_err(|why| ApiError::invalid(why.to_string()))?;
     serde_json::from_slice(&body).map_err(|error| ApiError::invalid(error.to_string()))
 }
 
-fn failure(error: &ApiError) -> Answer {
+pub(crate) fn failure(error: &ApiError) -> Answer {
     answer(error.status(), "application/json", error.json())
 }

@@ -16,6 +16,7 @@ mod relay;
 mod serve;
 mod sim;
 mod store;
+mod store_status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -10,6 +10,7 @@ use clap::Args;
 use super::client::Client;
 use super::output::{self, Failure};
 use super::queue::show_partitions;
+use super::store_status;
 use crate::admin::api::{Attempt, Considered, DryRun, EngineStatus, Explanation, Status};
 use crate::posture::State;
 
@@ -32,6 +33,9 @@ pub(super) struct Door {
 pub(super) struct StatusCommand {
     #[command(flatten)]
     door: Door,
+    /// Show a tiered store instead: where its operators connect [setting: tiers.admin].
+    #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = "http://127.0.0.1:8082")]
+    store: Option<String>,
     /// Print it as JSON.
     #[arg(long)]
     json: bool,
@@ -79,6 +83,9 @@ impl Door {
 
 impl StatusCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
+        if let Some(admin) = self.store {
+            return store_status::run(&Door { admin, ..self.door }.client()?, self.json);
+        }
         let status: Status =
             self.door.client()?.get("/status").and_then(|answer| answer.parse()).map_err(Failure::Work)?;
         if self.json { output::json(&status) } else { output::line(show_status(&status).trim_end()) }

@@ -76,7 +76,8 @@ async fn serve(settings: Settings, json: bool) -> Result<(), Failure> {
     let address = running.address();
     let tiers = &settings.tiers;
     if json {
-        output::line(&serde_json::json!({"listen": address.to_string()}).to_string())?;
+        let told = serde_json::json!({"listen": address.to_string(), "admin": running.admin().to_string()});
+        output::line(&told.to_string())?;
     }
     let look = running.parts().node.look();
     let objects = running.parts().node.disk().map_or(0, |disk| disk.count().0);
@@ -98,6 +99,10 @@ async fn serve(settings: Settings, json: bool) -> Result<(), Failure> {
         tracing::warn!("anybody who reaches {address} may read and write: add [[tenants]] with keys_file");
     }
     tracing::info!("ready to try: redis-cli -h {} -p {} set a b", address.ip(), address.port());
+    tracing::info!("how it is: warmline status --store http://{}", running.admin());
+    if !running.admin().ip().is_loopback() && settings.admin.key_file.is_none() {
+        tracing::warn!("anybody who reaches {} may remove objects: set admin.key_file", running.admin());
+    }
     super::serve::signal().await;
     tracing::info!("stopping: no new clients, what arrives is written to disk");
     running.stop().await;

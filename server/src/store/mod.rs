@@ -1,5 +1,6 @@
 //! The tiered store as a process: a master and a node, served to Redis clients, with an operator's door.
 
+pub mod admin;
 mod folder;
 pub mod residency;
 
@@ -22,6 +23,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use admin::Door;
+
 use crate::settings::{Durability, Offload, Settings, Tiers};
 use residency::Residents;
 
@@ -33,6 +36,7 @@ pub struct Running {
     address: SocketAddr,
     parts: Parts,
     stop: watch::Sender<bool>,
+    door: Door,
     serving: JoinHandle<()>,
     ticking: JoinHandle<()>,
     // Ends its threads when it is dropped.
@@ -65,6 +69,8 @@ pub async fn start(settings: &Settings) -> Result<Running, String> {
     let listener =
         listener.map_err(|error| format!("tiers.listen: cannot listen on {}: {error}", tiers.listen))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
+    // Whoever asks while the disk is read is told so.
+    let door = Door::open(settings).await?;
 
     let residents = residents(tiers)?;
     let local = match &residents {
@@ -99,7 +105,8 @@ pub async fn start(settings: &Settings) -> Result<Running, String> {
         serves.serve(listener, &on, stop, GRACE).await;
     });
     let parts = Parts { local, node, server, residents, settings: Arc::new(tiers.clone()) };
-    Ok(Running { address, parts, stop, serving, ticking, _hands: hands })
+    door.show(parts.clone());
+    Ok(Running { address, parts, stop, door, serving, ticking, _hands: hands })
 }
 
 // === impl Running ===
@@ -108,6 +115,11 @@ impl Running {
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where operators connect.
+    pub fn admin(&self) -> SocketAddr {
+        self.door.address()
     }
 
     /// What it is made of.

@@ -26,7 +26,7 @@ pub(super) struct Candidate {
     /// How often what it waits for had happened when it was refused last.
     heard: u32,
     first_seen: Millis,
-    last_seen: Millis,
+    pub(super) last_seen: Millis,
     pub(super) retry_after: Millis,
     last_error: Option<Box<str>>,
     /// Who waits for it.
@@ -217,6 +217,17 @@ impl Master {
         candidate.refused(&self.options.promotion, why, now);
         candidate.heard = heard;
         shard.tally.candidates.admission_rejected += 1;
+        let again = &mut shard.tally.again;
+        let gate = match why {
+            Later::Quota => &mut again.quota,
+            Later::Cap => &mut again.cap,
+            Later::PushFailed => &mut again.push_failed,
+            Later::HolderAway => &mut again.holder_away,
+            Later::BeingPut => &mut again.being_put,
+            // The last three are no gates: a task ends that way.
+            Later::Watermark | Later::NoMemory | Later::Failed | Later::TimedOut => &mut again.watermark,
+        };
+        *gate += 1;
         if candidate.is_spent(&self.options.promotion, now) {
             self.expire(shard, at);
         }
@@ -260,6 +271,7 @@ impl Master {
                 }
             }
             shard.tally.candidates = super::counters::Candidates::default();
+            shard.tally.again = super::counters::Again::default();
         }
         self.cursor.store(0, Ordering::Relaxed);
     }

@@ -107,6 +107,8 @@ impl Master {
         let c = count.tally.candidates;
         let ended = c.admitted + c.expired_evaluated + c.expired_unevaluated + c.settled;
         same("M7: recorded", &c.recorded, &(ended + count.candidates))?;
+        let again: u64 = count.tally.again.list().into_iter().map(|(_, times)| times).sum();
+        same("M7: met a gate again", &c.admission_rejected, &again)?;
         let w = count.tally.warmed;
         let ended = w.in_time + w.too_late + w.cancelled + w.gone;
         same("M8: asked", &w.asked, &(ended + count.awaited))?;

@@ -9,6 +9,13 @@ macro_rules! tally {
             $($(#[$field_doc])* pub $field: u64,)+
         }
 
+        impl $name {
+            /// Each by its name.
+            pub fn list(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($field), self.$field)),+]
+            }
+        }
+
         impl std::ops::AddAssign for $name {
             fn add_assign(&mut self, other: Self) {
                 $(self.$field += other.$field;)+
@@ -36,6 +43,25 @@ tally! {
         dropped_limit,
         /// Candidates that needed nothing more: gone, in memory, promoted by a hit, no longer waited for.
         settled,
+    }
+}
+
+tally! {
+    /// `warmline_store_promotion_candidate_admission_rejected_total`, by reason: which gate a candidate met again. Together they are
+    /// [`Candidates::admission_rejected`], and are cleared with it.
+    Again {
+        /// Memory is above the watermark, and nothing there is colder.
+        watermark,
+        /// Its tenant has what it may have.
+        quota,
+        /// As many are under way as may be.
+        cap,
+        /// The line of orders of its holder is full.
+        push_failed,
+        /// No node that has it can be asked.
+        holder_away,
+        /// It is being put anew.
+        being_put,
     }
 }
 
@@ -150,6 +176,8 @@ tally! {
 pub struct Tally {
     /// Candidates.
     pub candidates: Candidates,
+    /// Gates that candidates met again.
+    pub again: Again,
     /// Promotions.
     pub promotions: Promotions,
     /// Tries that met a gate.
@@ -180,6 +208,7 @@ pub struct Gauges {
 impl std::ops::AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.candidates += other.candidates;
+        self.again += other.again;
         self.promotions += other.promotions;
         self.rejected += other.rejected;
         self.warmed += other.warmed;

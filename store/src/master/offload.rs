@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::name::{Millis, Tier};
-use super::node::Member;
+use super::node::{Member, Standing};
 use super::object::Flags;
 use super::options::Offload;
 use super::order::Place;
@@ -41,7 +41,8 @@ impl Master {
             ends: shard.lives.of(row),
         });
         let mut inside = node.lock();
-        let fits = inside.takes()
+        // A node that is drained takes nothing new; what it has in memory is not that.
+        let fits = inside.standing() == Standing::Exact
             && inside.space[Tier::Disk.at()].free() >= bytes
             && !inside.leaving.contains_key(&(object.version, Tier::Disk));
         let slip = fits.then(|| inside.outbox.push(order, self.options.orders)).flatten();

@@ -103,6 +103,18 @@ impl Master {
         account.weight.store(quota.weight.max(1), Ordering::Relaxed);
     }
 
+    /// What a tenant may use.
+    pub fn quota(&self, tenant: Tenant) -> Quota {
+        let account = self.account(tenant);
+        let bound = |tier| Some(account.quota(tier)).filter(|most| *most < u64::MAX);
+        Quota { memory: bound(Tier::Memory), disk: bound(Tier::Disk), weight: account.weight() }
+    }
+
+    /// The tenant of that name, if it was ever named.
+    pub fn tenant_named(&self, name: &str) -> Option<Tenant> {
+        self.tenant_names.read().get(name).copied()
+    }
+
     /// What a tenant uses.
     pub fn used(&self, tenant: Tenant, tier: Tier) -> u64 {
         self.account(tenant).used(tier)

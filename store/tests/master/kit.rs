@@ -226,6 +226,15 @@ impl World {
         version
     }
 
+    /// A copy of the same version in the memory of another node.
+    pub(crate) fn also(&mut self, fake: usize, key: &[u8], version: Version, size: u64) {
+        let (name, tier) = (Name { tenant: self.tenant, key: key.into() }, Tier::Memory);
+        self.fakes[fake].holds.insert((version, tier), (name.clone(), size));
+        let (pin, group) = (Pin::None, Group::NONE);
+        let item = Item { name, version, size, tier, pin, group, block: None, ends: None };
+        self.tell(fake, &News::Adopted(item)).unwrap();
+    }
+
     pub(crate) fn cold(&mut self, key: &[u8], size: u64) -> Version {
         self.on_disk(0, self.tenant, key, size)
     }

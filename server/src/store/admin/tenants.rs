@@ -1,0 +1,114 @@
+//! Tenants: what each uses, and what it may use.
+
+use http::{Method, StatusCode, request};
+use hyper::body::Incoming;
+use serde::{Deserialize, Deserializer};
+use store::master::Quota;
+use store::master::name::{self, Tier};
+
+use super::api::{Share, Tenant};
+use super::keys;
+use super::{Inside, Said, must_be, nothing_asked};
+use crate::admin::parse;
+use crate::error::ApiError;
+use crate::http::json as respond;
+use crate::settings::Size;
+use crate::store::Parts;
+
+/// What is to change: what is not there stays; `null` takes a bound away.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    #[serde(default, deserialize_with = "said")]
+    memory: Option<Option<Size>>,
+    #[serde(default, deserialize_with = "said")]
+    disk: Option<Option<Size>>,
+    weight: Option<u32>,
+}
+
+/// The greatest weight, as for requests.
+const MOST_WEIGHT: u32 = 1_000;
+
+fn said<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<Size>>, D::Error> {
+    Option::deserialize(from).map(Some)
+}
+
+impl Inside {
+    /// `/tenants` and `/tenants/{name}`.
+    pub(super) async fn tenants(
+        &self,
+        head: &request::Parts,
+        name: Option<&str>,
+        query: &str,
+        body: Incoming,
+    ) -> Said {
+        nothing_asked(query)?;
+        let Some(name) = name else {
+            must_be(&head.method, &Method::GET)?;
+            let parts = self.parts()?;
+            let all = parts.local.master().tenant_list();
+            let all: Vec<Tenant> = all.into_iter().map(|(tenant, name)| show(parts, tenant, &name)).collect();
+            return Ok(respond(StatusCode::OK, &all));
+        };
+        let name = keys::name(name)?;
+        let (parts, tenant) = self.tenant(&name)?;
+        match head.method {
+            Method::GET => {}
+            Method::PUT => {
+                let change: Change = parse(body).await?;
+                let master = parts.local.master();
+                let before = master.quota(tenant);
+                let bytes = |size: Option<Size>| size.map(Size::get);
+                let weight = change.weight.unwrap_or(before.weight);
+                if !(1..=MOST_WEIGHT).contains(&weight) {
+                    let why = format!("found {weight}; allowed is 1 to {MOST_WEIGHT}");
+                    return Err(keys::wrong("weight", &why));
+                }
+                let quota = Quota {
+                    memory: change.memory.map_or(before.memory, bytes),
+                    disk: change.disk.map_or(before.disk, bytes),
+                    weight,
+                };
+                master.set_quota(tenant, quota);
+                tracing::info!(
+                    tenant = name,
+                    ?quota,
+                    "an operator set what a tenant may use, until the next start"
+                );
+            }
+            _ => return Err(ApiError::Method(format!("{}; here it is GET or PUT", head.method))),
+        }
+        Ok(respond(StatusCode::OK, &show(parts, tenant, &name)))
+    }
+
+    /// The tenant of that name: one that was seen, or stands in the settings.
+    pub(super) fn tenant(&self, name: &str) -> Result<(&Parts, name::Tenant), ApiError> {
+        let parts = self.parts()?;
+        let master = parts.local.master();
+        if let Some(tenant) = master.tenant_named(name) {
+            return Ok((parts, tenant));
+        }
+        let settings = &self.settings;
+        let open = settings.tenants.is_empty() && name == store::resp::Tenant::default().name();
+        if open || settings.tenants.iter().any(|tenant| tenant.name == name) {
+            return match master.tenant(name) {
+                Ok(tenant) => Ok((parts, tenant)),
+                Err(error) => Err(ApiError::Conflict(format!("{error}."))),
+            };
+        }
+        let known: Vec<_> = master.tenant_list().into_iter().map(|(_, name)| name).collect();
+        Err(ApiError::NotFound(format!("There is no tenant {name:?}; seen were {known:?}.")))
+    }
+}
+
+fn show(parts: &Parts, tenant: name::Tenant, name: &str) -> Tenant {
+    let master = parts.local.master();
+    let Quota { memory, disk, weight } = master.quota(tenant);
+    Tenant {
+        name: name.to_owned(),
+        objects: master.count(tenant),
+        memory: Share { used: master.used(tenant, Tier::Memory), quota: memory },
+        disk: Share { used: master.used(tenant, Tier::Disk), quota: disk },
+        weight,
+    }
+}
