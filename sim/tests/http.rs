@@ -270,7 +270,7 @@ async fn what_one_engine_computed_another_loads_and_says_so() {
     until(&one, "sim:blocks_offloaded_total", 83.0).await;
     let (all, loaded) = cached(&two).await;
     assert_eq!((all, loaded), (1_328, 1_328), "each full block of the prompt");
-    assert_eq!(metric(&two, "vllm:external_prefix_cache_hits_total").await, 1_328.0);
+    assert_eq!(metric(&two, "vllm:external_prefix_cache_hits_total").await as u64, 1_328);
     // It has them itself now.
     assert_eq!(cached(&two).await, (1_328, 0));
     assert!(shared.0.blocks.lock().unwrap().values().all(|bytes| bytes.len() == 1_600));
@@ -282,7 +282,7 @@ async fn a_tier_that_is_away_lies_or_hangs_costs_no_answer() {
     let one = before(&shared, 1e6).await;
     shared.0.away.store(true, Ordering::Relaxed);
     assert_eq!(cached(&one).await, (0, 0));
-    assert_eq!(metric(&one, "sim:loads_failed_total").await, 1.0);
+    assert_eq!(metric(&one, "sim:loads_failed_total").await as u64, 1);
     until(&one, "sim:blocks_refused_total", 83.0).await;
     shared.0.away.store(false, Ordering::Relaxed);
     let two = before(&shared, 1e6).await;
@@ -291,9 +291,9 @@ async fn a_tier_that_is_away_lies_or_hangs_costs_no_answer() {
     shared.0.spoils.store(true, Ordering::Relaxed);
     let three = before(&shared, 1e6).await;
     assert_eq!(cached(&three).await, (0, 0));
-    assert_eq!(metric(&three, "sim:loads_with_wrong_bytes_total").await, 1.0);
+    assert_eq!(metric(&three, "sim:loads_with_wrong_bytes_total").await as u64, 1);
     shared.0.stuck.store(true, Ordering::Relaxed);
     let four = before(&shared, 1.0).await;
     assert_eq!(cached(&four).await, (0, 0));
-    assert_eq!(metric(&four, "sim:loads_given_up_total").await, 1.0);
+    assert_eq!(metric(&four, "sim:loads_given_up_total").await as u64, 1);
 }

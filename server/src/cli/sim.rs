@@ -19,7 +19,7 @@ pub(super) struct Sim {
 #[derive(Subcommand)]
 enum What {
     /// Run one simulated engine: OpenAI's API, a real prefix cache, KV events as vLLM publishes them.
-    Engine(Engine),
+    Engine(Box<Engine>),
     /// Write the simulated model's tokenizer.json and chat template into a folder.
     Model {
         /// The folder; it is made if need be.

@@ -225,7 +225,7 @@ impl<'a> World<'a> {
             }
             if now > request.at {
                 self.report.stood += 1;
-                self.report.waited += now - request.at;
+                self.report.waited += now.saturating_sub(request.at);
                 let since = now.saturating_sub(self.left).as_secs_f64();
                 self.gap += (since - self.gap) * NEWS;
             }
