@@ -81,19 +81,16 @@ async fn serve(settings: Settings, json: bool) -> Result<(), Failure> {
     }
     let look = running.parts().node.look();
     let objects = running.parts().node.disk().map_or(0, |disk| disk.count().0);
-    match &tiers.folder {
-        Some(folder) => tracing::info!(
+    if let Some(folder) = &tiers.folder {
+        tracing::info!(
             "{} in memory over {} in {}; {objects} objects were there (node {})",
             tiers.memory,
             tiers.disk,
             folder.display(),
             look.id,
-        ),
-        None => tracing::info!(
-            "{} in memory and no disk: --data FOLDER adds one (node {})",
-            tiers.memory,
-            look.id
-        ),
+        );
+    } else {
+        tracing::info!("{} in memory and no disk: --data FOLDER adds one (node {})", tiers.memory, look.id);
     }
     if !address.ip().is_loopback() && settings.tenants.is_empty() {
         tracing::warn!("anybody who reaches {address} may read and write: add [[tenants]] with keys_file");

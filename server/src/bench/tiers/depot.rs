@@ -308,9 +308,14 @@ impl Depot {
         said.append(&mut self.said);
     }
 
-    /// Which of these blocks are there.
-    pub(super) fn has(&self, prefix: &[PrefixHash]) -> Vec<bool> {
-        prefix.iter().map(|one| self.is_there(*one)).collect()
+    /// In which tier these blocks are, as far as all before them are there: what the store's events tell a gateway.
+    pub(super) fn reach(&self, prefix: &[PrefixHash], now: Duration) -> Vec<Tier> {
+        let tier = |one: &PrefixHash| {
+            let look = self.master.look(self.tenant, &key(*one), now.into())?;
+            let in_memory = look.copies.iter().any(|(_, tier)| *tier == Tier::Memory);
+            Some(if in_memory { Tier::Memory } else { Tier::Disk })
+        };
+        prefix.iter().map_while(tier).collect()
     }
 
     /// A request that waits will read these blocks.
@@ -429,7 +434,7 @@ impl Depot {
                 // Displaced after 30 s, or another engine was faster: either way it is no longer ours.
                 let terms = Terms { when: When::Absent, ..Terms::default() };
                 match self.master.commit(put, &terms, now.into()) {
-                    Ok(Committed::Stored(_)) => self.traffic.put += self.bytes,
+                    Ok(Committed::Stored(_) | Committed::Replaced { .. }) => self.traffic.put += self.bytes,
                     Ok(Committed::Overtaken | Committed::Unchanged) => self.traffic.known += 1,
                     Err(_) => self.traffic.dropped += 1,
                 }

@@ -14,7 +14,7 @@ use super::Plan;
 use super::depot::{Depot, Said};
 use crate::fleet::EngineId;
 use crate::fleet::backlog::{Backlog, Order};
-use crate::route::{Candidate, Standing, Wish, choose};
+use crate::route::{Candidate, Lent, Standing, Wish, choose};
 use crate::settings::Policy;
 
 /// What became of a load.
@@ -249,16 +249,19 @@ impl<'a> World<'a> {
         let prefix = &job.text.prefix_hashes[..(job.prompt / block).min(job.text.prefix_hashes.len())];
         let tokens = &job.text.tokens_hashes[..prefix.len()];
         self.index.lookup(tokens, &mut self.found);
-        let stored = self.depot.as_ref().map_or_else(Vec::new, |depot| depot.has(prefix));
+        let depot = self.depot.as_ref();
         let candidate = |(engine, load): (usize, &Load)| {
             let device = self.found.of(worker(engine)).map_or(0, |found| found.on(Tier::Device)).min(most);
-            let beyond = stored.get(device..).unwrap_or_default().iter().take_while(|there| **there).count();
-            let any = (device + beyond).min(most);
+            let rest = prefix.get(device..most).unwrap_or_default();
+            let beyond = depot.map_or_else(Vec::new, |depot| depot.reach(rest, now));
+            let memory = beyond.iter().take_while(|tier| **tier == store::master::name::Tier::Memory).count();
             let tokens = |blocks: usize| (blocks * block) as u32;
+            let lent = Lent { memory: tokens(memory), disk: tokens(beyond.len() - memory), trust: 1.0 };
             Candidate {
                 engine: EngineId(engine as u32),
-                cached: [tokens(device), tokens(device), tokens(any)],
+                cached: [tokens(device); 3],
                 trust: 1.0,
+                lent,
                 backlog: load.backlog.left(now),
                 decoding: load.decoding,
                 in_flight: load.in_flight,
@@ -269,9 +272,12 @@ impl<'a> World<'a> {
         };
         let candidates: Vec<Candidate> = self.loads.iter().enumerate().map(candidate).collect();
         let (prompt, chance) = (job.prompt as u32, self.random.number());
-        let wish = Wish { prompt, policy: Policy::Warm, pinned: None, chance, turn: 0 };
+        let weighs = crate::settings::Store::default();
+        let store = [weighs.memory_discount, weighs.disk_discount];
+        let wish = Wish { prompt, policy: Policy::Warm, store, pinned: None, chance, turn: 0 };
         let at = choose(&wish, &candidates, &self.plan.routing).ok()?.at;
-        let adds = prompt.saturating_sub(candidates[at].cached[2]).max(1);
+        let Candidate { cached, lent, .. } = candidates[at];
+        let adds = prompt.saturating_sub(cached[2] + lent.memory + lent.disk).max(1);
         let order = Some(self.loads[at].backlog.send(adds, true, now));
         self.loads[at].in_flight += 1;
         self.jobs.insert(job.id, Placed { at: now, order });
@@ -294,7 +300,7 @@ impl<'a> World<'a> {
             let on_device = |engine| self.found.of(worker(engine)).map_or(0, |found| found.on(Tier::Device));
             let held = (0..self.engines.len()).map(on_device).max().unwrap_or_default();
             let rest = prefix.get(held..).unwrap_or_default();
-            let there = depot.has(rest).into_iter().take_while(|there| *there).count();
+            let there = depot.reach(rest, now).len();
             let deadline = now + Duration::from_secs_f64(self.gap * (place + 1) as f64);
             waiting.warm = Some(depot.warm(&rest[..there], deadline, now));
         }
