@@ -187,7 +187,9 @@ impl Plan {
         let Some(waits) = self.waits.remove(&gone.who) else { return };
         for asked in waits.asked {
             steps.cool.push(asked.id);
-            asked.blocks.iter().for_each(|block| drop(self.on_the_way.remove(block)));
+            for block in asked.blocks {
+                self.on_the_way.remove(&block);
+            }
         }
         let all = waits.ever.len() as u64;
         let late = gone.cold.iter().filter(|block| waits.ever.contains(&block.prefix)).count() as u64;

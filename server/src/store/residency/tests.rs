@@ -10,7 +10,7 @@ use events::publish;
 use index::{Index, Matches};
 use store::master::name::{Block, Millis, Node, Tenant, Tier, Version};
 use store::master::options::Options;
-use store::master::{Change, Deaf, Joining, Master, Put, Residency};
+use store::master::{Change, Deaf, Joining, Master, Put, Residency, Terms};
 use store::node::desk::Finder;
 
 use super::Residents;
@@ -421,7 +421,7 @@ async fn a_master_tells_of_what_is_put_and_what_is_removed() {
     let put = |path: &[u8]| {
         let reserved =
             master.reserve(&Put { block: Some(block(path)), ..Put::new(tenant, path, 100) }, Millis(0));
-        master.commit(reserved.unwrap().put, Millis(0)).unwrap();
+        master.commit(reserved.unwrap().put, &Terms::default(), Millis(0)).unwrap();
     };
     let (index, _follower) = world.follow();
     let reach = async |expected: usize| {
