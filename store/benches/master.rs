@@ -415,9 +415,17 @@ fn promotions() {
         per(decide),
         per(task)
     );
-    // Candidates that are refused: what a tick costs.
-    let mut full = self::store(10 * SIZE, Offload::Off);
-    assert!((0..9).all(|number| full.put(&key(OBJECTS + number), Millis(0))));
+    refused("memory is full of a few", 9);
+    refused("nothing in memory is colder", 95_000);
+}
+
+/// What a tick costs when candidates are refused, with memory full of so many that are hotter.
+fn refused(what: &str, objects: usize) {
+    let mut full = store(objects as u64 * SIZE * 20 / 19, Offload::Off);
+    assert!((0..objects).all(|number| full.put(&key(OBJECTS + number), Millis(0))));
+    for _ in 0..4 {
+        (0..objects).for_each(|number| drop(full.master.get(full.tenant, &key(OBJECTS + number), Millis(0))));
+    }
     (0..50_000).for_each(|number| full.adopt(number));
     for _ in 0..2 {
         (0..50_000).for_each(|number| drop(full.master.get(full.tenant, &key(number), Millis(0))));
@@ -426,7 +434,7 @@ fn promotions() {
     let ticks = 160;
     let tried: usize = (0..ticks).map(|at| full.master.tick(Millis(20 + at)).tried).sum();
     println!(
-        "tick with {} candidates: {:.0} us, of 128 tries and 64 shards ({tried} tries in {ticks} ticks)",
+        "tick with {} candidates, {what}: {:.0} us, of 128 tries and 64 shards ({tried} tries in {ticks} ticks)",
         full.master.candidates(),
         (worked() - start) * 1e6 / ticks as f64
     );

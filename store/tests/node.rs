@@ -6,5 +6,7 @@ mod contract;
 mod kit;
 #[path = "node/serving.rs"]
 mod serving;
+#[path = "node/socket.rs"]
+mod socket;
 #[path = "node/tiers.rs"]
 mod tiers;

@@ -7,3 +7,4 @@ pub mod indexer;
 mod process;
 pub mod queue;
 pub mod route;
+pub mod store;

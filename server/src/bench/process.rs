@@ -52,6 +52,26 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Asks it to end, and waits until it has.
+    pub(super) fn end(mut self, patience: Duration) -> Result<(), String> {
+        let Some(child) = &mut self.child else { return Ok(()) };
+        let id = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let id = id.ok_or("a process without a number")?;
+        rustix::process::kill_process(id, rustix::process::Signal::TERM)
+            .map_err(|error| error.to_string())?;
+        let begun = now();
+        loop {
+            match child.try_wait().map_err(|error| error.to_string())? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(format!("a server ended badly: {status}")),
+                None if begun.elapsed() > patience => return Err("a server does not end".to_owned()),
+                None => std::thread::yield_now(),
+            }
+        }
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended by itself; then there is nothing to end.

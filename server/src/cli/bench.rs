@@ -9,7 +9,7 @@ use sim::engine::Shape;
 use sim::trace;
 
 use super::output::{self, Failure};
-use crate::bench::{events, fair, gateway, indexer, queue, route};
+use crate::bench::{events, fair, gateway, indexer, queue, route, store};
 use crate::settings::Routing;
 
 /// Measure.
@@ -31,6 +31,8 @@ enum What {
     Indexer(Indexer),
     /// Durable queues: enqueue, run and finish, every acknowledgement on disk; and the first start after a kill.
     Queue(Queue),
+    /// The tiered store over its protocol, beside a raw TCP stream and redis-server.
+    Store(Store),
     /// Who waits how long: the scheduler with tenants and engines in virtual time.
     Fair(Fair),
 }
@@ -61,6 +63,25 @@ struct Queue {
     /// What this process plays for another one that measures.
     #[arg(long, value_enum, hide = true, requires = "data")]
     play: Option<queue::Role>,
+}
+
+#[derive(Args)]
+struct Store {
+    /// Objects of the measurements that need many.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1_000..=50_000_000))]
+    objects: u32,
+    /// Rounds of each row; its rate is the median.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    rounds: u16,
+    /// Threads of ours that serve clients; 0: one a core.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Where segments lie while it is measured, in a folder of their own [default: the current directory].
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -188,6 +209,7 @@ impl Bench {
             What::Events(events) => events.run(),
             What::Indexer(indexer) => indexer.run(),
             What::Queue(queue) => queue.run(),
+            What::Store(store) => store.run(),
             What::Fair(fair) => fair.run(),
         }
     }
@@ -245,6 +267,19 @@ impl Queue {
                 .map_err(|error| Failure::Work(error.to_string()))?;
         }
         output::line(queue::table(&measured, plan).trim_end())
+    }
+}
+
+impl Store {
+    fn run(self) -> Result<(), Failure> {
+        let plan =
+            store::Plan { objects: self.objects as usize, rounds: self.rounds.into(), threads: self.threads };
+        let data = self.data.unwrap_or_else(|| PathBuf::from("."));
+        let folder = tempfile::Builder::new().prefix("warmline-bench-").tempdir_in(&data);
+        let folder = folder.map_err(|error| Failure::Input(format!("--data {}: {error}", data.display())))?;
+        let measured = store::measure(plan, folder.path(), |what| eprintln!("  {what} …"));
+        let measured = measured.map_err(Failure::Work)?;
+        if self.json { output::json(&measured) } else { output::line(&measured.to_string()) }
     }
 }
 

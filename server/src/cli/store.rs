@@ -32,6 +32,12 @@ pub(super) struct Store {
     /// Bytes on disk, such as 64GiB [setting: tiers.disk].
     #[arg(long, value_name = "BYTES")]
     disk: Option<Size>,
+    /// Where gateways hear which blocks are there [setting: tiers.events].
+    #[arg(long, value_name = "ENDPOINT", requires = "replay")]
+    events: Option<String>,
+    /// Where they ask for what they missed [setting: tiers.replay].
+    #[arg(long, value_name = "ENDPOINT")]
+    replay: Option<String>,
     /// When objects are written to disk [setting: tiers.offload].
     #[arg(long, value_enum)]
     offload: Option<Offload>,
@@ -57,6 +63,8 @@ impl Store {
         tiers.folder = self.data.or(tiers.folder.take());
         tiers.memory = self.memory.unwrap_or(tiers.memory);
         tiers.disk = self.disk.unwrap_or(tiers.disk);
+        tiers.events = self.events.or(tiers.events.take());
+        tiers.replay = self.replay.or(tiers.replay.take());
         tiers.offload = self.offload.unwrap_or(tiers.offload);
         tiers.check().map_err(Failure::Input)?;
         Ok(settings)

@@ -129,6 +129,8 @@ const TERM_SHIFT: u32 = 40;
 enum Departs {
     /// The node is told to drop it, and says when they are free.
     Ordered,
+    /// Whoever asked drops it, without an order, and says when they are free.
+    Handed,
     /// The node has lost it already.
     Vanished,
 }
@@ -272,9 +274,13 @@ impl Master {
         {
             let mut inside = node.lock();
             inside.depart(copy, object.tenant, bytes);
-            if how == Departs::Ordered {
-                inside.drop_copy(object.name(), object.version, tier, bytes);
-                self.wake.orders(node.node);
+            match how {
+                Departs::Ordered => {
+                    inside.drop_copy(object.name(), object.version, tier, bytes);
+                    self.wake.orders(node.node);
+                }
+                Departs::Handed => inside.leave(object.name(), object.version, tier, bytes),
+                Departs::Vanished => {}
             }
         }
         let in_memory = object.in_tier(Tier::Memory).next().is_some();

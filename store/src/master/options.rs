@@ -80,6 +80,8 @@ pub struct Promotion {
     pub patience: u64,
     /// Milliseconds for which what was promoted is not evicted.
     pub lease: u64,
+    /// Whether what was read less often leaves memory for a candidate. Otherwise candidates wait until there is room.
+    pub exchange: bool,
 }
 
 /// A shard, a node or a group can be only so many.
@@ -129,6 +131,7 @@ impl Default for Promotion {
             tries_a_tick: 128,
             patience: 30_000,
             lease: 5_000,
+            exchange: true,
         }
     }
 }

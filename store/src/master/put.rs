@@ -69,6 +69,9 @@ pub struct Terms {
     pub life: Life,
     /// Which block it is; `None` leaves what was said when space was reserved.
     pub block: Option<Block>,
+    /// Whoever commits drops what is replaced in the memory of the same node without being ordered to, and tells when it is
+    /// free: see [`Committed::Replaced`].
+    pub drops: bool,
 }
 
 /// A condition of a put.
@@ -100,6 +103,13 @@ pub enum Life {
 pub enum Committed {
     /// It is readable.
     Stored(Version),
+    /// It is readable; and this older version in the same memory is to be dropped by whoever committed.
+    Replaced {
+        /// What is readable.
+        version: Version,
+        /// What is to be dropped.
+        old: Version,
+    },
     /// One that began later was committed first: it is as if this one had been there just before. Its bytes are free.
     Overtaken,
     /// The condition did not hold. Its bytes are free.
@@ -194,8 +204,14 @@ impl Master {
             Life::Until(ends) => Some(ends),
             Life::Kept => old.and_then(|at| shard.lives.of(at.row() as u32)),
         };
+        let mut dropped = None;
         if let Some(at) = old {
             shard.tally.moves.removed += 1;
+            let object = &shard.rows[at.row()];
+            if terms.drops && object.copy(node.node, Tier::Memory).is_some() {
+                dropped = Some(object.version);
+                self.lose(shard, at, node, Tier::Memory, Departs::Handed);
+            }
             self.erase(shard, at, Departs::Ordered);
         }
         if let Some(block) = terms.block {
@@ -214,7 +230,8 @@ impl Master {
         self.offload_committed(shard, at, node, now);
         drop(guard);
         self.freed_slot(node);
-        Ok(Committed::Stored(put.version))
+        let version = put.version;
+        Ok(dropped.map_or(Committed::Stored(version), |old| Committed::Replaced { version, old }))
     }
 
     /// Under way -> gone, told by whoever has the buffer: no late write can land, and its bytes are free at once.

@@ -8,13 +8,16 @@ use smallvec::SmallVec;
 use super::Master;
 use super::candidates::Candidate;
 use super::evict::Goal;
-use super::name::{Millis, Tenant, Tier, Version};
+use super::name::{Millis, Node, Tenant, Tier, Version};
 use super::order::Place;
 use super::promote::{Ask, Later, Tried};
 use super::shard::Shard;
 
 /// Rows of a shard.
 pub(super) type Rows = SmallVec<[u32; 16]>;
+
+/// Nodes where nothing made room for what was so hot: the rest of a tick need not look there again for what is not hotter.
+type InVain = SmallVec<[(Node, u8); 2]>;
 
 /// What a tick did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,9 +69,10 @@ impl Master {
         }
         due.sort_unstable_by_key(|due| due.turn);
         due.truncate(self.options.promotion.tries_a_tick);
+        let mut in_vain = InVain::new();
         for due in due {
             ticked.tried += 1;
-            ticked.admitted += usize::from(self.try_again(&due, now));
+            ticked.admitted += usize::from(self.try_again(&due, &mut in_vain, now));
         }
         ticked
     }
@@ -116,7 +120,7 @@ impl Master {
     }
 
     /// The very same admission as that of a read, but nothing is counted as one. Under pressure, what is colder makes room.
-    fn try_again(&self, due: &Due, now: Millis) -> bool {
+    fn try_again(&self, due: &Due, in_vain: &mut InVain, now: Millis) -> bool {
         let at = due.turn.2;
         let try_once = |last: bool| {
             let mut shard = self.shard(at);
@@ -125,15 +129,15 @@ impl Master {
             let (size, lately) = self.lately(&shard, at, now);
             let tried = self.admit(&mut shard, at, &Ask { score, demand: None, retry: true }, now);
             match tried {
-                Tried::Later(Later::Watermark) if !last => {}
+                Tried::Later(Later::Watermark) if !last && self.options.promotion.exchange => {}
                 Tried::Later(why) => self.refused(&mut shard, at, why, now),
                 Tried::Queued(_) | Tried::Never(_) => {}
             }
             Some((tried, lately, size))
         };
         match try_once(false) {
-            Some((Tried::Later(Later::Watermark), lately, size)) => {
-                self.exchange(at, due.version, lately, size, now);
+            Some((Tried::Later(Later::Watermark), lately, size)) if self.options.promotion.exchange => {
+                self.exchange(at, due.version, (lately, size), in_vain, now);
                 matches!(try_once(true), Some((Tried::Queued(_), ..)))
             }
             Some((Tried::Queued(_), ..)) => true,
@@ -156,13 +160,17 @@ impl Master {
     }
 
     /// Lets what was read less often leave the memory of the object's holder, until the object would fit.
-    fn exchange(&self, at: Place, version: Version, heat: u8, size: u64, now: Millis) {
+    fn exchange(&self, at: Place, version: Version, of: (u8, u64), in_vain: &mut InVain, now: Millis) {
+        let (heat, size) = of;
         let holder = {
             let mut shard = self.shard(at);
             let object = shard.object(at.row() as u32, version);
             object.and_then(|o| o.in_tier(Tier::Disk).map(|c| c.node).find(|node| self.readable(*node)))
         };
         let Some(member) = holder.and_then(|holder| self.member(holder).ok()) else { return };
+        if in_vain.iter().any(|(node, most)| *node == member.node && heat <= *most) {
+            return;
+        }
         let bytes = {
             let mut inside = member.lock();
             if !inside.takes() {
@@ -172,7 +180,10 @@ impl Master {
         };
         // What would not make enough room is not worth dropping.
         if size <= super::node::share(member.lock().space[0].capacity, self.options.high) {
-            self.evict(member, Tier::Memory, Goal { bytes, only: None, colder: Some(heat) }, now);
+            let goal = Goal { bytes, only: None, colder: Some(heat) };
+            if self.evict(member, Tier::Memory, goal, now) < bytes {
+                in_vain.push((member.node, heat));
+            }
         }
     }
 

@@ -40,6 +40,8 @@ pub type Warmed = (Promise, usize, usize);
 
 /// What a node asks of its master. Tenants are numbers of this process, whoever the master is.
 pub trait Desk: Send + Sync + 'static {
+    /// Whether it is in this process, and answers at once.
+    fn is_here(&self) -> bool;
     /// The time by which the master's answers are to be read.
     fn clock(&self) -> &Clock;
     /// The number of a tenant.
@@ -236,6 +238,10 @@ impl Local {
 }
 
 impl Desk for Local {
+    fn is_here(&self) -> bool {
+        true
+    }
+
     fn clock(&self) -> &Clock {
         &self.0.clock
     }

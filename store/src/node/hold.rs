@@ -4,8 +4,8 @@
 //! - N2: what is being written is known, so that an order to give it up is answered when no late write can land.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -47,7 +47,11 @@ pub(super) struct Copy {
 pub(super) struct Line {
     news: Mutex<VecDeque<News>>,
     came: Notify,
+    /// Where news go at once, if the master is here.
+    ears: OnceLock<Ears>,
 }
+
+type Ears = Box<dyn Fn(News) + Send + Sync>;
 
 struct Reader(Arc<Copy>);
 
@@ -70,9 +74,9 @@ impl Hold {
 
     /// There is a copy from now on; nobody is told of it by that.
     pub(super) fn insert(&self, name: Name, meta: Meta, block: Block) {
-        let told = AtomicBool::new(true);
+        let (version, told) = (meta.version, AtomicBool::new(true));
         let copy = Copy { name, meta, block: Some(block), line: self.line.clone(), told };
-        self.part(meta.version).lock().insert(meta.version, Arc::new(copy));
+        self.part(version).lock().insert(version, Arc::new(copy));
     }
 
     /// The master wants it no longer: its bytes are told to be free when they are.
@@ -173,8 +177,17 @@ impl AsRef<[u8]> for Reader {
 
 impl Line {
     pub(super) fn push(&self, news: News) {
+        if let Some(hears) = self.ears.get() {
+            return hears(news);
+        }
         self.news.lock().push_back(news);
         self.came.notify_one();
+    }
+
+    /// From now on they are heard at once.
+    pub(super) fn heard_by(&self, ears: Ears) {
+        // Only once.
+        let _ = self.ears.set(ears);
     }
 
     /// The first, or none.

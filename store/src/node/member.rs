@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::desk::Away;
+use super::desk::{Away, Said};
 use super::meta::Meta;
 use super::{Error, Inner};
 use crate::master::name::{Name, Tier};
@@ -61,7 +61,7 @@ impl Inner {
             }
         }
         self.send(joined.node, &mut items).await?;
-        let position = self.position.load(Ordering::Relaxed);
+        let position = *self.position.lock();
         self.desk.end_inventory(joined.node, self.life, position).wait().await??;
         Ok(())
     }
@@ -76,7 +76,8 @@ impl Inner {
 
     fn item(&self, name: Name, meta: &Meta, size: u64, tier: Tier) -> Item {
         let ends = meta.ends.map(|ends| self.desk.clock().inside(ends));
-        let Meta { version, pin, group, block, .. } = *meta;
+        let Meta { version, pin, group, .. } = *meta;
+        let block = meta.block.as_deref().copied();
         Item { name, version, size, tier, pin, group, block, ends }
     }
 
@@ -87,11 +88,11 @@ impl Inner {
                 self.line.came().await;
                 continue;
             };
-            let position = self.position.load(Ordering::Relaxed) + 1;
+            let position = *self.position.lock() + 1;
             let told = self.desk.tell(self.number(), self.life, position, &news).wait().await;
             match told {
                 // What it is about is gone by now; that is harmless.
-                Ok(Ok(()) | Err(master::Error::Stale)) => self.position.store(position, Ordering::Relaxed),
+                Ok(Ok(()) | Err(master::Error::Stale)) => *self.position.lock() = position,
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "the master is told everything anew");
                     self.join_again().await;
@@ -99,6 +100,23 @@ impl Inner {
                 Err(Away) => self.join_again().await,
             }
         }
+    }
+
+    /// A master in this process hears what happens as it happens: no thread is woken for it.
+    pub(super) fn tell_at_once(self: &Arc<Self>) {
+        let inner = Arc::downgrade(self);
+        self.line.heard_by(Box::new(move |news| {
+            let Some(inner) = inner.upgrade() else { return };
+            let mut position = inner.position.lock();
+            let told = inner.desk.tell(inner.number(), inner.life, *position + 1, &news);
+            match told {
+                Said::Now(Ok(()) | Err(master::Error::Stale)) => *position += 1,
+                Said::Now(Err(error)) => {
+                    tracing::error!(%error, ?news, "the master in this process did not hear this");
+                }
+                Said::Later(_) => tracing::error!("a master in this process answers later"),
+            }
+        }));
     }
 
     /// Tries until it has joined.

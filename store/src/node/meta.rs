@@ -3,7 +3,7 @@
 use crate::master::name::{Block, Group, Pin, Version};
 
 /// What is known of a copy besides its bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
     /// Which version.
     pub version: Version,
@@ -13,8 +13,8 @@ pub struct Meta {
     pub group: Group,
     /// When it ends by itself, if it does: milliseconds since 1970.
     pub ends: Option<u64>,
-    /// Which block it is.
-    pub block: Option<Block>,
+    /// Which block it is. Few objects carry one where nobody asks for events, so it is kept apart.
+    pub block: Option<Box<Block>>,
 }
 
 /// The first byte; another one is another way of writing.
@@ -71,7 +71,7 @@ impl Meta {
         } else {
             let (hash, tokens) = (from.take()?, u64::from_le_bytes(from.take()?));
             let parent = if there & PARENT == 0 { None } else { Some(from.take()?) };
-            Some(Block { hash, parent, tokens })
+            Some(Box::new(Block { hash, parent, tokens }))
         };
         let known = form == FORM && there <= ENDS | BLOCK | PARENT && from.0.is_empty();
         known.then_some(Self { version, pin, group, ends, block })
@@ -104,10 +104,10 @@ mod tests {
             block: Option<([u8; 32], Option<[u8; 32]>, u64)>,
             cut in 0_usize..200,
         ) {
-            let block = block.map(|(hash, parent, tokens)| Block { hash, parent, tokens });
+            let block = block.map(|(hash, parent, tokens)| Box::new(Block { hash, parent, tokens }));
             let meta = Meta { version: Version(version), pin, group: Group(group), ends, block };
             let bytes = meta.write();
-            prop_assert_eq!(Meta::read(&bytes), Some(meta));
+            prop_assert_eq!(Meta::read(&bytes), Some(meta.clone()));
             prop_assert_eq!(Meta::read(&bytes[..cut.min(bytes.len() - 1)]), None);
             prop_assert_eq!(Meta::read(&[&bytes[..], &[0]].concat()), None);
             prop_assert_eq!(Meta::read(&[&[9], &bytes[1..]].concat()), None);

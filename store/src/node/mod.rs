@@ -53,7 +53,7 @@ pub(crate) struct Inner {
     /// Which life of it this is.
     life: u64,
     /// The last news that were told.
-    position: AtomicU64,
+    position: Mutex<u64>,
     /// Bytes that are being copied for the master.
     copying: AtomicU64,
     /// Orders under way.
@@ -169,7 +169,7 @@ impl Node {
             lanes: Lanes::default(),
             number: AtomicU16::new(0),
             life,
-            position: AtomicU64::new(0),
+            position: Mutex::new(0),
             copying: AtomicU64::new(0),
             working: AtomicU64::new(0),
             room: Notify::new(),
@@ -180,6 +180,9 @@ impl Node {
             desk,
         });
         inner.join().await?;
+        if inner.desk.is_here() {
+            inner.tell_at_once();
+        }
         let (tells, works) = (inner.clone(), inner.clone());
         {
             let mut tasks = inner.tasks.lock();

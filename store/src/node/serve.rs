@@ -371,7 +371,7 @@ impl Sink for Filling {
             Only::Absent => When::Absent,
             Only::Present => When::Present,
         };
-        let terms = Terms { when, life, block: put.block.map(block_of) };
+        let terms = Terms { when, life, block: put.block.map(block_of), drops: true };
         let ends = match life {
             master::Life::Until(ends) => Some(clock.outside(ends)),
             // It is told by the master what that is.
@@ -382,7 +382,7 @@ impl Sink for Filling {
             pin: Pin::None,
             group: Group::NONE,
             ends,
-            block: terms.block,
+            block: terms.block.map(Box::new),
         };
         // Before the master shows it: whoever is told of it finds it.
         self.inner.hold.insert(self.name.clone(), meta, block);
@@ -404,6 +404,10 @@ impl Filling {
         let version = self.put.version();
         let written = match said {
             Ok(Ok(Committed::Stored(_))) => Ok(Written::Stored),
+            Ok(Ok(Committed::Replaced { old, .. })) => {
+                hold.drop_copy(old);
+                Ok(Written::Stored)
+            }
             Ok(Ok(Committed::Overtaken)) => {
                 hold.forget(version);
                 Ok(Written::Stored)

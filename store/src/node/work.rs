@@ -149,7 +149,7 @@ impl Inner {
         match job {
             Job::Write(version, copy, ends) => {
                 let size = copy.len() as u64;
-                let meta = Meta { ends, ..copy.meta };
+                let meta = Meta { ends, ..copy.meta.clone() };
                 let written = disk.put(tenant, name.key.to_vec(), meta.write(), copy.bytes()).await;
                 drop(copy);
                 let name = name.clone();

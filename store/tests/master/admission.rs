@@ -1,10 +1,10 @@
 //! Which hits promote, and which gate stops the others.
 
-use store::master::name::{Millis, Tier};
+use store::master::name::{Group, Millis, Name, Pin, Tier};
 use store::master::options::{Offload, Options, Promotion};
-use store::master::{Later, Never, Presence, Put, Quota, Tried};
+use store::master::{Item, Joining, Later, Never, News, Presence, Put, Quota, Tried};
 
-use crate::kit::{MIB, World, options};
+use crate::kit::{MIB, World, key, options};
 
 #[test]
 fn promotion_is_off_by_default_and_inert() {
@@ -95,6 +95,33 @@ fn reads_count_for_the_tenant_who_reads_and_decay_with_time() {
     assert!(matches!(world.tried(b"k"), Some(Tried::Queued(_))));
 }
 
+#[test]
+fn keys_that_are_read_once_are_not_promoted_however_many_come() {
+    let (windows, keys) = (20_u32, 4_000_u32);
+    let mut world = World::new(Options { shards: 64, ..options() }, 100 * MIB);
+    let mut promoted = Vec::new();
+    for window in 0..windows {
+        let before = world.master.counters().promotions.admitted;
+        for number in window * keys..(window + 1) * keys {
+            world.cold(&key(number), 1);
+            world.tried(&key(number));
+        }
+        // Ten seconds a window: hardly anything is forgotten meanwhile.
+        world.pass(10_000);
+        promoted.push(world.master.counters().promotions.admitted - before);
+    }
+    let reads = world.master.counters().moves.hits_disk;
+    assert_eq!(reads, u64::from(windows * keys));
+    assert!(promoted.iter().all(|many| many * 100 < u64::from(keys) * 5), "{promoted:?}");
+    assert!(promoted.iter().sum::<u64>() * 100 < reads * 5, "{promoted:?}");
+    // It is not that nothing is ever promoted: a second read of the last window is enough.
+    for number in (windows - 1) * keys..windows * keys {
+        world.tried(&key(number));
+    }
+    let again = world.master.counters().promotions.admitted - promoted.iter().sum::<u64>();
+    assert!(again * 100 > u64::from(keys) * 95, "{again} of {keys}");
+}
+
 /// Reads until it is hot; what came of the last.
 fn heat(world: &World, key: &[u8]) -> Tried {
     world.tried(key);
@@ -138,6 +165,49 @@ fn each_gate_has_its_own_counter() {
     world.cold(b"k", MIB);
     assert_eq!(heat(&world, b"k"), Tried::Later(Later::Quota));
     assert_eq!(world.master.counters().rejected.quota, 1);
+    world.checked();
+}
+
+#[test]
+fn gates_that_only_retries_and_warming_meet_are_counted_as_well() {
+    // Off.
+    let mut world = World::new(Options { promotion: Promotion::default(), ..options() }, 100 * MIB);
+    world.cold(b"k", MIB);
+    let warm = world.master.warm(world.tenant, &[b"k"], world.now.plus(1_000), world.now);
+    assert_eq!((warm.pending(), world.master.counters().rejected.off), (0, 1));
+    // A candidate whose holder is away, and that comes to memory by itself.
+    let mut world = World::with_nodes(options(), &[10 * MIB, 10 * MIB]);
+    for (fake, name) in [(0, b"first"), (1, b"other")] {
+        let (prefer, pin) = (Some(world.node(fake)), Pin::Hard);
+        world.put_as(&Put { prefer, pin, ..Put::new(world.tenant, name, 9 * MIB) });
+    }
+    let version = world.cold(b"k", MIB);
+    assert_eq!(heat(&world, b"k"), Tried::Later(Later::Watermark));
+    world.master.away(world.node(0)).unwrap();
+    world.pass(10);
+    assert_eq!(world.master.tick(world.now).tried, 1);
+    assert_eq!(world.master.counters().rejected.holder_away, 1);
+    // Otherwise it would leave again at once.
+    world.master.lease(world.tenant, b"k", 60_000, world.now).unwrap();
+    let name = Name { tenant: world.tenant, key: b"k".as_slice().into() };
+    let (pin, group, tier) = (Pin::None, Group::NONE, Tier::Memory);
+    let item = Item { name, version, size: MIB, tier, pin, group, block: None, ends: None };
+    world.tell(1, &News::Adopted(item)).unwrap();
+    assert_eq!((world.master.candidates(), world.master.counters().candidates.settled), (0, 1), "at once");
+    // That copy's node is away, the other one back: a candidate again, until the copy is back as well.
+    let back = |world: &World, fake: usize| {
+        let joining = Joining { id: &world.fakes[fake].id, life: 1, memory: 10 * MIB, disk: 1_000 * MIB };
+        world.master.join(&joining).unwrap();
+    };
+    back(&world, 0);
+    world.master.away(world.node(1)).unwrap();
+    assert_eq!(world.tried(b"k"), Some(Tried::Later(Later::Watermark)));
+    back(&world, 1);
+    world.pass(5_000);
+    assert_eq!(world.master.tick(world.now).admitted, 0);
+    let counted = world.master.counters();
+    assert_eq!((counted.rejected.in_memory, counted.candidates.settled), (1, 2));
+    assert_eq!((counted.candidates.admitted, world.master.candidates()), (0, 0));
     world.checked();
 }
 

@@ -170,6 +170,29 @@ fn a_task_that_fails_gives_back_quota_slot_and_pin_at_once() {
 }
 
 #[test]
+fn a_quota_that_was_used_up_since_refuses_memory_charges_nothing_and_is_tried_again() {
+    let mut world = World::new(options(), 100 * MIB);
+    world.master.set_quota(world.tenant, Quota { memory: Some(2 * MIB), ..Quota::default() });
+    let task = taken(&mut world, b"k");
+    let (node, now) = (world.node(0), world.now);
+    world.put(b"more", 2 * MIB);
+    assert_eq!(world.master.allocate(task, node, MIB, now), Err(Error::NoMemory));
+    assert_eq!(world.master.used(world.tenant, Tier::Memory), 2 * MIB);
+    let space = world.look_node(0).memory;
+    assert_eq!((space.reserved, space.promised), (0, 0));
+    assert_eq!(world.master.allocate(task, node, MIB, now), Err(Error::Stale), "the task is ended");
+    assert_eq!(world.look(b"k").unwrap().candidate.unwrap().last_reason, Later::NoMemory);
+    world.checked();
+    world.master.remove(world.tenant, b"more").unwrap();
+    world.work(0);
+    assert_eq!(world.master.tick(world.now).admitted, 1);
+    world.work(0);
+    assert!(world.in_memory(b"k"));
+    assert_eq!(world.master.used(world.tenant, Tier::Memory), MIB);
+    world.checked();
+}
+
+#[test]
 fn the_deadline_begins_anew_at_allocation_and_a_late_commit_fails_cleanly() {
     let mut world = World::new(options(), 100 * MIB);
     let patience = options().promotion.patience;

@@ -164,10 +164,19 @@ impl World {
     }
 
     pub(crate) fn commit(&mut self, put: PutId) -> Result<Version, Error> {
-        let done = self.master.commit(put, &Terms::default(), self.now)?;
+        // Every other node drops what it replaces without being told to.
+        let drops = put.version().0.is_multiple_of(2);
+        let done = self.master.commit(put, &Terms { drops, ..Terms::default() }, self.now)?;
         for fake in &mut self.fakes {
-            if let (Some(bytes), Committed::Stored(version)) = (fake.open.remove(&put.version()), done) {
-                fake.holds.insert((version, Tier::Memory), bytes);
+            let Some(bytes) = fake.open.remove(&put.version()) else { continue };
+            match done {
+                Committed::Stored(version) => drop(fake.holds.insert((version, Tier::Memory), bytes)),
+                Committed::Replaced { version, old } => {
+                    let name = bytes.0.clone();
+                    fake.holds.insert((version, Tier::Memory), bytes);
+                    fake.todo.push(Order::Drop { name, version: old, tier: Tier::Memory });
+                }
+                Committed::Overtaken | Committed::Unchanged => {}
             }
         }
         Ok(put.version())

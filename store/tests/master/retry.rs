@@ -304,6 +304,51 @@ fn under_pressure_what_is_colder_makes_room_and_what_is_not_stays() {
 }
 
 #[test]
+fn without_exchange_candidates_wait_until_there_is_room_and_displace_nothing() {
+    let promotion = Promotion { exchange: false, ..options().promotion };
+    let mut world = World::new(Options { high: 900, low: 900, ..with(promotion) }, 10 * MIB);
+    for number in 0..9 {
+        world.put(&key(number), MIB);
+    }
+    read(&mut world, b"k", 5);
+    for _ in 0..10 {
+        world.pass(5_000);
+        assert_eq!(world.master.tick(world.now).admitted, 0);
+        world.work(0);
+    }
+    assert!((0..9).all(|number| world.in_memory(&key(number))), "nothing has left, however cold");
+    assert_eq!(world.look(b"k").unwrap().candidate.unwrap().last_reason, Later::Watermark);
+    world.master.remove(world.tenant, &key(0)).unwrap();
+    world.work(0);
+    assert_eq!(world.master.tick(world.now).admitted, 1, "room is what it waits for");
+    world.checked();
+}
+
+#[test]
+fn a_tick_looks_for_what_is_colder_once_however_many_candidates_want_it() {
+    let mut world = World::new(Options { high: 900, low: 900, steps: 2, ..options() }, 10 * MIB);
+    for number in 0..9 {
+        world.put(&key(number), MIB);
+        // All are hotter than any candidate, but for the fifth.
+        (0..if number == 4 { 0 } else { 9 }).for_each(|_| drop(world.hit(&key(number))));
+    }
+    for number in 20..26 {
+        read(&mut world, &key(number), 3);
+    }
+    world.pass(10);
+    let ticked: Vec<(usize, bool)> = (0..3)
+        .map(|_| {
+            let admitted = world.master.tick(world.now).admitted;
+            world.pass(5_000);
+            (admitted, world.in_memory(&key(4)))
+        })
+        .collect();
+    // Two steps a tick: the first and second, the third and fourth, the fifth.
+    assert_eq!(ticked, [(0, true), (0, true), (1, false)]);
+    world.checked();
+}
+
+#[test]
 fn failures_while_it_is_carried_out_are_retried_within_the_same_budget() {
     let mut world = World::new(with(Promotion { retries: 4, ..options().promotion }), 100 * MIB);
     read(&mut world, b"k", 2);
