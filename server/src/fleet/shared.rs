@@ -190,7 +190,7 @@ impl Fleet {
         let Reach { memory, any } = reach(found);
         let own = |member: &Arc<Member>| {
             let deepest = member.workers.iter().filter_map(|worker| found.of(*worker));
-            deepest.map(|found| found.blocks()).max().unwrap_or(0)
+            deepest.map(index::Match::blocks).max().unwrap_or(0)
         };
         let members = self.members();
         let may = members.iter().filter(|member| self.takes(member, ask.model));
@@ -286,7 +286,7 @@ mod tests {
         fleet.index().set_view(STORE, View::Stale);
         let (told, cost) = lent(&fleet);
         assert_eq!(told, ([16, 16], TRUST_STALE));
-        assert!((cost - (40.0 + whole) / 2.0).abs() < 1e-9, "{cost}");
+        assert!((cost - f64::midpoint(40.0, whole)).abs() < 1e-9, "{cost}");
         // Out of reach, nothing of it counts.
         shared.connected.store(false, Ordering::Relaxed);
         assert_eq!(lent(&fleet), (([0, 0], 0.0), 40.0));

@@ -187,8 +187,8 @@ impl Plan {
         let Some(waits) = self.waits.remove(&gone.who) else { return };
         for asked in waits.asked {
             steps.cool.push(asked.id);
-            for block in &asked.blocks {
-                self.on_the_way.remove(block);
+            for block in asked.blocks {
+                self.on_the_way.remove(&block);
             }
         }
         let all = waits.ever.len() as u64;
