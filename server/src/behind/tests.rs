@@ -116,8 +116,7 @@ async fn whatever_is_wrong_with_a_store_is_an_error_in_words_and_it_is_tried_aga
     let why = Shelf::new(options).look(chain(0..3)).await.unwrap_err();
     assert!(why.ends_with("the node did not answer in time"), "{why}");
     // After a failure nobody connects for a moment.
-    let nobody =
-        Shelf::new(Options { pause: Duration::from_secs(3_600), ..Options::new("127.0.0.1:1", "m") });
+    let nobody = Shelf::new(Options { pause: Duration::from_hours(1), ..Options::new("127.0.0.1:1", "m") });
     nobody.look(chain(0..1)).await.unwrap_err();
     let why = nobody.look(chain(0..1)).await.unwrap_err();
     assert_eq!(why, "the store at 127.0.0.1:1 failed a moment ago");
