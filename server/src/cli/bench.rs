@@ -269,6 +269,9 @@ struct Tiers {
     /// Breaks ties; the same seed gives the same answer.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// How often the load is played, each time with the next seed; what is told is the mean.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
+    runs: u64,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -484,6 +487,7 @@ impl Tiers {
             ahead: self.ahead,
             event_delay: Duration::from_micros(1_300),
             seed: self.seed,
+            runs: self.runs,
             routing: Routing::default(),
         };
         eprintln!("{} requests on {} engines, in virtual time", plan.requests.len(), plan.engines);

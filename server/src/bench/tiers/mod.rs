@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sim::engine::Shape;
 use sim::engine::second::Second;
 use sim::trace::Request;
@@ -45,8 +46,10 @@ pub struct Plan {
     pub ahead: usize,
     /// How long an engine's news takes to reach the index.
     pub event_delay: Duration,
-    /// Breaks ties.
+    /// Breaks ties: a choice between equals changes every later one, so a single run says little about a percent.
     pub seed: u64,
+    /// How often the load is played, each time with the next seed; what is told is the mean.
+    pub runs: u64,
     /// Weights.
     pub routing: Routing,
 }
@@ -65,6 +68,8 @@ pub struct Result {
 pub struct Row {
     /// Times to first token, the line included.
     pub ttft_ms: Times,
+    /// Between the least and the greatest mean of several runs.
+    pub spread_ms: f64,
     /// Requests that were served.
     pub requests: u64,
     /// Of these, how many stood in line.
@@ -126,7 +131,10 @@ pub fn measure(plan: &Plan, mut progress: impl FnMut(&str)) -> std::result::Resu
     let mut ways = BTreeMap::new();
     for name in WAYS {
         progress(name);
-        ways.insert(name.to_owned(), one(name, plan)?);
+        let seeds = (0..plan.runs.max(1)).map(|run| plan.seed.wrapping_add(run));
+        let rows: std::result::Result<Vec<Row>, String> =
+            seeds.map(|seed| one(name, &Plan { seed, ..plan.clone() })).collect();
+        ways.insert(name.to_owned(), mean(&rows?)?);
     }
     let blocks = plan.requests.iter().flat_map(|request| {
         let full = request.job.prompt / plan.shape.block_size;
@@ -134,6 +142,34 @@ pub fn measure(plan: &Plan, mut progress: impl FnMut(&str)) -> std::result::Resu
     });
     let distinct = blocks.collect::<HashSet<_>>().len() as u64;
     Ok(Result { working_set: distinct * plan.block_bytes(), ways })
+}
+
+/// Each number is the mean of those of the rows, and the spread that of their means.
+fn mean(rows: &[Row]) -> std::result::Result<Row, String> {
+    let wrong = |error: serde_json::Error| error.to_string();
+    let values: std::result::Result<Vec<Value>, _> = rows.iter().map(serde_json::to_value).collect();
+    let mut row: Row = serde_json::from_value(middle(&values.map_err(wrong)?)).map_err(wrong)?;
+    let means = || rows.iter().map(|row| row.ttft_ms.mean);
+    row.spread_ms = means().fold(0.0, f64::max) - means().fold(f64::INFINITY, f64::min);
+    Ok(row)
+}
+
+/// The mean of values of one form, number by number.
+fn middle(values: &[Value]) -> Value {
+    match values {
+        [Value::Object(first), ..] => {
+            let of =
+                |key: &String| values.iter().filter_map(|value| value.get(key)).cloned().collect::<Vec<_>>();
+            Value::Object(first.keys().map(|key| (key.clone(), middle(&of(key)))).collect())
+        }
+        [Value::Number(first), ..] => {
+            let sum: f64 = values.iter().filter_map(Value::as_f64).sum();
+            let mean = sum / values.len() as f64;
+            if first.is_f64() { mean.into() } else { (mean.round() as u64).into() }
+        }
+        [first, ..] => first.clone(),
+        [] => Value::Null,
+    }
 }
 
 fn one(name: &str, plan: &Plan) -> std::result::Result<Row, String> {
@@ -177,6 +213,7 @@ impl Row {
                 p90: millis(quantile(0.9)),
                 p99: millis(quantile(0.99)),
             },
+            spread_ms: 0.0,
             requests: report.ttft.len() as u64,
             stood: report.stood,
             waited_ms: millis(report.waited.as_secs_f64() / report.stood.max(1) as f64),
@@ -248,18 +285,30 @@ pub fn table(result: &Result, plan: &Plan) -> String {
     );
     let _ = writeln!(
         out,
-        "\n{:<14}{:>10}{:>9}{:>9}{:>9}{:>9} |{:>8}{:>8}{:>8}{:>8}{:>10}",
-        "", "TTFT mean", "p50", "p90", "p99", "in line", "cached", "device", "memory", "disk", "computed"
+        "\n{:<14}{:>10}{:>10}{:>9}{:>9}{:>9}{:>9} |{:>8}{:>8}{:>8}{:>8}{:>10}",
+        "",
+        "TTFT mean",
+        "spread",
+        "p50",
+        "p90",
+        "p99",
+        "in line",
+        "cached",
+        "device",
+        "memory",
+        "disk",
+        "computed"
     );
     let rows = || WAYS.iter().filter_map(|name| Some((name, result.ways.get(*name)?)));
     for (name, row) in rows() {
         let Times { mean, p50, p90, p99 } = row.ttft_ms;
+        let spread = row.spread_ms;
         let line = row.waited_ms * row.stood as f64 / row.requests.max(1) as f64;
         let part = |tokens: u64| 100.0 * tokens as f64 / row.tokens.prompt.max(1) as f64;
         let Tokens { device, memory, disk, computed, .. } = row.tokens;
         let _ = writeln!(
             out,
-            "{name:<14}{mean:>7.0} ms{p50:>6.0} ms{p90:>6.0} ms{p99:>6.0} ms{line:>6.0} ms |{:>6.1} %{:>6.1} %{:>6.1} %{:>6.1} %{:>8.1} %",
+            "{name:<14}{mean:>7.0} ms{spread:>7.0} ms{p50:>6.0} ms{p90:>6.0} ms{p99:>6.0} ms{line:>6.0} ms |{:>6.1} %{:>6.1} %{:>6.1} %{:>6.1} %{:>8.1} %",
             100.0 * row.cached_ratio(),
             part(device),
             part(memory),

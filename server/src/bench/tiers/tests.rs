@@ -35,6 +35,7 @@ fn plan() -> Plan {
         ahead: 64,
         event_delay: Duration::from_micros(1_300),
         seed: 1,
+        runs: 1,
         routing: Routing::default(),
     }
 }
