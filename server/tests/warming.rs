@@ -14,13 +14,15 @@ use coord::backend::memory::Memory;
 use events::publish;
 use http::{Method, Request};
 use parking_lot::Mutex;
-use server::admin::api::{Status, WarmingStatus};
+use server::admin::api::{DryRun, Status, WarmingStatus};
 use server::settings::{self, Engine, Settings, Span};
 use server::store::residency::Residents;
 use server::wiring;
+use store::client::{self, Client};
 use store::master::name::{self, Node, Tenant, Tier, Version};
 use store::master::options::Options;
 use store::master::{Change, Deaf, Joining, Master, Residency};
+use store::resp::contract::{Block, Put};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -431,4 +433,77 @@ async fn of_two_replicas_one_asks() {
     assert_eq!(other.status().await.store.unwrap().warming.unwrap().counts.asked_blocks, 0);
     let warmed = store.warmed();
     assert!(warmed.iter().all(|(from, ..)| *from == warmed[0].0), "{warmed:?}");
+}
+
+/// What the only engine could load of a prompt now: tokens in the store's memory, and on its disk.
+async fn lent(world: &World, prompt: &[u32]) -> [u32; 2] {
+    let body = Bytes::from(serde_json::json!({ "model": "sim", "prompt": prompt }).to_string());
+    let admin = world.gateway.admin().to_string();
+    let asked = server::http::ask(Method::POST, &admin, "/route", None, body, Duration::from_secs(10));
+    let run: DryRun = serde_json::from_slice(&asked.await.unwrap().1).unwrap();
+    run.candidates[0].store_tokens
+}
+
+async fn until_lent(world: &World, prompt: &[u32], expected: [u32; 2]) {
+    for _ in 0..1_000 {
+        if lent(world, prompt).await == expected {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{expected:?} should be lent, and {:?} is", lent(world, prompt).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_store_has_it_in_memory_when_its_turn_comes() {
+    const LARGE: usize = 32 << 10;
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = Settings::default();
+    settings.tiers.listen.set_port(0);
+    settings.tiers.admin.set_port(0);
+    settings.tiers.folder = Some(folder.path().join("segments"));
+    settings.tiers.memory = settings::Size::mib(1);
+    settings.tiers.disk = settings::Size::mib(256);
+    settings.tiers.events = Some(format!("ipc://{}", folder.path().join("events").display()));
+    settings.tiers.replay = Some(format!("ipc://{}", folder.path().join("replay").display()));
+    let store = server::store::start(&settings).await.unwrap();
+    let address = store.address().to_string();
+    let known = settings::Store {
+        events: settings.tiers.events.clone(),
+        replay: settings.tiers.replay.clone(),
+        address: Some(address.clone()),
+        ..settings::Store::default()
+    };
+    let mut world = World::start(known).await;
+
+    // An engine has offloaded a prompt, and after it so much else that nothing of it is left in memory.
+    let mut client = Client::connect(&address, client::Options::default()).await.unwrap();
+    let asked = prompt(0, 4);
+    let number = |hash: [u8; 32]| u64::from_le_bytes(hash[..8].try_into().unwrap());
+    for block in blocks_of(&asked) {
+        let carried =
+            Block { prefix: number(block.hash), parent: block.parent.map(number), tokens: block.tokens };
+        let put = Put { block: Some(carried), ..Put::default() };
+        client.set(&block.hash, Bytes::from(vec![1; LARGE]), put).await.unwrap();
+    }
+    until_lent(&world, &asked, [64, 0]).await;
+    let other = |at: usize| format!("other-{at}").into_bytes();
+    for at in 0..64 {
+        client.set(&other(at), Bytes::from(vec![2; LARGE]), Put::default()).await.unwrap();
+    }
+    until_lent(&world, &asked, [0, 64]).await;
+    let others: Vec<Vec<u8>> = (0..64).map(other).collect();
+    client.remove(&others.iter().map(Vec::as_slice).collect::<Vec<_>>()).await.unwrap();
+
+    let waits = world.send(asked.clone());
+    until_lent(&world, &asked, [64, 0]).await;
+    world.open().await;
+    let (status, route) = waits.await.unwrap();
+    assert_eq!(status, 200);
+    assert!(route.contains("; store=64; store-disk=0"), "{route}");
+    let ended = |_: &Status, warming: &WarmingStatus| warming.counts.in_time_blocks == 4;
+    let counts = world.until("all came in time", ended).await.store.unwrap().warming.unwrap().counts;
+    assert_eq!((counts.asked_blocks, counts.taken_objects, counts.failed), (4, 4, 0));
+    let warmed = store.parts().local.master().counters().warmed;
+    assert_eq!((warmed.asked, warmed.in_time), (4, 4), "{warmed:?}");
 }
