@@ -85,7 +85,12 @@ pub type Promised = (u64, u64, u64);
 
 impl<'a> Wire<'a> for Join {
     fn write(&self, to: &mut Writer<'_>) {
-        to.put(&self.id).put(&self.life).put(&self.memory).put(&self.disk).put(&self.address).put(&self.knows);
+        to.put(&self.id)
+            .put(&self.life)
+            .put(&self.memory)
+            .put(&self.disk)
+            .put(&self.address)
+            .put(&self.knows);
     }
 
     fn read(from: &mut Reader<'a>) -> Result<Self, Broken> {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use crate::master::name::{Block, Group, Millis, Name, Node, Pin, Tenant, Tier, Version};
 use crate::master::{
-    Committed, Copying, Error, Found, Glance, Hit, Inventory, Item, Joined, Life, News, Order, PutId, Refused,
-    Reserved, Staging, TaskId, Terms, Ticket, Wait, WaitFor, When,
+    Committed, Copying, Error, Found, Glance, Hit, Inventory, Item, Joined, Life, News, Order, PutId,
+    Refused, Reserved, Staging, TaskId, Terms, Ticket, Wait, WaitFor, When,
 };
 
 /// What was read makes no sense.

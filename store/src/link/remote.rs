@@ -184,7 +184,8 @@ impl Inside {
         let mut told: Option<String> = None;
         let mut turn = 0;
         loop {
-            let Some(next) = told.take().or_else(|| self.masters.get(turn % self.masters.len().max(1)).cloned())
+            let Some(next) =
+                told.take().or_else(|| self.masters.get(turn % self.masters.len().max(1)).cloned())
             else {
                 return tracing::error!("no address of a master is set");
             };
@@ -203,8 +204,12 @@ impl Inside {
                 Ok(Err(Sorry::NotMe(who))) => {
                     told = who.filter(|who| *who != next && turn % (2 * self.masters.len()) != 0);
                 }
-                Ok(Err(sorry)) => tracing::warn!(master = next, "a master of the store is of no use: {sorry}"),
-                Err(error) => tracing::debug!(master = next, %error, "a master of the store cannot be reached"),
+                Ok(Err(sorry)) => {
+                    tracing::warn!(master = next, "a master of the store is of no use: {sorry}")
+                }
+                Err(error) => {
+                    tracing::debug!(master = next, %error, "a master of the store cannot be reached")
+                }
             }
             // A round is made without a rest, then each rest is longer.
             if told.is_none() && turn.is_multiple_of(self.masters.len().max(1)) {
@@ -226,7 +231,9 @@ impl Inside {
         let term: u32 = frame::body(&said)?;
         let seen = self.term.fetch_max(term, Ordering::AcqRel);
         if term < seen {
-            return Err(io::Error::other(format!("it leads in term {term}, and there was term {seen} already")));
+            return Err(io::Error::other(format!(
+                "it leads in term {term}, and there was term {seen} already"
+            )));
         }
         Ok(Ok((stream, term)))
     }
@@ -324,7 +331,8 @@ impl Inside {
             }
             Kind::Book => {
                 let all = self.read::<Vec<(Node, String, String)>>(&body)?;
-                self.book.become_this(all.into_iter().map(|(node, id, address)| (node, Place { id, address })));
+                self.book
+                    .become_this(all.into_iter().map(|(node, id, address)| (node, Place { id, address })));
             }
             Kind::Beat => self.evicted.store(self.read(&body)?, Ordering::Relaxed),
             _ => return Err(broken(Broken("a frame for somebody else"))),
@@ -402,7 +410,8 @@ impl Inside {
     fn warmed(self: &Arc<Self>, ask: &Ask<'_>) -> Said<Warmed> {
         let session = self.session().map_or(0, |session| session.number);
         let inside = Arc::downgrade(self);
-        let promised = self.ask_or_undo::<Promised>(ask, |inside, (promise, ..)| inside.say(&Ask::Cool(promise)));
+        let promised =
+            self.ask_or_undo::<Promised>(ask, |inside, (promise, ..)| inside.say(&Ask::Cool(promise)));
         Said::Later(Box::pin(async move {
             let (promise, known, pending) = promised.await?;
             let kept: Promise = Box::new(Cool { inside, session, promise });
@@ -648,7 +657,9 @@ impl Desk for Remote {
 
     fn join(&self, joining: &Joining<'_>) -> Said<Result<Joined, Error>> {
         let inside = self.0.inside.clone();
-        let Some(session) = inside.session() else { return Said::Later(Box::pin(std::future::ready(Err(Away)))) };
+        let Some(session) = inside.session() else {
+            return Said::Later(Box::pin(std::future::ready(Err(Away))));
+        };
         // One session joins once: anew is on a new one.
         if inside.joined.load(Ordering::Acquire) == session.number {
             session.close();
@@ -719,7 +730,9 @@ impl Remote {
     /// Asks about many; as many answers as keys, or none.
     fn each<T: for<'a> Wire<'a> + Send + 'static>(&self, many: usize, ask: &Ask<'_>) -> Said<Vec<T>> {
         let answers = self.0.inside.ask::<Vec<T>>(ask);
-        Said::Later(Box::pin(async move { answers.await.and_then(|all| if all.len() == many { Ok(all) } else { Err(Away) }) }))
+        Said::Later(Box::pin(async move {
+            answers.await.and_then(|all| if all.len() == many { Ok(all) } else { Err(Away) })
+        }))
     }
 }
 

@@ -66,7 +66,11 @@ const BREATH: Duration = Duration::from_millis(50);
 
 impl Masters {
     /// A master that `make` makes, of a term, each time `lead` lets this process lead.
-    pub fn new(settings: Settings, lead: Arc<dyn Lead>, make: impl Fn(u32) -> Local + Send + Sync + 'static) -> Self {
+    pub fn new(
+        settings: Settings,
+        lead: Arc<dyn Lead>,
+        make: impl Fn(u32) -> Local + Send + Sync + 'static,
+    ) -> Self {
         let (make, office) = (Box::new(make), watch::Sender::new(None));
         Self(Arc::new(Inside { settings, lead, make, office, connected: AtomicUsize::new(0) }))
     }
@@ -131,7 +135,9 @@ impl Masters {
             ended: watch::Sender::new(false),
         });
         debug_assert_eq!(office.term, held.term, "a master has the term that it was made for");
-        desk.master().doubt();
+        if !self.0.settings.settle.is_zero() {
+            desk.master().doubt();
+        }
         self.0.office.send_replace(Some(office.clone()));
         tokio::select! {
             () = desk.run() => {}
@@ -265,7 +271,7 @@ impl Office {
     /// Nodes that are away for too long are lost; and after a while, what nobody has told of is absent.
     async fn look_after(&self) {
         let began = Instant::now();
-        let mut doubts = true;
+        let mut doubts = !self.settings.settle.is_zero();
         let mut away: HashMap<Node, Instant> = HashMap::new();
         loop {
             tokio::time::sleep(LOOK).await;

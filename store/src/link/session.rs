@@ -88,7 +88,11 @@ impl Drop for Session<'_> {
 }
 
 impl Session<'_> {
-    async fn run(&mut self, mut stream: TcpStream, mut freed: mpsc::UnboundedReceiver<Node>) -> io::Result<()> {
+    async fn run(
+        &mut self,
+        mut stream: TcpStream,
+        mut freed: mpsc::UnboundedReceiver<Node>,
+    ) -> io::Result<()> {
         let settings = &self.office.settings;
         let silence = settings.silence;
         let mut beat = interval(settings.beat);
@@ -182,7 +186,9 @@ impl Session<'_> {
                 self.joined = Some((join.id, joined.node, seat));
                 joined
             });
-            frame(out, Kind::Answer, id, &self.names, |to| { to.put(&left).put(&answer); });
+            frame(out, Kind::Answer, id, &self.names, |to| {
+                to.put(&left).put(&answer);
+            });
             return Ok(());
         }
         let Some((_, node, seat)) = &self.joined else {
@@ -310,7 +316,9 @@ fn now<T>(said: Said<T>) -> Result<T, Broken> {
 
 fn key_of(order: &Order) -> &[u8] {
     match order {
-        Order::Drop { name, .. } | Order::CancelPut { name, .. } | Order::CancelTask { name, .. } => &name.key,
+        Order::Drop { name, .. } | Order::CancelPut { name, .. } | Order::CancelTask { name, .. } => {
+            &name.key
+        }
         Order::Offload(copying) | Order::Promote(_, copying) => &copying.name.key,
     }
 }

@@ -29,8 +29,8 @@ use crate::disk::{self, Disk};
 use crate::master::name::Node as Number;
 
 use desk::{Away, Desk};
-use peers::Peers;
 use hold::{Hold, Line};
+use peers::Peers;
 use work::Lanes;
 
 pub use clock::Clock;

@@ -79,14 +79,21 @@ impl Node {
     ///
     /// # Errors
     /// Why not.
-    pub async fn take_in(&self, which: &Which, meta: Meta, conditional: bool, len: u64) -> Result<Arriving, String> {
+    pub async fn take_in(
+        &self,
+        which: &Which,
+        meta: Meta,
+        conditional: bool,
+        len: u64,
+    ) -> Result<Arriving, String> {
         let inner = &self.0;
         let name = inner.named(which).ok_or("there are too many tenants")?;
         let room = match usize::try_from(len).ok().filter(|_| len <= inner.options.memory) {
             Some(len) => inner.room_for(len).await,
             None => None,
         };
-        let room = room.ok_or_else(|| format!("memory for {len} bytes is not free here, or in too many parts"))?;
+        let room =
+            room.ok_or_else(|| format!("memory for {len} bytes is not free here, or in too many parts"))?;
         if inner.hold.get(meta.version).is_some() || !inner.hold.begin_once(meta.version) {
             return Err("the same value is here already".to_owned());
         }
@@ -202,6 +209,9 @@ impl Drop for Arrived {
                 }
             }
         };
-        self.inner.tasks.lock().spawn(asks);
+        // Without a runtime everything here has ended.
+        if let Ok(hands) = tokio::runtime::Handle::try_current() {
+            hands.spawn(asks);
+        }
     }
 }

@@ -37,7 +37,8 @@ async fn load(home: Arc<Home>, seed: u64, stop: Arc<AtomicBool>) -> usize {
             Ok(Some(got)) => assert!(is_right(number, &got), "wrong bytes of {number}"),
             Ok(None) => {}
             Err(refused) => {
-                let known = matches!(refused.code, Code::Unavailable | Code::Loading | Code::Busy | Code::Full);
+                let known =
+                    matches!(refused.code, Code::Unavailable | Code::Loading | Code::Busy | Code::Full);
                 assert!(known, "{refused}");
                 tokio::task::yield_now().await;
             }
@@ -112,9 +113,9 @@ async fn a_node_that_does_not_come_back_is_lost_and_what_it_had_is_absent_then()
 /// A put goes to another node, and the one that carries it dies before it is told what became of it: nothing is left behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_dead_node_left_in_another_ones_memory_is_found_out() {
+    use store::master::name::{Group, Pin, Version};
     use store::node::meta::Meta;
     use store::node::peers::Which;
-    use store::master::name::{Group, Pin, Version};
     let chief = Chief::begin(1, options()).await;
     let home = Plan::new("one", 8 * MIB, &[&chief]).begin().await;
     let version = Version(1 << 40 | 1 << 39);

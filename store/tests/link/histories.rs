@@ -60,7 +60,10 @@ async fn history(seed: u64) {
                     Ok(Written::Stored) => may.be(Some(turn)),
                     Ok(Written::Unchanged) => {}
                     Err(refused) => {
-                        let fits = matches!(refused.code, Code::Unavailable | Code::Busy | Code::Loading | Code::Full);
+                        let fits = matches!(
+                            refused.code,
+                            Code::Unavailable | Code::Busy | Code::Loading | Code::Full
+                        );
                         assert!(fits, "seed {seed}, turn {turn}: {refused}");
                         may.also_be(Some(turn));
                         // It may have taken the place of what was there, and be forgotten with its condition.

@@ -142,8 +142,11 @@ async fn a_master_closes_on_whoever_talks_nonsense_and_serves_the_others() {
     let home = Plan::new("one", 8 * MIB, &[&chief]).begin().await;
     let mut chance = Chance(5);
     for turn in 0..200 {
-        let mut stream =
-            if turn % 2 == 0 { greeted(chief.address).await } else { TcpStream::connect(chief.address).await.unwrap() };
+        let mut stream = if turn % 2 == 0 {
+            greeted(chief.address).await
+        } else {
+            TcpStream::connect(chief.address).await.unwrap()
+        };
         let mut junk: Vec<u8> = (0..40 + chance.below(400)).map(|_| chance.next() as u8).collect();
         // Some of it begins as a frame does.
         if turn % 4 == 0 {

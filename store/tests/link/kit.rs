@@ -77,8 +77,14 @@ impl Chief {
         Self::lead(Arc::new(Alone::new(term)), options, settings(), None).await
     }
 
-    pub(crate) async fn lead(lead: Arc<dyn Lead>, options: Options, settings: Settings, at: Option<SocketAddr>) -> Self {
-        let make = move |term| Local::new(Options { term, ..options.clone() }, Arc::new(Deaf), Arc::new(Nobody));
+    pub(crate) async fn lead(
+        lead: Arc<dyn Lead>,
+        options: Options,
+        settings: Settings,
+        at: Option<SocketAddr>,
+    ) -> Self {
+        let make =
+            move |term| Local::new(Options { term, ..options.clone() }, Arc::new(Deaf), Arc::new(Nobody));
         let masters = Masters::new(settings, lead, make);
         let (runtime, serves) = (runtime(), masters.clone());
         let at = at.unwrap_or_else(|| "127.0.0.1:0".parse().unwrap());
@@ -162,9 +168,10 @@ impl Plan {
         let peers = Arc::new(Net::new(remote.book().clone(), self.settings.clone()));
         let mut disk = Some(disk);
         remote.found().await;
-        let node = Node::begin_with(options, Arc::new(remote.clone()), Some(peers), life(), disk.take().unwrap())
-            .await
-            .unwrap();
+        let node =
+            Node::begin_with(options, Arc::new(remote.clone()), Some(peers), life(), disk.take().unwrap())
+                .await
+                .unwrap();
         let serves = PeerServer::new(node.clone(), self.settings);
         tokio::spawn(async move { serves.serve(listener, std::future::pending()).await });
         (node, remote)
@@ -248,7 +255,12 @@ pub(crate) async fn checked(chief: &Chief, homes: &[&Home]) {
     for home in homes {
         let look = home.node.look();
         let known = nodes.iter().find(|node| *node.id == *look.id).unwrap();
-        assert_eq!((known.memory.reserved, known.memory.leaving, known.memory.promised), (0, 0, 0), "{}", look.id);
+        assert_eq!(
+            (known.memory.reserved, known.memory.leaving, known.memory.promised),
+            (0, 0, 0),
+            "{}",
+            look.id
+        );
         assert_eq!(known.memory.here, look.memory.asked, "what {} holds is what is accounted for", look.id);
         assert_eq!(look.arriving, 0);
     }

@@ -8,7 +8,7 @@ use store::master::options::Options;
 use store::resp::contract::{Only, Part, Put, Sink, Store, Wanted, Written};
 
 use crate::contract;
-use crate::kit::{Chief, MIB, Plan, checked, key, options, settle, settings, until, value};
+use crate::kit::{Chief, MIB, Plan, checked, key, options, settings, settle, until, value};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_master_is_elsewhere_keeps_the_contract() {
@@ -157,7 +157,10 @@ async fn a_put_that_waits_for_space_is_woken_by_a_master_elsewhere() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_promise_is_taken_back_over_the_wire() {
     let folder = tempfile::tempdir().unwrap();
-    let off = Options { promotion: store::master::options::Promotion { at_a_time: 0, on: true, ..Default::default() }, ..options() };
+    let off = Options {
+        promotion: store::master::options::Promotion { at_a_time: 0, on: true, ..Default::default() },
+        ..options()
+    };
     let chief = Chief::begin(1, Options { high: 1_000, ..off }).await;
     let home = Plan::new("one", MIB, &[&chief]).on(folder.path()).begin().await;
     for number in 0..4 {

@@ -150,7 +150,10 @@ async fn an_answer_that_comes_after_the_lease_is_not_believed_and_the_put_shows_
     let first = Chief::lead(Arc::new(once), options(), settings(), None).await;
     let second = Chief::lead(crown.heir(1), options(), settings(), None).await;
     let bridge = Bridge::to(first.address).await;
-    let plan = Plan { masters: vec![bridge.address.to_string(), second.address.to_string()], ..Plan::new("one", 8 * MIB, &[]) };
+    let plan = Plan {
+        masters: vec![bridge.address.to_string(), second.address.to_string()],
+        ..Plan::new("one", 8 * MIB, &[])
+    };
     let one = plan.begin().await;
     let mut sink = one.node.reserve(&one.tenant, b"k", 3).wait().await.unwrap();
     sink.space().copy_from_slice(b"new");
@@ -165,7 +168,10 @@ async fn an_answer_that_comes_after_the_lease_is_not_believed_and_the_put_shows_
     let refused = commit.await.unwrap().unwrap_err();
     assert_eq!(refused.code, Code::Unavailable, "{refused}");
     assert_eq!(one.find(b"k").await, None);
-    assert_eq!(one.put_as(b"k", b"2", Put { only: Only::Absent, ..Put::default() }).await.unwrap(), Written::Stored);
+    assert_eq!(
+        one.put_as(b"k", b"2", Put { only: Only::Absent, ..Put::default() }).await.unwrap(),
+        Written::Stored
+    );
     assert_eq!(one.find(b"k").await.as_deref(), Some(b"2".as_slice()));
     checked(&second, &[&one]).await;
 }
