@@ -4,6 +4,7 @@
 pub mod arena;
 pub mod client;
 pub mod disk;
+pub mod link;
 pub mod master;
 pub mod node;
 pub mod resp;

@@ -232,7 +232,36 @@ impl Master {
         self.stir(&self.stirred.holder);
         self.freed_space(member);
         self.relieve(node, now);
+        // While it was recovering it was given none.
+        self.wake.orders(node);
         Ok(())
+    }
+
+    /// Whether the master reckons with this copy in a node's memory: readable, arriving, or on its way out. One with which it
+    /// does not will be asked for by nobody, and never be dropped by an order.
+    pub fn reckons_with(&self, node: Node, name: &Name, version: Version) -> bool {
+        let Ok(member) = self.member(node) else { return false };
+        let (shard, at) = self.find(name.tenant, &name.key);
+        let of_object = at.is_some_and(|at| {
+            let same = shard.rows[at.row()].version == version;
+            let staged = shard.tasks.get(&(at.row() as u32)).is_some_and(|task| task.target == node);
+            same && (staged || shard.rows[at.row()].copy(node, Tier::Memory).is_some())
+        });
+        of_object
+            || shard.puts.iter().any(|put| put.version == version)
+            || member.lock().leaving.contains_key(&(version, Tier::Memory))
+    }
+
+    /// From now on, and until [`Master::trust`] is said as often, what is not found is not known to be absent: nodes may come
+    /// of which this master has not heard.
+    pub fn doubt(&self) {
+        self.unsure.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Takes back one [`Master::doubt`].
+    pub fn trust(&self) {
+        self.unsure.fetch_sub(1, Ordering::AcqRel);
+        self.forget_buried();
     }
 
     /// Exact -> away: it does not answer. What it has is neither read nor forgotten.
@@ -433,7 +462,13 @@ impl Master {
             return self.wake.orders(member.node);
         }
         let row = match known {
-            Some(row) if newest == Some(item.version) => row,
+            Some(row) if newest == Some(item.version) => {
+                // A copy in memory does not know of a life that was kept; that on disk does.
+                if let Some(ends) = item.ends.filter(|_| shard.lives.of(row).is_none()) {
+                    self.lives_until(shard, row, ends);
+                }
+                row
+            }
             _ => {
                 if let Some(row) = known {
                     self.erase(shard, Place::new(at, row as usize), Departs::Ordered);

@@ -117,6 +117,18 @@ pub(super) enum End {
     Cancelled,
 }
 
+impl TaskId {
+    /// What it is called where it is only handed on.
+    pub(crate) fn raw(self) -> (u32, u64) {
+        (self.at.0, self.number)
+    }
+
+    /// What [`TaskId::raw`] was of. One that never was is [`Error::Stale`] wherever it is used.
+    pub(crate) fn of((at, number): (u32, u64)) -> Self {
+        Self { at: Place(at), number }
+    }
+}
+
 // === Admission ===
 
 impl Master {

@@ -138,7 +138,29 @@ impl<'a> Put<'a> {
     }
 }
 
+impl Ticket {
+    /// What it is called where it is only handed on.
+    pub(crate) fn raw(self) -> (u16, u64) {
+        (self.node.0, self.number)
+    }
+
+    /// What [`Ticket::raw`] was of.
+    pub(crate) fn of((node, number): (u16, u64)) -> Self {
+        Self { node: Node(node), number }
+    }
+}
+
 impl PutId {
+    /// What it is called where it is only handed on.
+    pub(crate) fn raw(self) -> (u16, u64) {
+        (self.shard, self.version.0)
+    }
+
+    /// What [`PutId::raw`] was of. One that never was is [`Error::Stale`] wherever it is used.
+    pub(crate) fn of((shard, version): (u16, u64)) -> Self {
+        Self { shard, version: Version(version) }
+    }
+
     /// What the object will be.
     pub fn version(self) -> Version {
         self.version

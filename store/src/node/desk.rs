@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::clock::Clock;
-use crate::master::name::{Millis, Node, Tenant};
+use crate::master::name::{Millis, Name, Node, Tenant, Version};
 use crate::master::options::{MAX_NODES, Options};
 use crate::master::{
     Committed, Error, Found, Glance, Item, Joined, Joining, Master, News, Order, Put, PutId, Refused,
@@ -64,6 +64,8 @@ pub trait Desk: Send + Sync + 'static {
     fn commit(&self, put: PutId, terms: &Terms) -> Said<Result<Committed, Error>>;
     /// See [`Master::revoke`]; nobody waits for it.
     fn revoke(&self, put: PutId);
+    /// See [`Master::abandon`]; nobody waits for it.
+    fn abandon(&self, put: PutId);
     /// See [`Master::forget_ticket`]; nobody waits for it.
     fn forget_ticket(&self, ticket: Ticket);
     /// See [`Master::make_room`]; nobody waits for it.
@@ -85,6 +87,13 @@ pub trait Desk: Send + Sync + 'static {
     /// Objects that were evicted from memory since the start.
     fn evicted(&self) -> u64;
 
+    /// Which master answers: a later one has a greater number.
+    fn term(&self) -> u32;
+    /// Ends when there is a master that was not told what this node has: another one, or the same after the connection to it
+    /// was lost.
+    fn parted(&self) -> Later<()>;
+    /// See [`Master::reckons_with`].
+    fn reckons_with(&self, node: Node, name: &Name, version: Version) -> Said<bool>;
     /// See [`Master::join`].
     fn join(&self, joining: &Joining<'_>) -> Said<Result<Joined, Error>>;
     /// See [`Master::begin_inventory`].
@@ -142,9 +151,19 @@ pub struct Bells {
 
 #[derive(Default)]
 struct Bell {
+    /// For the one node that is in this process.
     orders: Notify,
+    /// For whoever tells nodes elsewhere.
+    rung: watch::Sender<Rung>,
+}
+
+/// How often the master had something for a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rung {
+    /// How often there were orders.
+    pub orders: u64,
     /// How often something became free.
-    space: watch::Sender<u64>,
+    pub space: u64,
 }
 
 // === impl Said ===
@@ -172,11 +191,13 @@ impl Default for Bells {
 
 impl Wake for Bells {
     fn orders(&self, node: Node) {
-        self.nodes[usize::from(node.number())].orders.notify_one();
+        let bell = &self.nodes[usize::from(node.number())];
+        bell.orders.notify_one();
+        bell.rung.send_modify(|rung| rung.orders += 1);
     }
 
     fn space(&self, node: Node) {
-        self.nodes[usize::from(node.number())].space.send_modify(|times| *times += 1);
+        self.nodes[usize::from(node.number())].rung.send_modify(|rung| rung.space += 1);
     }
 
     fn tick(&self) {
@@ -197,9 +218,15 @@ impl Bells {
 
     /// Ends when memory became free there, since this was called.
     pub fn freed(&self, node: Node) -> Later<()> {
-        let mut space = self.nodes[usize::from(node.number())].space.subscribe();
+        let mut rung = self.rung(node);
+        let before = rung.borrow_and_update().space;
         // The bells outlive whoever waits.
-        Box::pin(async move { drop(space.changed().await) })
+        Box::pin(async move { drop(rung.wait_for(|now| now.space != before).await) })
+    }
+
+    /// How often it rang for this node, from now on.
+    pub fn rung(&self, node: Node) -> watch::Receiver<Rung> {
+        self.nodes[usize::from(node.number())].rung.subscribe()
     }
 }
 
@@ -288,6 +315,11 @@ impl Desk for Local {
         let _ = self.0.master.revoke(put);
     }
 
+    fn abandon(&self, put: PutId) {
+        // One that was displaced meanwhile is freed by the order to give it up.
+        let _ = self.0.master.abandon(put);
+    }
+
     fn forget_ticket(&self, ticket: Ticket) {
         self.0.master.forget_ticket(ticket);
     }
@@ -337,6 +369,19 @@ impl Desk for Local {
 
     fn evicted(&self) -> u64 {
         self.0.master.counters().moves.evicted_memory
+    }
+
+    fn term(&self) -> u32 {
+        self.0.master.options().term
+    }
+
+    fn parted(&self) -> Later<()> {
+        // It is in this process: whoever asks ends with it.
+        Box::pin(std::future::pending())
+    }
+
+    fn reckons_with(&self, node: Node, name: &Name, version: Version) -> Said<bool> {
+        Said::Now(self.0.master.reckons_with(node, name, version))
     }
 
     fn join(&self, joining: &Joining<'_>) -> Said<Result<Joined, Error>> {

@@ -40,6 +40,8 @@ pub(super) struct Copy {
     line: Arc<Line>,
     /// Whether the master wants to hear when its bytes are free.
     told: AtomicBool,
+    /// Whether it may show only if a condition holds, and no master has said yet that it did.
+    doubtful: AtomicBool,
 }
 
 /// News that the master has not heard.
@@ -72,11 +74,19 @@ impl Hold {
         self.part(version).lock().get(&version).cloned()
     }
 
-    /// There is a copy from now on; nobody is told of it by that.
-    pub(super) fn insert(&self, name: Name, meta: Meta, block: Block) {
-        let (version, told) = (meta.version, AtomicBool::new(true));
-        let copy = Copy { name, meta, block: Some(block), line: self.line.clone(), told };
+    /// There is a copy from now on; nobody is told of it by that. One that is doubtful is no part of an inventory.
+    pub(super) fn insert(&self, name: Name, meta: Meta, block: Block, doubtful: bool) {
+        let version = meta.version;
+        let (told, doubtful) = (AtomicBool::new(true), AtomicBool::new(doubtful));
+        let copy = Copy { name, meta, block: Some(block), line: self.line.clone(), told, doubtful };
         self.part(version).lock().insert(version, Arc::new(copy));
+    }
+
+    /// The master has it.
+    pub(super) fn trust(&self, version: Version) {
+        if let Some(copy) = self.get(version) {
+            copy.doubtful.store(false, Ordering::Relaxed);
+        }
     }
 
     /// The master wants it no longer: its bytes are told to be free when they are.
@@ -105,6 +115,11 @@ impl Hold {
         self.writing.lock().insert(version, false);
     }
 
+    /// The same, unless it is being written already.
+    pub(super) fn begin_once(&self, version: Version) -> bool {
+        self.writing.lock().try_insert(version, false).is_ok()
+    }
+
     /// It no longer is; whether it was given up meanwhile. Then its bytes must be let go of, and [`Hold::released`] said.
     pub(super) fn end(&self, version: Version) -> bool {
         self.writing.lock().remove(&version).unwrap_or(false)
@@ -115,13 +130,13 @@ impl Hold {
         self.writing.lock().contains_key(&version)
     }
 
-    /// Gives up what is being written, or says that it is not.
+    /// Gives up what is being written, or what was written and never heard of again, or says that there is nothing.
     pub(super) fn give_up(&self, version: Version) {
         if let Some(given_up) = self.writing.lock().get_mut(&version) {
             *given_up = true;
             return;
         }
-        self.line.push(News::Released { version, tier: Tier::Memory });
+        self.drop_copy(version);
     }
 
     /// Its bytes are free.
@@ -155,6 +170,10 @@ impl Copy {
 
     pub(super) fn len(&self) -> usize {
         self.block.as_ref().map_or(0, Block::len)
+    }
+
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.doubtful.load(Ordering::Relaxed)
     }
 }
 

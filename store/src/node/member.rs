@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::desk::{Away, Said};
+use super::desk::Said;
 use super::meta::Meta;
 use super::{Error, Inner};
 use crate::master::name::{Name, Tier};
-use crate::master::{self, Item, Joining};
+use crate::master::{self, Item, Joining, News};
 
 /// Copies that are told at a time.
 const TOGETHER: usize = 1_000;
+/// News that are under way to the master at once.
+const AT_ONCE: usize = 256;
 /// How long it waits before it tries to join again.
 const BREATH: Duration = Duration::from_millis(100);
 
@@ -29,11 +31,16 @@ impl Inner {
         self.desk.begin_inventory(joined.node, self.life).wait().await??;
         // What was ordered before is done before it is told of; what it came to is in what is told.
         while self.working.load(Ordering::Acquire) > 0 {
-            self.room.notified().await;
+            self.calm.notified().await;
         }
         self.line.clear();
         let mut items = Vec::with_capacity(TOGETHER);
         for copy in self.hold.all() {
+            if copy.is_doubtful() {
+                // Told now it would show whether its condition held or not; whoever put it has not heard that it is there.
+                self.hold.forget(copy.meta.version);
+                continue;
+            }
             items.push(self.item(copy.name.clone(), &copy.meta, copy.len() as u64, Tier::Memory));
             if items.len() == TOGETHER {
                 self.send(joined.node, &mut items).await?;
@@ -85,19 +92,17 @@ impl Inner {
     pub(super) async fn tell(self: Arc<Self>) {
         loop {
             let Some(news) = self.line.pop() else {
-                self.line.came().await;
+                tokio::select! {
+                    () = self.line.came() => {}
+                    () = self.desk.parted() => self.join_again().await,
+                }
                 continue;
             };
-            let position = *self.position.lock() + 1;
-            let told = self.desk.tell(self.number(), self.life, position, &news).wait().await;
-            match told {
-                // What it is about is gone by now; that is harmless.
-                Ok(Ok(()) | Err(master::Error::Stale)) => *self.position.lock() = position,
-                Ok(Err(error)) => {
+            if let Err(error) = self.tell_now(news).await {
+                if !matches!(error, Error::Away(_)) {
                     tracing::warn!(%error, "the master is told everything anew");
-                    self.join_again().await;
                 }
-                Err(Away) => self.join_again().await,
+                self.join_again().await;
             }
         }
     }
@@ -117,6 +122,28 @@ impl Inner {
                 Said::Later(_) => tracing::error!("a master in this process answers later"),
             }
         }));
+    }
+
+    /// Tells what waits, as much as goes together: a master elsewhere is not waited for after each.
+    async fn tell_now(&self, first: News) -> Result<(), Error> {
+        let mut next = Some(first);
+        let mut told = Vec::new();
+        let before = *self.position.lock();
+        while let Some(news) = next {
+            let position = before + 1 + told.len() as u64;
+            told.push(self.desk.tell(self.number(), self.life, position, &news));
+            next = if told.len() < AT_ONCE { self.line.pop() } else { None };
+        }
+        for (at, said) in told.into_iter().enumerate() {
+            match said.wait().await? {
+                // What it is about is gone by now; that is harmless.
+                Ok(()) | Err(master::Error::Stale) => {
+                    *self.position.lock() = before + 1 + at as u64;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Tries until it has joined.

@@ -1,7 +1,8 @@
 //! A node: it holds objects in memory over disk, does what the master orders, and answers clients for every key.
 //!
 //! `hold` is what is in memory, `work` carries orders out, `serve` answers clients, `member` tells a master what there is; `desk`
-//! is what a node asks of its master, in this process or in another one.
+//! is what a node asks of its master, in this process or in another one; `peers` is what it asks of other nodes, `share` what it
+//! does for them.
 
 pub mod clock;
 pub mod desk;
@@ -9,8 +10,10 @@ mod hold;
 mod member;
 pub mod meta;
 pub mod options;
+pub mod peers;
 mod read;
 mod serve;
+mod share;
 mod work;
 
 use std::sync::Arc;
@@ -27,11 +30,13 @@ use crate::master::name::Node as Number;
 
 use desk::{Away, Desk};
 use hold::{Hold, Line};
+use peers::Peers;
 use work::Lanes;
 
 pub use clock::Clock;
 pub use options::Options;
 pub use serve::Filling;
+pub use share::{Arrived, Arriving};
 
 /// A node. Clones are the same one.
 #[derive(Clone)]
@@ -41,9 +46,12 @@ pub struct Node(Arc<Inner>);
 pub(crate) struct Inner {
     options: Options,
     desk: Arc<dyn Desk>,
+    peers: Option<Arc<dyn Peers>>,
     arena: Arena,
-    /// Where values are read that go straight to clients.
+    /// Where values are read that go straight to clients, and where those arrive that go to another node.
     reading: Arena,
+    /// Where values are read that other nodes asked for.
+    lending: Arena,
     disk: Option<Disk>,
     hold: Hold,
     line: Arc<Line>,
@@ -58,8 +66,10 @@ pub(crate) struct Inner {
     copying: AtomicU64,
     /// Orders under way.
     working: AtomicU64,
-    /// Told when an order is done.
+    /// Told when an order is done: whoever takes orders waits for that.
     room: Notify,
+    /// The same, for whoever joins: one told for both would be heard by one of them.
+    calm: Notify,
     counts: Counts,
     ends: watch::Sender<bool>,
     tasks: Mutex<JoinSet<()>>,
@@ -90,6 +100,18 @@ pub struct Counts {
     pub damaged: AtomicU64,
     /// How often more had to leave memory than was asked for, since what was free lay in too many parts.
     pub made_room: AtomicU64,
+    /// Values read from other nodes.
+    pub fetched: AtomicU64,
+    /// Bytes of those.
+    pub fetched_bytes: AtomicU64,
+    /// Values read for other nodes.
+    pub lent: AtomicU64,
+    /// Values put or promoted into other nodes' memory.
+    pub sent: AtomicU64,
+    /// Other nodes that did not answer when they were asked.
+    pub silent: AtomicU64,
+    /// Bytes of other nodes' puts and promotions that were left behind here, and forgotten.
+    pub orphans: AtomicU64,
     /// How often what the master said had changed before it was done, so that it was asked again.
     pub asked_again: AtomicU64,
 }
@@ -146,7 +168,7 @@ impl Node {
                 Some(opened.unwrap_or(Err(disk::Error::Closed))?)
             }
         };
-        Self::begin_on(options, desk, life, disk).await
+        Self::begin_with(options, desk, None, life, disk).await
     }
 
     /// The same with a disk that is open already.
@@ -159,10 +181,26 @@ impl Node {
         life: u64,
         disk: Option<Disk>,
     ) -> Result<Self, Error> {
+        Self::begin_with(options, desk, None, life, disk).await
+    }
+
+    /// The same, with other nodes that it can ask.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn begin_with(
+        options: Options,
+        desk: Arc<dyn Desk>,
+        peers: Option<Arc<dyn Peers>>,
+        life: u64,
+        disk: Option<Disk>,
+    ) -> Result<Self, Error> {
         let line = Arc::new(Line::default());
         let inner = Arc::new(Inner {
             arena: Arena::new(options.memory + options.memory / 8 + arena::GRAIN)?,
             reading: Arena::new(options.reading)?,
+            lending: Arena::new(options.reading)?,
+            peers,
             disk,
             hold: Hold::new(line.clone()),
             line,
@@ -173,6 +211,7 @@ impl Node {
             copying: AtomicU64::new(0),
             working: AtomicU64::new(0),
             room: Notify::new(),
+            calm: Notify::new(),
             counts: Counts::default(),
             ends: watch::Sender::new(false),
             tasks: Mutex::new(JoinSet::new()),

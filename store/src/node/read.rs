@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::Inner;
 use super::meta::Meta;
+use super::peers::{Fetched, Which};
 use crate::disk::{self, Found};
-use crate::master::name::{Name, Tenant, Tier, Version};
+use crate::master::name::{Name, Node, Tenant, Tier, Version};
 use crate::master::{self, Hit, News};
 use crate::resp::contract::{Answer, Part};
 use crate::resp::refusal::{Code, Refusal};
@@ -51,6 +53,7 @@ impl Inner {
         part: Part,
     ) -> Result<Option<Bytes>, Refusal> {
         let name = Name { tenant, key };
+        let mut silent = None;
         for _ in 0..TRIES {
             if let Some(bytes) = self.lent(&hit, part) {
                 return Ok(Some(bytes));
@@ -59,10 +62,15 @@ impl Inner {
                 match self.brought(&name, hit.version, part).await {
                     Ok(Some(bytes)) => return Ok(Some(bytes)),
                     // What is damaged is no longer there.
-                    Err(disk::Error::Damaged { .. }) if hit.disk.len() == 1 => return Ok(None),
+                    Err(disk::Error::Damaged { .. }) if hit.disk.len() == 1 && hit.memory.is_empty() => {
+                        return Ok(None);
+                    }
                     Ok(None) | Err(disk::Error::Damaged { .. }) => {}
                     Err(error) => return Err(Refusal::new(Code::Unavailable, error.to_string())),
                 }
+            }
+            if let Some(bytes) = self.from_others(&hit, &name, part, &mut silent).await? {
+                return Ok(Some(bytes));
             }
             self.counts.asked_again.fetch_add(1, Ordering::Relaxed);
             tokio::task::yield_now().await;
@@ -72,7 +80,51 @@ impl Inner {
                 master::Found::Unknown => return Err(unknown()),
             }
         }
+        if let Some(why) = silent {
+            return Err(Refusal::new(Code::Unavailable, why));
+        }
         Err(Refusal::new(Code::Unavailable, "the object moves faster than it can be read: ask again"))
+    }
+
+    /// From another node that has it, in memory rather than on disk; those that do not answer are not asked twice.
+    async fn from_others(
+        &self,
+        hit: &Hit,
+        name: &Name,
+        part: Part,
+        silent: &mut Option<String>,
+    ) -> Result<Option<Bytes>, Refusal> {
+        let own = self.number();
+        let mut others: SmallVec<[Node; 4]> = hit.memory.iter().chain(&hit.disk).copied().collect();
+        others.retain(|node| *node != own);
+        let Some(peers) = self.peers.as_ref().filter(|_| !others.is_empty()) else { return Ok(None) };
+        let range = part.of(usize::try_from(hit.size).unwrap_or(usize::MAX));
+        for node in others {
+            let room = self.reading.obtain(range.len()).await;
+            let room = room.map_err(|long| Refusal::new(Code::TooLarge, long.to_string()))?;
+            let which = self.which(name, hit.version);
+            match peers.fetch(node, which, range.start as u64, room).await {
+                Fetched::Here(block) => {
+                    self.counts.fetched.fetch_add(1, Ordering::Relaxed);
+                    self.counts.fetched_bytes.fetch_add(block.len() as u64, Ordering::Relaxed);
+                    return Ok(Some(block.into()));
+                }
+                Fetched::Gone => {}
+                Fetched::Silent(why) => {
+                    self.counts.silent.fetch_add(1, Ordering::Relaxed);
+                    // Once more after the master was asked again; then whoever asked shall know.
+                    if let Some(before) = silent.replace(why) {
+                        return Err(Refusal::new(Code::Unavailable, before));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// A copy, by names that other nodes know.
+    pub(super) fn which(&self, name: &Name, version: Version) -> Which {
+        Which { tenant: self.desk.name(name.tenant).to_string(), key: name.key.clone(), version }
     }
 
     /// What lies on disk under this name, if it is this version.

@@ -9,10 +9,11 @@ use tokio::time::timeout;
 
 use super::desk::{Away, Promise, Said, Warmed};
 use super::meta::Meta;
+use super::peers::{Parcel, Sent, Verdict};
 use super::read::{away, unknown};
 use super::{Inner, Node};
 use crate::arena;
-use crate::master::name::{Block, Group, Name, Pin, Tier};
+use crate::master::name::{Block, Group, Name, Node as Number, Pin, Tier};
 use crate::master::{
     self, Committed, Glance, News, PutId, Refused, Reserved, Terms, Ticket, Wait, WaitFor, When,
 };
@@ -32,6 +33,10 @@ pub struct Filling {
     inner: Arc<Inner>,
     put: PutId,
     name: Name,
+    /// In whose memory it is to be, as the master of that term calls it; `None`: here.
+    elsewhere: Option<(Number, u32)>,
+    /// It is on its way to there: what becomes of it is seen to.
+    passed: bool,
     /// Taken at the commit.
     room: Option<arena::Filling>,
 }
@@ -245,14 +250,12 @@ impl Inner {
     /// Memory for what the master has let in.
     fn room(self: Arc<Self>, name: Name, len: usize, reserved: Reserved) -> Answer<Filling> {
         let put = reserved.put;
-        self.hold.begin(put.version());
-        let mut filling = Filling { inner: self.clone(), put, name, room: None };
-        if reserved.node != self.number() {
-            return Answer::refused(Refusal::new(
-                Code::WrongNode,
-                "this node takes nothing now, and cannot pass values on: put it at another one",
-            ));
+        let elsewhere = (reserved.node != self.number()).then(|| (reserved.node, self.desk.term()));
+        let mut filling = Filling { inner: self.clone(), put, name, elsewhere, passed: false, room: None };
+        if elsewhere.is_some() {
+            return self.room_to_pass(filling, len);
         }
+        self.hold.begin(put.version());
         filling.room = self.arena.alloc(len);
         if filling.room.is_some() {
             return Answer::now(filling);
@@ -268,6 +271,25 @@ impl Inner {
                 }
             }
             Err(Refusal::new(Code::Full, format!("memory for {len} bytes is free in too many parts")))
+        })
+    }
+
+    /// Memory for what goes on to another node.
+    fn room_to_pass(self: Arc<Self>, mut filling: Filling, len: usize) -> Answer<Filling> {
+        if self.peers.is_none() {
+            return Answer::refused(Refusal::new(
+                Code::WrongNode,
+                "this node takes nothing now, and cannot pass values on: put it at another one",
+            ));
+        }
+        filling.room = self.reading.alloc(len);
+        if filling.room.is_some() {
+            return Answer::now(filling);
+        }
+        Answer::later(async move {
+            let room = self.reading.obtain(len).await;
+            filling.room = Some(room.map_err(|long| Refusal::new(Code::TooLarge, long.to_string()))?);
+            Ok(filling)
         })
     }
 
@@ -333,6 +355,10 @@ fn no(refused: Refused, len: usize) -> Refusal {
     Refusal::new(code, refused.to_string())
 }
 
+fn too_late(error: &master::Error) -> Refusal {
+    Refusal::new(Code::Busy, format!("the value took too long to arrive: {error}"))
+}
+
 fn in_vain(what: WaitFor, len: usize) -> Refusal {
     match what {
         WaitFor::Quota => {
@@ -371,7 +397,12 @@ impl Sink for Filling {
             Only::Absent => When::Absent,
             Only::Present => When::Present,
         };
-        let terms = Terms { when, life, block: put.block.map(block_of), drops: true };
+        let terms = Terms {
+            when,
+            life,
+            block: put.block.map(block_of),
+            drops: self.inner.desk.is_here() && self.elsewhere.is_none(),
+        };
         let ends = match life {
             master::Life::Until(ends) => Some(clock.outside(ends)),
             // It is told by the master what that is.
@@ -384,8 +415,16 @@ impl Sink for Filling {
             ends,
             block: terms.block.map(Box::new),
         };
+        let conditional = when != When::Always;
+        if let Some((node, term)) = self.elsewhere {
+            let which = self.inner.which(&self.name, meta.version);
+            let parcel = Parcel { which, meta, conditional, term, bytes: block };
+            self.passed = true;
+            let ending = tokio::spawn(self.pass_on(node, parcel, terms));
+            return Answer::later(async move { ending.await.unwrap_or_else(|_| Err(away())) });
+        }
         // Before the master shows it: whoever is told of it finds it.
-        self.inner.hold.insert(self.name.clone(), meta, block);
+        self.inner.hold.insert(self.name.clone(), meta, block, conditional);
         match self.inner.desk.commit(self.put, &terms) {
             Said::Now(said) => Answer::Now(self.committed(Ok(said))),
             // It comes to its end even if whoever asked has left.
@@ -398,13 +437,52 @@ impl Sink for Filling {
 }
 
 impl Filling {
+    /// Sends it to the node where it is to be, and lets it show there.
+    async fn pass_on(self, node: Number, parcel: Parcel, terms: Terms) -> Result<Written, Refusal> {
+        let desk = self.inner.desk.clone();
+        let sent = match &self.inner.peers {
+            Some(peers) => peers.send(node, parcel).await,
+            None => Sent::Refused("this node cannot pass values on".to_owned()),
+        };
+        let placed = match sent {
+            Sent::Placed(placed) => placed,
+            Sent::Refused(why) => {
+                desk.revoke(self.put);
+                return Err(Refusal::new(Code::Busy, why));
+            }
+            Sent::Silent(why) => {
+                // It may be there: its bytes are free when that node says so.
+                desk.abandon(self.put);
+                return Err(Refusal::new(Code::Unavailable, why));
+            }
+        };
+        let (verdict, written) = match desk.commit(self.put, &terms).wait().await {
+            // It is not asked to drop what was there: the node that has it is.
+            Ok(Ok(Committed::Stored(_) | Committed::Replaced { .. })) => {
+                (Verdict::Shown, Ok(Written::Stored))
+            }
+            Ok(Ok(Committed::Overtaken)) => (Verdict::NotShown, Ok(Written::Stored)),
+            Ok(Ok(Committed::Unchanged)) => (Verdict::NotShown, Ok(Written::Unchanged)),
+            Ok(Err(error)) => (Verdict::Unknown, Err(too_late(&error))),
+            // That node finds out what became of it.
+            Err(Away) => return Err(away()),
+        };
+        self.inner.counts.sent.fetch_add(1, Ordering::Relaxed);
+        placed.settle(verdict);
+        written
+    }
+
     /// What became of it; from here on nothing is left to be undone.
     fn committed(&self, said: Result<Result<Committed, master::Error>, Away>) -> Result<Written, Refusal> {
         let hold = &self.inner.hold;
         let version = self.put.version();
         let written = match said {
-            Ok(Ok(Committed::Stored(_))) => Ok(Written::Stored),
+            Ok(Ok(Committed::Stored(_))) => {
+                hold.trust(version);
+                Ok(Written::Stored)
+            }
             Ok(Ok(Committed::Replaced { old, .. })) => {
+                hold.trust(version);
                 hold.drop_copy(old);
                 Ok(Written::Stored)
             }
@@ -420,7 +498,7 @@ impl Filling {
                 hold.forget(version);
                 // A master that was told everything in between may have taken it for whole.
                 self.inner.line.push(News::Lost { name: self.name.clone(), version, tier: Tier::Memory });
-                Err(Refusal::new(Code::Busy, format!("the value took too long to arrive: {error}")))
+                Err(too_late(&error))
             }
             // Whether it was taken will show when everything is told again.
             Err(Away) => Err(away()),
@@ -432,6 +510,12 @@ impl Filling {
 
 impl Drop for Filling {
     fn drop(&mut self) {
+        if self.elsewhere.is_some() {
+            if !self.passed {
+                self.inner.desk.revoke(self.put);
+            }
+            return;
+        }
         let Some(room) = self.room.take() else {
             // It was committed; or there never was room, and nothing was written.
             if self.inner.hold.is_writing(self.put.version()) {

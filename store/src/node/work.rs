@@ -13,9 +13,10 @@ use super::Inner;
 use super::desk::Away;
 use super::hold::Copy;
 use super::meta::Meta;
+use super::peers::{Parcel, Sent, Verdict};
 use crate::disk;
 use crate::master::name::{Name, Tier, Version};
-use crate::master::{self, Copying, News, Order, TaskId};
+use crate::master::{self, Copying, News, Order, Staging, TaskId};
 
 /// What is done to one object's place on disk, one after the other: two changes of it must not overtake each other.
 #[derive(Default)]
@@ -104,6 +105,7 @@ impl Drop for Under {
         self.inner.copying.fetch_sub(self.bytes, Ordering::AcqRel);
         self.inner.working.fetch_sub(1, Ordering::AcqRel);
         self.inner.room.notify_one();
+        self.inner.calm.notify_one();
     }
 }
 
@@ -209,7 +211,7 @@ impl Inner {
             Ok(Err(_)) | Err(Away) => return,
         };
         if staging.target != self.number() {
-            return self.failed(task, "memory was found on another node, and this one cannot reach it").await;
+            return self.promote_to(task, copying, &staging, &found, meta).await;
         }
         self.hold.begin(*version);
         let Ok(Ok(room)) = timeout(ROOM, self.arena.obtain(found.len())).await else {
@@ -224,7 +226,7 @@ impl Inner {
                 return self.failed(task, &error.to_string()).await;
             }
         };
-        self.hold.insert(name.clone(), meta, block);
+        self.hold.insert(name.clone(), meta, block, false);
         match self.desk.promoted(task, self.number()).wait().await {
             Ok(Ok(())) => {
                 self.hold.end(*version);
@@ -238,6 +240,48 @@ impl Inner {
             }
             // Whether the master has it will show when everything is told.
             Err(Away) => drop(self.hold.end(*version)),
+        }
+    }
+
+    /// The same, when memory was found on another node.
+    async fn promote_to(
+        &self,
+        task: TaskId,
+        copying: &Copying,
+        staging: &Staging,
+        found: &disk::Found,
+        meta: Meta,
+    ) {
+        let Copying { name, version, size, .. } = copying;
+        let (Some(disk), Some(peers)) = (&self.disk, &self.peers) else {
+            return self.failed(task, "memory was found on another node, and this one cannot reach it").await;
+        };
+        let Ok(Ok(room)) = timeout(ROOM, self.lending.obtain(found.len())).await else {
+            return self.failed(task, "too much is on its way to other nodes").await;
+        };
+        let bytes = match disk.read(found, room).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.look_at(&error, name, *version);
+                return self.failed(task, &error.to_string()).await;
+            }
+        };
+        let which = self.which(name, *version);
+        let parcel = Parcel { which, meta, conditional: false, term: self.desk.term(), bytes };
+        let placed = match peers.send(staging.target, parcel).await {
+            Sent::Placed(placed) => placed,
+            Sent::Refused(why) | Sent::Silent(why) => return self.failed(task, &why).await,
+        };
+        match self.desk.promoted(task, self.number()).wait().await {
+            Ok(Ok(())) => {
+                placed.settle(Verdict::Shown);
+                self.counts.sent.fetch_add(1, Ordering::Relaxed);
+                self.counts.promoted.fetch_add(1, Ordering::Relaxed);
+                self.counts.promoted_bytes.fetch_add(*size, Ordering::Relaxed);
+            }
+            Ok(Err(_)) => placed.settle(Verdict::Unknown),
+            // That node finds out what became of it.
+            Err(Away) => {}
         }
     }
 

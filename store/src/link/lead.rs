@@ -1,0 +1,148 @@
+//! Who may lead: a lease that lasts until a moment, and a term that is greater than any before.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::node::desk::Later;
+
+/// The right to lead, wherever it is had from: a coordinator, or nobody else being there.
+pub trait Lead: Send + Sync + 'static {
+    /// Waits until this process leads. Dropped, it no longer asks for it.
+    fn hold(&self) -> Later<Held>;
+
+    /// Where the master that leads can be reached, if that is known: nodes that come here are told.
+    fn leader(&self) -> Option<String> {
+        None
+    }
+}
+
+/// The right to lead, given up when it is dropped.
+pub struct Held {
+    /// Greater than any that anybody ever held: the fence of the lease. At most [`LAST_TERM`].
+    pub term: u32,
+    /// The moment until which nobody else can hold it, reckoned from before the lease was asked for or renewed. It moves as
+    /// the lease is renewed; a moment that has passed says that it is lost.
+    pub until: watch::Receiver<Instant>,
+    /// Kept as long as this process leads.
+    pub keep: Box<dyn Send + Sync>,
+}
+
+/// The last term that there can be: versions have 24 bits for it.
+pub const LAST_TERM: u32 = (1 << 24) - 1;
+
+/// Nobody else ever leads: for one master without a coordinator.
+#[derive(Debug)]
+pub struct Alone {
+    term: u32,
+}
+
+/// [`Alone`], with a term that is written down: each start has a greater one than any before.
+#[derive(Debug)]
+pub struct Noted {
+    alone: Alone,
+    /// Locked as long as this process has it.
+    _file: File,
+}
+
+/// As good as for ever.
+const ALWAYS: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+
+// === impls ===
+
+impl Held {
+    /// Whether the lease lasts at this moment, and for how long it certainly will.
+    pub fn left(&self) -> Duration {
+        left(&self.until)
+    }
+}
+
+/// How long a lease certainly lasts.
+pub(super) fn left(until: &watch::Receiver<Instant>) -> Duration {
+    until.borrow().saturating_duration_since(Instant::now())
+}
+
+impl Alone {
+    /// With this term.
+    pub fn new(term: u32) -> Self {
+        Self { term }
+    }
+}
+
+impl Lead for Alone {
+    fn hold(&self) -> Later<Held> {
+        let term = self.term;
+        Box::pin(async move {
+            let (always, until) = watch::channel(Instant::now() + ALWAYS);
+            Held { term, until, keep: Box::new(always) }
+        })
+    }
+}
+
+impl Noted {
+    /// Takes the next term of the ones that are written down in this file, and locks it.
+    ///
+    /// # Errors
+    /// What the system says; `InvalidData` if something else is in the file.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let named = |error: io::Error| {
+            io::Error::new(error.kind(), format!("the term of the master, {}: {error}", path.display()))
+        };
+        Self::next(path).map_err(named)
+    }
+
+    fn next(path: &Path) -> io::Result<Self> {
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        file.try_lock().map_err(|_| io::Error::other("another process has it"))?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        let before = match text.trim() {
+            "" => 0,
+            written => written.parse().map_err(|_| io::Error::other("there is something else in it"))?,
+        };
+        let term = before + 1;
+        if term > LAST_TERM {
+            return Err(io::Error::other("there are no more terms"));
+        }
+        // As long as what it replaces, or longer: half of it can only be seen as a greater one or as something else.
+        file.rewind()?;
+        file.write_all(format!("{term:010}\n").as_bytes())?;
+        file.sync_all()?;
+        Ok(Self { alone: Alone::new(term), _file: file })
+    }
+
+    /// The term.
+    pub fn term(&self) -> u32 {
+        self.alone.term
+    }
+}
+
+impl Lead for Noted {
+    fn hold(&self) -> Later<Held> {
+        self.alone.hold()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_start_has_a_greater_term_and_one_process_at_a_time_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("term");
+        for term in 1..4 {
+            let noted = Noted::open(&path).unwrap();
+            assert_eq!(noted.term(), term);
+            assert!(Noted::open(&path).unwrap_err().to_string().contains("another process"));
+        }
+        std::fs::write(&path, "soon").unwrap();
+        assert!(Noted::open(&path).unwrap_err().to_string().contains("something else"));
+        std::fs::write(&path, LAST_TERM.to_string()).unwrap();
+        assert!(Noted::open(&path).is_err());
+    }
+}

@@ -1,0 +1,315 @@
+//! The master's side: serves nodes while this process leads, and sends them elsewhere while it does not.
+//!
+//! Each time it leads it begins with a master that knows nothing, of a term of its own, and hears everything from the nodes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::book::{Book, Place};
+use super::frame::{self, Kind, Sorry, Whom};
+use super::lead::{self, Held, LAST_TERM, Lead};
+use super::session;
+use super::settings::Settings;
+use crate::master::name::Node;
+use crate::master::{Joined, Standing};
+use crate::node::desk::{Desk, Local, Said};
+
+/// The role of a master, in this process. Clones are the same one.
+#[derive(Clone)]
+pub struct Masters(Arc<Inside>);
+
+struct Inside {
+    settings: Settings,
+    lead: Arc<dyn Lead>,
+    make: Box<dyn Fn(u32) -> Local + Send + Sync>,
+    /// The master, while this process leads.
+    office: watch::Sender<Option<Arc<Office>>>,
+    connected: AtomicUsize,
+}
+
+/// A master, for as long as it leads.
+pub(super) struct Office {
+    pub(super) desk: Local,
+    pub(super) term: u32,
+    pub(super) book: Book,
+    pub(super) settings: Settings,
+    until: watch::Receiver<Instant>,
+    /// Which session speaks for a node.
+    seats: Mutex<HashMap<String, Arc<Seat>>>,
+    ended: watch::Sender<bool>,
+}
+
+/// The right of one session to speak for a node.
+#[derive(Default)]
+pub(super) struct Seat {
+    /// Held for reading while something is done for the session, for writing when another takes its place: nothing of an old
+    /// session is done after a new one has joined.
+    gone: RwLock<bool>,
+    /// Told when it is gone.
+    pub(super) left: Notify,
+}
+
+/// How often it looks after nodes that are away.
+const LOOK: Duration = Duration::from_millis(100);
+/// What a failed accept waits.
+const BREATH: Duration = Duration::from_millis(50);
+
+// === impl Masters ===
+
+impl Masters {
+    /// A master that `make` makes, of a term, each time `lead` lets this process lead.
+    pub fn new(
+        settings: Settings,
+        lead: Arc<dyn Lead>,
+        make: impl Fn(u32) -> Local + Send + Sync + 'static,
+    ) -> Self {
+        let (make, office) = (Box::new(make), watch::Sender::new(None));
+        Self(Arc::new(Inside { settings, lead, make, office, connected: AtomicUsize::new(0) }))
+    }
+
+    /// The master, if this process leads for certain.
+    pub fn now(&self) -> Option<Local> {
+        self.office().map(|office| office.desk.clone())
+    }
+
+    /// Who is where, if this process leads.
+    pub fn book(&self) -> Option<Book> {
+        self.office().map(|office| office.book.clone())
+    }
+
+    /// Which term this is, if this process leads.
+    pub fn term(&self) -> Option<u32> {
+        self.office().map(|office| office.term)
+    }
+
+    fn office(&self) -> Option<Arc<Office>> {
+        self.0.office.borrow().clone().filter(|office| !office.left().is_zero())
+    }
+
+    /// Leads whenever it may, and serves nodes, until `stop`.
+    pub async fn serve(&self, listener: TcpListener, stop: impl Future<Output = ()>) {
+        let mut sessions = JoinSet::new();
+        tokio::select! {
+            () = stop => {}
+            () = self.lead() => {}
+            () = self.accept(listener, &mut sessions) => {}
+        }
+        if let Some(office) = self.0.office.send_replace(None) {
+            office.ended.send_replace(true);
+        }
+        sessions.shutdown().await;
+    }
+
+    async fn lead(&self) {
+        loop {
+            let held = self.0.lead.hold().await;
+            if held.term > LAST_TERM {
+                tracing::error!(term = held.term, "there are no more terms: this master cannot lead");
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                continue;
+            }
+            tracing::info!(term = held.term, "this master leads");
+            self.reign(held).await;
+            tracing::warn!("this master leads no longer");
+        }
+    }
+
+    /// As long as the lease lasts.
+    async fn reign(&self, mut held: Held) {
+        let desk = (self.0.make)(held.term);
+        let office = Arc::new(Office {
+            term: desk.term(),
+            desk: desk.clone(),
+            book: Book::default(),
+            settings: self.0.settings.clone(),
+            until: held.until.clone(),
+            seats: Mutex::default(),
+            ended: watch::Sender::new(false),
+        });
+        debug_assert_eq!(office.term, held.term, "a master has the term that it was made for");
+        if !self.0.settings.settle.is_zero() {
+            desk.master().doubt();
+        }
+        self.0.office.send_replace(Some(office.clone()));
+        tokio::select! {
+            () = desk.run() => {}
+            () = office.look_after() => {}
+            () = lost(&mut held.until) => {}
+        }
+        self.0.office.send_replace(None);
+        office.ended.send_replace(true);
+    }
+
+    async fn accept(&self, listener: TcpListener, sessions: &mut JoinSet<()>) {
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        let (this, guest) = (self.clone(), Guest::enter(&self.0));
+                        sessions.spawn(async move { this.welcome(stream, guest).await });
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection to the master could not be accepted");
+                        tokio::time::sleep(BREATH).await;
+                    }
+                },
+                Some(_) = sessions.join_next() => {}
+            }
+        }
+    }
+
+    async fn welcome(&self, mut stream: TcpStream, guest: Guest) {
+        let settings = &self.0.settings;
+        let within = settings.silence;
+        if !guest.fits {
+            let _ = frame::write(&mut stream, Kind::Sorry, within, |to| to.add(&Sorry::Full)).await;
+            return;
+        }
+        match frame::greeted(&mut stream, Whom::Master, &settings.secret, within).await {
+            Ok(Some(())) => {}
+            Ok(None) => return tracing::warn!("somebody without the secret came to the master"),
+            Err(error) => return tracing::debug!(%error, "somebody came to the master and said nothing"),
+        }
+        let Some(office) = self.office() else {
+            let sorry = Sorry::NotMe(self.0.lead.leader());
+            let _ = frame::write(&mut stream, Kind::Sorry, within, |to| to.add(&sorry)).await;
+            return;
+        };
+        if frame::write(&mut stream, Kind::Welcome, within, |to| to.add(&office.term)).await.is_err() {
+            return;
+        }
+        let mut ended = office.ended.subscribe();
+        tokio::select! {
+            () = session::converse(stream, &office) => {}
+            _ = ended.wait_for(|ended| *ended) => {}
+        }
+    }
+}
+
+/// Ends when a lease is lost.
+async fn lost(until: &mut watch::Receiver<Instant>) {
+    loop {
+        let end = *until.borrow_and_update();
+        if end <= Instant::now() {
+            return;
+        }
+        tokio::select! {
+            () = sleep_until(end) => {}
+            changed = until.changed() => if changed.is_err() {
+                // Nobody renews it: it lasts as long as it lasts.
+                sleep_until(end).await;
+                return;
+            },
+        }
+    }
+}
+
+/// Somebody who is connected.
+struct Guest {
+    inside: Arc<Inside>,
+    fits: bool,
+}
+
+impl Guest {
+    fn enter(inside: &Arc<Inside>) -> Self {
+        let before = inside.connected.fetch_add(1, Ordering::Relaxed);
+        Self { fits: before < inside.settings.connections, inside: inside.clone() }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.inside.connected.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+// === impl Office ===
+
+impl Office {
+    /// For how long this process certainly leads.
+    pub(super) fn left(&self) -> Duration {
+        lead::left(&self.until)
+    }
+
+    /// A session speaks for a node from now on, and no other does.
+    pub(super) fn seat(&self, join: &super::ask::Join) -> Result<(Joined, Arc<Seat>), crate::master::Error> {
+        let seat = Arc::new(Seat::default());
+        let mut seats = self.seats.lock();
+        if let Some(old) = seats.insert(join.id.clone(), seat.clone()) {
+            old.leave();
+        }
+        let knows: Vec<&str> = join.knows.iter().map(String::as_str).collect();
+        self.desk.master().expect(&knows)?;
+        let joining =
+            crate::master::Joining { id: &join.id, life: join.life, memory: join.memory, disk: join.disk };
+        let joined = match self.desk.join(&joining) {
+            Said::Now(joined) => joined?,
+            Said::Later(_) => return Err(crate::master::Error::NotExact),
+        };
+        self.book.set(joined.node, Place { id: join.id.clone(), address: join.address.clone() });
+        Ok((joined, seat))
+    }
+
+    /// A session that spoke for a node has ended: unless another does, the node is away.
+    pub(super) fn stand_up(&self, id: &str, node: Node, seat: &Arc<Seat>) {
+        let mut seats = self.seats.lock();
+        if seats.get(id).is_some_and(|current| Arc::ptr_eq(current, seat)) {
+            seats.remove(id);
+            // It joined, so it is known.
+            let _ = self.desk.master().away(node);
+        }
+    }
+
+    /// Nodes that are away for too long are lost; and after a while, what nobody has told of is absent.
+    async fn look_after(&self) {
+        let began = Instant::now();
+        let mut doubts = !self.settings.settle.is_zero();
+        let mut away: HashMap<Node, Instant> = HashMap::new();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let now = Instant::now();
+            if doubts && now - began >= self.settings.settle {
+                doubts = false;
+                self.desk.master().trust();
+            }
+            let nodes = self.desk.master().node_list();
+            away.retain(|node, _| nodes.iter().any(|n| n.node == *node && n.standing == Standing::Away));
+            for node in nodes.iter().filter(|node| node.standing == Standing::Away) {
+                let since = *away.entry(node.node).or_insert(now);
+                if now - since >= self.settings.lost {
+                    tracing::warn!(node = &*node.id, "a node was away for too long, and is given up");
+                    let seats = self.seats.lock();
+                    // It may have come back this very moment.
+                    if !seats.contains_key(&*node.id) {
+                        let _ = self.desk.master().lost(node.node);
+                    }
+                    drop(seats);
+                    away.remove(&node.node);
+                }
+            }
+        }
+    }
+}
+
+// === impl Seat ===
+
+impl Seat {
+    /// Does something for the session, unless its place was taken.
+    pub(super) fn act<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
+        let gone = self.gone.read();
+        (!*gone).then(act)
+    }
+
+    fn leave(&self) {
+        *self.gone.write() = true;
+        self.left.notify_one();
+    }
+}
