@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod batches;
+pub mod behind;
 pub mod bench;
 pub mod cli;
 pub mod clock;

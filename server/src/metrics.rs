@@ -112,6 +112,7 @@ pub fn text(gateway: &Gateway) -> String {
     for (name, kind, help, value) in singles {
         single(&mut out, name, kind, help, value);
     }
+    store(&mut out, &status, decided);
     coordination(&mut out, &status);
     gateway.lines().metrics(&mut out);
     let rows = [
@@ -124,6 +125,52 @@ pub fn text(gateway: &Gateway) -> String {
         single(&mut out, name, kind, help, value);
     }
     out
+}
+
+/// The store that engines share; nothing where there is none.
+fn store(out: &mut String, status: &Status, decided: &crate::fleet::Decided) {
+    let Some(store) = &status.store else { return };
+    let exact = store.in_reach && store.view.view == "exact";
+    let rows = [
+        (
+            "warmline_fleet_store_in_reach",
+            "gauge",
+            "1 if the store's events can be had.",
+            f64::from(u8::from(store.in_reach)),
+        ),
+        (
+            "warmline_fleet_store_view_exact",
+            "gauge",
+            "1 if what the store holds is known exactly.",
+            f64::from(u8::from(exact)),
+        ),
+        (
+            "warmline_fleet_store_blocks",
+            "gauge",
+            "Blocks that the store is known to hold.",
+            store.view.blocks as f64,
+        ),
+        (
+            "warmline_events_store_gaps_total",
+            "counter",
+            "Holes in the store's event stream.",
+            store.view.gaps as f64,
+        ),
+        (
+            "warmline_events_store_restarts_total",
+            "counter",
+            "New lives of the store.",
+            store.view.restarts as f64,
+        ),
+    ];
+    for (name, kind, help, value) in rows {
+        single(out, name, kind, help, value);
+    }
+    let name = "warmline_route_store_tokens_total";
+    head(out, name, "counter", "Prompt tokens that the chosen engine could load from the store, by tier.");
+    for (tier, count) in ["memory", "disk"].iter().zip(&decided.lent_tokens) {
+        let _ = writeln!(out, "{name}{{tier=\"{tier}\"}} {}", count.load(Ordering::Relaxed));
+    }
 }
 
 /// One metric of a tenant's share.

@@ -18,6 +18,8 @@ pub struct Candidate {
     pub cached: [u32; 3],
     /// How far `cached` can be relied on, from 0 to 1: the state of the view, and how often it was right.
     pub trust: f64,
+    /// What it can load from the store that engines share.
+    pub lent: Lent,
     /// Prompt tokens before this request that are still to be computed.
     pub backlog: u32,
     /// Sequences that decode.
@@ -30,6 +32,17 @@ pub struct Candidate {
     pub crowded: bool,
     /// Whether it may be chosen at all.
     pub standing: Standing,
+}
+
+/// Prompt tokens beyond an engine's own that lie in the store that engines share.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Lent {
+    /// In its memory.
+    pub memory: u32,
+    /// Beyond these, on its disk.
+    pub disk: u32,
+    /// How far that can be relied on, from 0 to 1.
+    pub trust: f64,
 }
 
 /// Whether an engine may be chosen.
@@ -55,6 +68,8 @@ pub struct Wish {
     pub prompt: u32,
     /// The rule.
     pub policy: Policy,
+    /// What is left of a prompt token's cost in the store's memory and on its disk.
+    pub store: [f64; 2],
     /// The engine that the client insists on.
     pub pinned: Option<EngineId>,
     /// Any number, new for each request: breaks ties.
@@ -172,19 +187,21 @@ impl Candidate {
     pub fn cost(&self, wish: &Wish, routing: &Routing) -> f64 {
         let own = match wish.policy {
             Policy::LeastLoaded | Policy::RoundRobin => f64::from(wish.prompt),
-            Policy::Warm | Policy::Approximate => self.prefill(wish.prompt, routing),
+            Policy::Warm | Policy::Approximate => self.prefill(wish, routing),
         };
         routing.prefill_weight * (f64::from(self.backlog) + own)
             + routing.decode_weight * f64::from(self.decoding)
     }
 
     /// What of a prompt is still to do, in prompt tokens.
-    fn prefill(&self, prompt: u32, routing: &Routing) -> f64 {
+    fn prefill(&self, wish: &Wish, routing: &Routing) -> f64 {
         let [device, host, any] = self.cached.map(f64::from);
         let saved = device
             + (host - device).max(0.0) * (1.0 - routing.host_discount)
             + (any - host).max(0.0) * (1.0 - routing.store_discount);
-        (f64::from(prompt) - saved * self.trust).max(0.0)
+        let lent = f64::from(self.lent.memory) * (1.0 - wish.store[0])
+            + f64::from(self.lent.disk) * (1.0 - wish.store[1]);
+        (f64::from(wish.prompt) - saved * self.trust - lent * self.lent.trust).max(0.0)
     }
 
     fn warmth(&self) -> f64 {
@@ -219,6 +236,7 @@ mod tests {
             engine: EngineId(engine),
             cached: [cached; 3],
             trust: 1.0,
+            lent: Lent::default(),
             backlog,
             decoding: 0,
             in_flight: 0,
@@ -229,7 +247,7 @@ mod tests {
     }
 
     fn wish(policy: Policy) -> Wish {
-        Wish { prompt: 1000, policy, pinned: None, chance: 7, turn: 0 }
+        Wish { prompt: 1000, policy, store: [0.2, 0.6], pinned: None, chance: 7, turn: 0 }
     }
 
     fn chosen(wish: &Wish, candidates: &[Candidate]) -> Result<(u32, Why), Nobody> {
@@ -285,6 +303,23 @@ mod tests {
     }
 
     #[test]
+    fn what_the_store_lends_is_cheaper_in_memory_than_on_disk_and_never_as_good_as_the_engines_own() {
+        let lent = |memory, disk, trust| Candidate { lent: Lent { memory, disk, trust }, ..one(0, 100, 0) };
+        let against =
+            |lent: Candidate, cached| chosen(&wish(Policy::Warm), &[lent, one(1, cached, 0)]).unwrap().0;
+        // 100 of its own, and 800 at four fifths: as 740.
+        assert_eq!((against(lent(800, 0, 1.0), 720), against(lent(800, 0, 1.0), 760)), (0, 1));
+        // On disk at two fifths: as 420.
+        assert_eq!((against(lent(0, 800, 1.0), 400), against(lent(0, 800, 1.0), 440)), (0, 1));
+        // Trusted by half: as 420.
+        assert_eq!((against(lent(800, 0, 0.5), 400), against(lent(800, 0, 0.5), 440)), (0, 1));
+        // Other rules do not look at it.
+        let mut busy = lent(800, 0, 1.0);
+        busy.backlog = 100;
+        assert_eq!(chosen(&wish(Policy::LeastLoaded), &[busy, one(1, 0, 0)]).unwrap().0, 1);
+    }
+
+    #[test]
     fn a_trial_comes_first_and_a_pin_before_it() {
         let mut candidates = [one(0, 1000, 0), one(1, 0, 9000), one(2, 0, 0)];
         candidates[1].standing = Standing::Trial;
@@ -301,6 +336,7 @@ mod tests {
                 engine: EngineId(0),
                 cached: [cached / 2, cached, cached],
                 trust,
+                lent: Lent { memory: backlog % 700, disk: cached % 300, trust },
                 backlog,
                 decoding,
                 in_flight,

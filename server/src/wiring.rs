@@ -77,13 +77,16 @@ pub async fn start_with(settings: Settings, registry: &Registry) -> Result<Runni
 
     let (stop, stopped) = watch::channel(false);
     let others = Arc::new(parking_lot::Mutex::new(tokio::task::JoinSet::new()));
+    let store_sink: Arc<dyn Sink> = sink.clone();
     let watch_one: Watch = Arc::new(watcher(&fleet, sink, &others));
     for engine in &settings.engines {
         watch_one(&engine.name);
     }
     let operator = Admin::new(gateway.clone(), watch_one.clone(), replicas.clone())?;
     others.lock().spawn(replicas.clone().run(watch_one));
+    others.lock().spawn(fleet.clone().follow_store(store_sink));
     others.lock().spawn(look::expectations(fleet));
+    others.lock().spawn(lines.clone().warm());
     others.lock().spawn(lines.look());
     others.lock().spawn(work.clone().run());
     others.lock().spawn(webhooks.run());

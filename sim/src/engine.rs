@@ -3,17 +3,23 @@
 //! It batches continuously, as vLLM does: each step gives every running sequence one token and spends what is
 //! left of the step's token budget on prompts, in order of arrival, a long one in pieces. Time is an argument, so the
 //! same machine runs behind HTTP in real time and in a simulation that takes no time at all.
+//!
+//! Behind its own cache it may have a second tier that it shares with others: see [`second`].
+
+pub mod second;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use blocks::{Block, EngineHash, Event, PrefixHash, Stored, Tier, TokensHash};
+use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::cache::{Cache, Id};
 use crate::cost::Cost;
+use second::{Kept, Loading, Offload, Second};
 
 /// How an engine is built.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +37,8 @@ pub struct Shape {
     pub cost: Cost,
     /// Makes the engine's own block hashes unlike anybody else's.
     pub hash_seed: u64,
+    /// The tier behind its cache, if there is one.
+    pub second: Option<Second>,
 }
 
 /// One request. Its whole text is known beforehand, the answer included: a simulated model is never in doubt.
@@ -79,13 +87,34 @@ pub enum What {
         job: u64,
         /// How many it has now.
         count: usize,
-        /// Prompt tokens that were found in the cache.
+        /// Prompt tokens that were not computed: found in the cache, or loaded.
         cached: usize,
+        /// Of these, the ones that were loaded from the second tier.
+        loaded: usize,
         /// Whether that was the last.
         done: bool,
     },
     /// The cache changed.
     Told(Told),
+    /// A job that was let in lacks these blocks of its text, and computes nothing until it is known which of them come:
+    /// answer with [`Engine::found`], then with [`Engine::loaded`].
+    Wants {
+        /// Which.
+        job: u64,
+        /// Its text.
+        text: Arc<Text>,
+        /// The first block that is wanted.
+        first: usize,
+        /// How many are, one after the other.
+        blocks: usize,
+    },
+    /// A job goes on with what has arrived; nothing more is loaded for it.
+    Stops {
+        /// Which.
+        job: u64,
+    },
+    /// These blocks are to be put into the second tier, unless it has them.
+    Offloads(Vec<Kept>),
 }
 
 /// One change of the cache.
@@ -118,6 +147,12 @@ pub struct Engine {
     step: Option<Step>,
     /// Changes of the cache since the last step ended: engines tell them at the end of a step.
     told: Vec<Told>,
+    /// Sequences that wait for their blocks; they hold the room for them.
+    loading: Vec<Loading>,
+    /// What is to be said before time goes on.
+    said: VecDeque<Output>,
+    /// Where cached blocks come from, if they are offloaded when they are evicted.
+    origins: HashMap<PrefixHash, Kept>,
 }
 
 #[derive(Debug)]
@@ -128,7 +163,13 @@ struct Sequence {
     computed: usize,
     /// Blocks that can be found.
     filled: usize,
+    /// Blocks that it did not compute: found or loaded.
+    given: usize,
     cached: usize,
+    /// Tokens that came from the second tier.
+    loaded: usize,
+    /// The second tier was asked: it is, once.
+    asked: bool,
     output: usize,
     /// Tokens that the step under way computes.
     planned: usize,
@@ -145,7 +186,17 @@ impl Engine {
     /// An idle engine with a cold cache.
     pub fn new(shape: Shape) -> Self {
         let cache = Cache::new(shape.blocks);
-        Self { shape, cache, waiting: VecDeque::new(), running: Vec::new(), step: None, told: Vec::new() }
+        Self {
+            shape,
+            cache,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            step: None,
+            told: Vec::new(),
+            loading: Vec::new(),
+            said: VecDeque::new(),
+            origins: HashMap::new(),
+        }
     }
 
     /// How it is built.
@@ -158,9 +209,9 @@ impl Engine {
         &self.cache
     }
 
-    /// Sequences that run, and that wait.
+    /// Sequences that run, and that wait: for room, or for their blocks.
     pub fn load(&self) -> (usize, usize) {
-        (self.running.len(), self.waiting.len())
+        (self.running.len(), self.waiting.len() + self.loading.len())
     }
 
     /// Prompt tokens that are still to be computed, as far as it is known before they are.
@@ -168,6 +219,11 @@ impl Engine {
         let left = |sequence: &Sequence| sequence.job.prompt.saturating_sub(sequence.computed);
         let cached = |sequence: &Sequence| self.hits(&sequence.job) * self.shape.block_size;
         self.running.iter().map(left).sum::<usize>()
+            + self
+                .loading
+                .iter()
+                .map(|load| left(&load.sequence) - load.wanted * self.shape.block_size)
+                .sum::<usize>()
             + self
                 .waiting
                 .iter()
@@ -193,6 +249,11 @@ impl Engine {
 
     /// Ends a job at once; whether it was there.
     pub fn abort(&mut self, id: u64) -> bool {
+        if let Some(at) = self.loading.iter().position(|load| load.sequence.job.id == id) {
+            let load = self.loading.remove(at);
+            self.cache.release(&load.sequence.blocks);
+            return true;
+        }
         let waiting = self.waiting.len();
         self.waiting.retain(|sequence| sequence.job.id != id);
         if let Some(at) = self.running.iter().position(|sequence| sequence.job.id == id) {
@@ -207,21 +268,38 @@ impl Engine {
     pub fn reset(&mut self) -> bool {
         let reset = self.cache.reset();
         if reset {
+            self.origins.clear();
             self.told.push(Told::Cleared);
         }
         reset
     }
 
-    /// When the step under way ends.
+    /// When something happens: the step under way ends, or a load has taken too long.
     pub fn next_at(&self) -> Option<Duration> {
-        self.step.as_ref().map(|step| step.ends)
+        let said = self.said.front().map(|said| said.at);
+        let step = self.step.as_ref().map(|step| step.ends);
+        [said, step, self.next_late()].into_iter().flatten().min()
     }
 
     /// Ends every step that is over by `now`, and begins the next.
     pub fn advance(&mut self, now: Duration, out: &mut Vec<Output>) {
-        while let Some(step) = self.step.take_if(|step| step.ends <= now) {
-            self.finish(step.ends, out);
-            self.begin(step.ends);
+        loop {
+            out.extend(self.said.drain(..));
+            let late = self.next_late();
+            if let Some(step) =
+                self.step.take_if(|step| step.ends <= now && late.is_none_or(|at| step.ends <= at))
+            {
+                self.finish(step.ends, out);
+                self.begin(step.ends);
+            } else if let Some(at) = late.filter(|at| *at <= now) {
+                self.give_up(at);
+            } else {
+                // A job that was aborted while it was loading has left room, and no step is there at whose end it is seen.
+                self.begin(now);
+                if self.said.is_empty() {
+                    return;
+                }
+            }
         }
     }
 
@@ -252,7 +330,7 @@ impl Engine {
             let sequence = &self.running[at];
             let left = sequence.goal() - sequence.computed;
             let planned = left.min(budget);
-            if !self.grow(at, planned) {
+            if !self.grow(at, planned, now) {
                 // Every block is in use: the youngest sequence makes room, and begins again later.
                 self.preempt();
                 crowded = true;
@@ -269,8 +347,8 @@ impl Engine {
             at += 1;
         }
         // Who just made room must not take it back at once.
-        while budget > 0 && !crowded && self.running.len() < self.shape.max_running {
-            let Some(planned) = self.admit(budget) else { break };
+        while budget > 0 && !crowded && self.running.len() + self.loading.len() < self.shape.max_running {
+            let Some(planned) = self.admit(budget, now) else { break };
             budget -= planned;
             prefill += planned;
         }
@@ -280,7 +358,7 @@ impl Engine {
     }
 
     /// Moves the first waiting sequence in, if its prompt finds room; returns the tokens it gets in this step.
-    fn admit(&mut self, budget: usize) -> Option<usize> {
+    fn admit(&mut self, budget: usize, now: Duration) -> Option<usize> {
         let hits = self.hits(&self.waiting.front()?.job);
         let sequence = self.waiting.front_mut()?;
         let size = self.shape.block_size;
@@ -291,30 +369,43 @@ impl Engine {
         }
         sequence.blocks = hit.iter().map(|hash| self.cache.share(*hash)).collect();
         sequence.computed = hits * size;
-        sequence.filled = hits;
+        (sequence.filled, sequence.given) = (hits, hits);
         if sequence.output == 0 {
-            sequence.cached = sequence.computed;
+            (sequence.cached, sequence.loaded) = (sequence.computed, 0);
         }
         let sequence = self.waiting.pop_front()?;
+        let lacks = self.lacks(&sequence);
+        if lacks > 0 {
+            self.ask(sequence, lacks, now);
+            return Some(0);
+        }
         self.running.push(sequence);
         let at = self.running.len() - 1;
         let planned = budget.min(self.running[at].goal() - self.running[at].computed);
-        let grown = self.grow(at, planned);
+        let grown = self.grow(at, planned, now);
         debug_assert!(grown, "room was counted before");
         self.running[at].planned = planned;
         Some(planned)
     }
 
     /// Gives a sequence the blocks for so many more tokens; whether there were enough.
-    fn grow(&mut self, at: usize, tokens: usize) -> bool {
+    fn grow(&mut self, at: usize, tokens: usize, now: Duration) -> bool {
         let sequence = &mut self.running[at];
         let needed = (sequence.computed + tokens).div_ceil(self.shape.block_size);
-        while sequence.blocks.len() < needed {
+        let mut blocks = std::mem::take(&mut sequence.blocks);
+        let enough = self.take(&mut blocks, needed, now);
+        self.running[at].blocks = blocks;
+        enough
+    }
+
+    /// Takes blocks until there are `needed`; whether there were enough. What they held is gone.
+    fn take(&mut self, blocks: &mut Vec<Id>, needed: usize, now: Duration) -> bool {
+        while blocks.len() < needed {
             let Some((id, evicted)) = self.cache.take() else { return false };
-            sequence.blocks.push(id);
+            blocks.push(id);
             if let Some(hash) = evicted {
-                let name = EngineHash(xxh3_64_with_seed(&hash.0.to_le_bytes(), self.shape.hash_seed));
-                self.told.push(Told::Removed(name));
+                self.told.push(Told::Removed(self.name(hash)));
+                self.evicted(hash, now);
             }
         }
         true
@@ -325,6 +416,8 @@ impl Engine {
             self.cache.release(&youngest.blocks);
             youngest.blocks.clear();
             (youngest.computed, youngest.filled, youngest.planned) = (0, 0, 0);
+            // What was loaded is computed the second time.
+            youngest.given = 0;
             self.waiting.push_front(youngest);
         }
     }
@@ -346,6 +439,21 @@ impl Engine {
                     self.cache.fill(sequence.blocks[block], text.prefix_hashes[block]);
                 }
                 sequence.filled = full;
+                if let Some(second) = &self.shape.second {
+                    let ends = if second.answers { full } else { full.min(sequence.job.prompt / size) };
+                    let computed = first.max(sequence.given)..ends;
+                    match second.offload {
+                        Offload::Filled if !computed.is_empty() => {
+                            let blocks = computed.map(|block| Kept::of(&text, block)).collect();
+                            out.push(Output { at, what: What::Offloads(blocks) });
+                        }
+                        Offload::Filled => {}
+                        Offload::Evicted => {
+                            let kept = (first..ends).map(|block| Kept::of(&text, block));
+                            self.origins.extend(kept.map(|kept| (kept.prefix, kept)));
+                        }
+                    }
+                }
                 self.told.push(Told::Stored { parent, hashes, first, text });
             }
         }
@@ -357,8 +465,9 @@ impl Engine {
             }
             sequence.output += 1;
             let done = sequence.output == sequence.job.output;
-            let (job, count, cached) = (sequence.job.id, sequence.output, sequence.cached);
-            out.push(Output { at, what: What::Token { job, count, cached, done } });
+            let (job, count, cached, loaded) =
+                (sequence.job.id, sequence.output, sequence.cached, sequence.loaded);
+            out.push(Output { at, what: What::Token { job, count, cached, loaded, done } });
             if done {
                 cache.release(&sequence.blocks);
             }
@@ -369,7 +478,18 @@ impl Engine {
 
 impl Sequence {
     fn new(job: Job) -> Self {
-        Self { job, blocks: Vec::new(), computed: 0, filled: 0, cached: 0, output: 0, planned: 0 }
+        Self {
+            job,
+            blocks: Vec::new(),
+            computed: 0,
+            filled: 0,
+            given: 0,
+            cached: 0,
+            loaded: 0,
+            asked: false,
+            output: 0,
+            planned: 0,
+        }
     }
 
     /// Tokens that must be computed before the next one can be said.
@@ -407,6 +527,7 @@ impl Default for Shape {
             step_tokens: 8_192,
             cost: Cost::default(),
             hash_seed: 1,
+            second: None,
         }
     }
 }
@@ -515,6 +636,7 @@ mod tests {
                     }
                     What::Told(Told::Cleared) => told.clear(),
                     What::Token { done, .. } => finished += usize::from(*done),
+                    What::Wants { .. } | What::Stops { .. } | What::Offloads(_) => panic!("there is no second tier"),
                 }
             }
             prop_assert_eq!(finished, jobs.len());
@@ -528,6 +650,4 @@ mod tests {
             prop_assert_eq!(engine.cache.available(), blocks);
         }
     }
-
-    use hashbrown::HashMap;
 }

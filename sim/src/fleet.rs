@@ -70,7 +70,7 @@ pub fn run(
             for output in out.drain(..) {
                 match output.what {
                     What::Told(told) => late.push_back((now + event_delay, engine, told.event())),
-                    What::Token { job, count: 1, cached, done } => {
+                    What::Token { job, count: 1, cached, done, .. } => {
                         report.ttft.push(now.saturating_sub(arrived[job as usize]));
                         report.cached_tokens += cached as u64;
                         router.first_token(job, engine, now);
@@ -79,7 +79,7 @@ pub fn run(
                         }
                     }
                     What::Token { job, done: true, .. } => router.finished(job, engine, now),
-                    What::Token { .. } => {}
+                    What::Token { .. } | What::Wants { .. } | What::Stops { .. } | What::Offloads(_) => {}
                 }
             }
         } else if let Some(request) = waiting.next() {

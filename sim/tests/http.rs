@@ -1,14 +1,19 @@
 //! A simulated engine as its clients meet it: OpenAI's forms, vLLM's errors, and each fault that it can have.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use blocks::PrefixHash;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use sim::http::{Faults, Running, Settings, serve};
+use sim::engine::second::{Kept, Second};
+use sim::http::{Behind, Faults, Offload, Running, Settings, Soon, Written, serve, serve_before};
 use tokio::net::TcpStream;
 
 async fn engine(faults: Faults) -> Running {
@@ -175,4 +180,120 @@ async fn an_engine_tells_where_its_events_are() {
     let sources: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(sources["0"]["endpoint"], engine.events().unwrap());
     assert_eq!(sources["0"]["replay_endpoint"], engine.replay().unwrap());
+}
+
+// === With a tier behind its cache ===
+
+/// Blocks in memory, and what is wrong with them.
+#[derive(Default)]
+struct Shelf {
+    blocks: Mutex<HashMap<PrefixHash, Bytes>>,
+    away: AtomicBool,
+    spoils: AtomicBool,
+    stuck: AtomicBool,
+}
+
+/// As a tier that engines share.
+#[derive(Clone, Default)]
+struct Shared(Arc<Shelf>);
+
+impl Shared {
+    fn soon<T: Send + 'static>(&self, answer: impl FnOnce(&Shelf) -> T + Send + 'static) -> Soon<T> {
+        let shelf = self.0.clone();
+        Box::pin(async move {
+            if shelf.stuck.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            if shelf.away.load(Ordering::Relaxed) { Err("away".to_owned()) } else { Ok(answer(&shelf)) }
+        })
+    }
+}
+
+impl Offload for Shared {
+    fn look(&self, blocks: Vec<PrefixHash>) -> Soon<usize> {
+        self.soon(move |shelf| {
+            let held = shelf.blocks.lock().unwrap();
+            blocks.iter().take_while(|block| held.contains_key(*block)).count()
+        })
+    }
+
+    fn get(&self, blocks: Vec<PrefixHash>) -> Soon<Vec<Bytes>> {
+        self.soon(move |shelf| {
+            let held = shelf.blocks.lock().unwrap();
+            let spoils = shelf.spoils.load(Ordering::Relaxed);
+            let one = |block: &PrefixHash| {
+                held.get(block)
+                    .map(|bytes| if spoils { Bytes::from(vec![0; bytes.len()]) } else { bytes.clone() })
+            };
+            blocks.iter().map_while(one).collect()
+        })
+    }
+
+    fn put(&self, blocks: Vec<(Kept, Bytes)>) -> Soon<Written> {
+        self.soon(move |shelf| {
+            let stored = blocks.len();
+            shelf.blocks.lock().unwrap().extend(blocks.into_iter().map(|(kept, bytes)| (kept.prefix, bytes)));
+            Written { stored, ..Written::default() }
+        })
+    }
+}
+
+/// An engine before a tier for which it has so much patience.
+async fn before(shared: &Shared, patience: f64) -> Running {
+    let mut settings = Settings { speed: 10.0, ..Settings::default() };
+    settings.shape.second = Some(Second { patience, ..Second::default() });
+    let behind = Behind { offload: Arc::new(shared.clone()), bytes_a_token: 100 };
+    serve_before(settings, Some(behind)).await.unwrap()
+}
+
+const WORDS: &str = "the same long question once more ";
+
+/// Cached tokens of a prompt of many words, and those of them that were loaded.
+async fn cached(engine: &Running) -> (u64, u64) {
+    let answer = ask(engine, "/v1/chat/completions", hello(&WORDS.repeat(40))).await;
+    let details = &answer["usage"]["prompt_tokens_details"];
+    (details["cached_tokens"].as_u64().unwrap(), details["loaded_tokens"].as_u64().unwrap_or_default())
+}
+
+/// Waits until a metric is at least so much: what follows has a cause that is under way.
+async fn until(engine: &Running, name: &str, least: f64) {
+    while metric(engine, name).await < least {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_one_engine_computed_another_loads_and_says_so() {
+    let shared = Shared::default();
+    let (one, two) = (before(&shared, 1e6).await, before(&shared, 1e6).await);
+    assert_eq!(cached(&one).await, (0, 0));
+    until(&one, "sim:blocks_offloaded_total", 83.0).await;
+    let (all, loaded) = cached(&two).await;
+    assert_eq!((all, loaded), (1_328, 1_328), "each full block of the prompt");
+    assert_eq!(metric(&two, "vllm:external_prefix_cache_hits_total").await as u64, 1_328);
+    // It has them itself now.
+    assert_eq!(cached(&two).await, (1_328, 0));
+    assert!(shared.0.blocks.lock().unwrap().values().all(|bytes| bytes.len() == 1_600));
+}
+
+#[tokio::test]
+async fn a_tier_that_is_away_lies_or_hangs_costs_no_answer() {
+    let shared = Shared::default();
+    let one = before(&shared, 1e6).await;
+    shared.0.away.store(true, Ordering::Relaxed);
+    assert_eq!(cached(&one).await, (0, 0));
+    assert_eq!(metric(&one, "sim:loads_failed_total").await as u64, 1);
+    until(&one, "sim:blocks_refused_total", 83.0).await;
+    shared.0.away.store(false, Ordering::Relaxed);
+    let two = before(&shared, 1e6).await;
+    cached(&two).await;
+    until(&two, "sim:blocks_offloaded_total", 83.0).await;
+    shared.0.spoils.store(true, Ordering::Relaxed);
+    let three = before(&shared, 1e6).await;
+    assert_eq!(cached(&three).await, (0, 0));
+    assert_eq!(metric(&three, "sim:loads_with_wrong_bytes_total").await as u64, 1);
+    shared.0.stuck.store(true, Ordering::Relaxed);
+    let four = before(&shared, 1.0).await;
+    assert_eq!(cached(&four).await, (0, 0));
+    assert_eq!(metric(&four, "sim:loads_given_up_total").await as u64, 1);
 }

@@ -25,6 +25,9 @@ pub struct Status {
     pub policy: Policy,
     /// The engines.
     pub engines: Vec<EngineStatus>,
+    /// The store that engines share, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreStatus>,
     /// What the index holds.
     pub index: IndexStatus,
     /// Requests that are being served now.
@@ -154,6 +157,63 @@ pub struct EngineStatus {
     pub trouble: Option<String>,
 }
 
+/// The store that engines share, as this replica knows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Where its events are.
+    pub events: String,
+    /// Where it speaks the protocol of Redis.
+    pub address: Option<String>,
+    /// Models whose engines use it; empty: all.
+    pub models: Vec<String>,
+    /// Whether its events can be had; if not, what it holds counts for nothing.
+    pub in_reach: bool,
+    /// What it holds.
+    pub view: ViewStatus,
+    /// How what waits is warmed there, if it is.
+    pub warming: Option<WarmingStatus>,
+}
+
+/// How what waits is warmed in the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmingStatus {
+    /// Whether the store answers.
+    pub in_reach: bool,
+    /// Why not.
+    pub trouble: Option<String>,
+    /// Requests in line whose blocks are on their way.
+    pub requests: usize,
+    /// Blocks that are on their way.
+    pub blocks: usize,
+    /// What has happened.
+    pub counts: WarmingCounts,
+}
+
+/// What has happened in warming.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmingCounts {
+    /// Blocks that the store was asked to warm.
+    pub asked_blocks: u64,
+    /// Of these, on their way by the store's own word.
+    pub taken_objects: u64,
+    /// Asked blocks that were in memory when the turn of their request came.
+    pub in_time_blocks: u64,
+    /// Asked blocks that were not.
+    pub late_blocks: u64,
+    /// Asked blocks whose request left the line without its turn.
+    pub unused_blocks: u64,
+    /// Blocks that were on their way already for another request of this replica.
+    pub shared_blocks: u64,
+    /// Blocks that another replica had asked for.
+    pub elsewhere_blocks: u64,
+    /// Times that a request's blocks had to wait, since enough others were on their way.
+    pub over_budget: u64,
+    /// Times that the coordinator did not say whether another replica asks: then it was asked anyway.
+    pub unsure: u64,
+    /// Times that the store was away, slow, or refused.
+    pub failed: u64,
+}
+
 /// One followed cache.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ViewStatus {
@@ -264,6 +324,12 @@ pub struct Considered {
     pub cached_tokens: [u32; 3],
     /// How far that was relied on.
     pub trust: f64,
+    /// Prompt tokens beyond these that lie in the memory and on the disk of the store that engines share.
+    #[serde(default)]
+    pub store_tokens: [u32; 2],
+    /// How far that was relied on.
+    #[serde(default)]
+    pub store_trust: f64,
     /// Prompt tokens before this request.
     pub backlog_tokens: u32,
     /// Sequences that decoded.

@@ -72,6 +72,9 @@ impl Admin {
             (&Method::GET, ["status"]) => {
                 let mut status = self.fleet().status();
                 status.waiting = queues::waiting(&self.gateway);
+                if let Some(store) = &mut status.store {
+                    store.warming = self.gateway.lines().warming();
+                }
                 respond(StatusCode::OK, &status)
             }
             (method, ["queues" | "entries", ..]) => {

@@ -8,3 +8,4 @@ mod process;
 pub mod queue;
 pub mod route;
 pub mod store;
+pub mod tiers;

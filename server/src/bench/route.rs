@@ -13,7 +13,7 @@ use sim::trace::Request;
 
 use crate::fleet::EngineId;
 use crate::fleet::backlog::{Backlog, Order};
-use crate::route::{Candidate, Standing, Wish, choose};
+use crate::route::{Candidate, Lent, Standing, Wish, choose};
 use crate::settings::{Policy, Routing};
 
 /// What is measured, and on what.
@@ -188,6 +188,7 @@ impl Router for Gateway {
                     engine: EngineId(engine as u32),
                     cached: [cached; 3],
                     trust: 1.0,
+                    lent: Lent::default(),
                     backlog: if truth { engines[engine].backlog() as u32 } else { load.backlog.left(now) },
                     decoding: if truth { (running + waiting) as u32 } else { load.decoding },
                     in_flight: load.in_flight,
@@ -200,6 +201,7 @@ impl Router for Gateway {
         let wish = Wish {
             prompt: job.prompt as u32,
             policy: self.policy,
+            store: [1.0; 2],
             pinned: None,
             chance: self.random.number(),
             turn: self.turn,

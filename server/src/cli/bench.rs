@@ -6,10 +6,11 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use sim::cost::Cost;
 use sim::engine::Shape;
+use sim::engine::second::Second;
 use sim::trace;
 
 use super::output::{self, Failure};
-use crate::bench::{events, fair, gateway, indexer, queue, route, store};
+use crate::bench::{events, fair, gateway, indexer, queue, route, store, tiers};
 use crate::settings::Routing;
 
 /// Measure.
@@ -35,6 +36,8 @@ enum What {
     Store(Store),
     /// Who waits how long: the scheduler with tenants and engines in virtual time.
     Fair(Fair),
+    /// Engines with a tiered store behind them, in virtual time: what promotion and warming are worth.
+    Tiers(Box<Tiers>),
 }
 
 #[derive(Args)]
@@ -201,6 +204,79 @@ struct Route {
     json: bool,
 }
 
+#[derive(Args)]
+struct Tiers {
+    /// A trace: a JSON object a line with timestamp, `input_length`, `output_length` and `hash_ids`.
+    #[arg(long, value_name = "FILE")]
+    trace: PathBuf,
+    /// Engines in the fleet.
+    #[arg(long, default_value_t = 8)]
+    engines: usize,
+    /// How much faster the requests come than they were recorded.
+    #[arg(long, default_value_t = 1.0)]
+    time_scale: f64,
+    /// Requests that an engine has at a time; others stand in line.
+    #[arg(long, default_value_t = 6)]
+    in_flight: usize,
+    /// Tokens in a block, of the engines and of the store.
+    #[arg(long, default_value_t = 256)]
+    block_size: usize,
+    /// Tokens in each engine's cache.
+    #[arg(long, default_value_t = 344_064)]
+    cache_tokens: usize,
+    /// What a prompt token costs to compute.
+    #[arg(long, default_value_t = 154.0, value_name = "US")]
+    prefill_us: f64,
+    /// What a step costs, whatever it does.
+    #[arg(long, default_value_t = 18_000.0, value_name = "US")]
+    step_us: f64,
+    /// What each decoding sequence adds to a step.
+    #[arg(long, default_value_t = 100.0, value_name = "US")]
+    decode_us: f64,
+    /// Tokens that a step computes at most.
+    #[arg(long, default_value_t = 2_048)]
+    step_tokens: usize,
+    /// Bytes of keys and values a token, in KiB.
+    #[arg(long, default_value_t = 320, value_name = "KIB")]
+    token_kib: u64,
+    /// How many times as long as computing a load may take.
+    #[arg(long, default_value_t = 1.0)]
+    patience: f64,
+    /// Nodes of the store.
+    #[arg(long, default_value_t = 2)]
+    nodes: usize,
+    /// Memory of each node, in GB.
+    #[arg(long, default_value_t = 500, value_name = "GB")]
+    memory: u64,
+    /// Disk of each node, in GB.
+    #[arg(long, default_value_t = 10_000, value_name = "GB")]
+    disk: u64,
+    /// What each node's memory and network move, in GB/s.
+    #[arg(long, default_value_t = 25.0, value_name = "GB")]
+    link_rate: f64,
+    /// What each node's disk moves, in GB/s, reads and writes together.
+    #[arg(long, default_value_t = 8.0, value_name = "GB")]
+    disk_rate: f64,
+    /// The system's page cache of each node, in GB; 0 is what direct I/O would be.
+    #[arg(long, default_value_t = 32, value_name = "GB")]
+    page_cache: u64,
+    /// Reads from disk that make a block hot [setting: store.promotion.threshold].
+    #[arg(long, default_value_t = 2)]
+    threshold: u8,
+    /// Requests of the line whose prefixes are warmed, from its head on.
+    #[arg(long, default_value_t = 64)]
+    ahead: usize,
+    /// Breaks ties; the same seed gives the same answer.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How often the load is played, each time with the next seed; what is told is the mean.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
+    runs: u64,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 impl Bench {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self.what {
@@ -211,6 +287,7 @@ impl Bench {
             What::Queue(queue) => queue.run(),
             What::Store(store) => store.run(),
             What::Fair(fair) => fair.run(),
+            What::Tiers(tiers) => tiers.run(),
         }
     }
 }
@@ -359,6 +436,91 @@ impl Route {
             ("--block-size", self.block_size, 512),
             ("--cache-blocks", self.cache_blocks, 1 << 26),
             ("--history-blocks", self.history_blocks, 1 << 26),
+        ];
+        for (flag, found, most) in ranges {
+            if !(1..=most).contains(&found) {
+                return Err(format!("{flag}: found {found}; allowed is 1 to {most}"));
+            }
+        }
+        if 512 % self.block_size != 0 {
+            return Err(format!(
+                "--block-size: found {}; allowed is what divides the trace's 512",
+                self.block_size
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Tiers {
+    fn run(self) -> Result<(), Failure> {
+        self.check().map_err(Failure::Input)?;
+        let wrong = |error: String| Failure::Input(format!("{}: {error}", self.trace.display()));
+        let file = std::fs::File::open(&self.trace).map_err(|error| wrong(error.to_string()))?;
+        let mut requests = trace::read(std::io::BufReader::new(file), self.block_size).map_err(wrong)?;
+        trace::scale(&mut requests, self.time_scale);
+        let shape = Shape {
+            block_size: self.block_size,
+            blocks: self.cache_tokens / self.block_size,
+            step_tokens: self.step_tokens,
+            cost: Cost { step_us: self.step_us, prefill_us: self.prefill_us, decode_us: self.decode_us },
+            ..Shape::default()
+        };
+        let plan = tiers::Plan {
+            requests,
+            engines: self.engines,
+            shape,
+            second: Second { patience: self.patience, ..Second::default() },
+            in_flight: self.in_flight,
+            token_bytes: self.token_kib << 10,
+            hardware: tiers::Hardware {
+                nodes: self.nodes,
+                memory: self.memory * 1_000_000_000,
+                disk: self.disk * 1_000_000_000,
+                link_rate: self.link_rate * 1e9,
+                link_latency: Duration::from_micros(100),
+                disk_rate: self.disk_rate * 1e9,
+                disk_latency: Duration::from_micros(200),
+                pages: self.page_cache * 1_000_000_000,
+            },
+            threshold: self.threshold,
+            ahead: self.ahead,
+            event_delay: Duration::from_micros(1_300),
+            seed: self.seed,
+            runs: self.runs,
+            routing: Routing::default(),
+        };
+        eprintln!("{} requests on {} engines, in virtual time", plan.requests.len(), plan.engines);
+        let result = tiers::measure(&plan, |name| eprintln!("  {name} …")).map_err(Failure::Work)?;
+        if self.json { output::json(&result) } else { output::line(tiers::table(&result, &plan).trim_end()) }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let positive = [
+            ("--time-scale", self.time_scale),
+            ("--prefill-us", self.prefill_us),
+            ("--step-us", self.step_us),
+            ("--decode-us", self.decode_us),
+            ("--patience", self.patience),
+            ("--link-rate", self.link_rate),
+            ("--disk-rate", self.disk_rate),
+        ];
+        for (flag, found) in positive {
+            if !(found.is_finite() && found > 0.0) {
+                return Err(format!("{flag}: found {found}; allowed is more than 0"));
+            }
+        }
+        let ranges = [
+            ("--engines", self.engines, 1024),
+            ("--in-flight", self.in_flight, 1 << 20),
+            ("--block-size", self.block_size, 512),
+            ("--cache-tokens", self.cache_tokens, 1 << 30),
+            ("--step-tokens", self.step_tokens, 1 << 20),
+            ("--token-kib", self.token_kib as usize, 1 << 12),
+            ("--nodes", self.nodes, 64),
+            ("--memory", self.memory as usize, 1 << 20),
+            ("--disk", self.disk as usize, 1 << 20),
+            ("--threshold", self.threshold.into(), 255),
         ];
         for (flag, found, most) in ranges {
             if !(1..=most).contains(&found) {

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use clap::Args;
 
 use super::output::{self, Failure};
-use crate::demo::{Plan, chart, play, table};
+use crate::demo::{Plan, chart, play, table, tiers};
 use crate::settings::Log;
 use crate::telemetry;
 
-/// See it work: three simulated engines, the gateway, a load, with nothing installed.
+/// See it work: three simulated engines, the gateway, a store, a load, with nothing installed.
 #[derive(Args)]
 pub(super) struct Demo {
     /// Simulated engines.
@@ -56,7 +56,8 @@ impl Demo {
         };
         eprintln!(
             "{} simulated engines, the gateway, {} users who share four system prompts and take {} turns each.\n\
-             The same conversations twice, on cold caches: first each engine in turn, then where the prefix is warm.\n",
+             The same conversations three times, on cold caches: each engine in turn; where the prefix is warm; and with a\n\
+             store that keeps what engines must forget, in memory over disk, and warms what stands in line.\n",
             plan.engines, plan.users, plan.turns
         );
         let (phases, scene) = play(&plan).await.map_err(Failure::Work)?;
@@ -65,7 +66,12 @@ impl Demo {
                 &serde_json::json!({"phases": phases, "gateway": scene.address(), "admin": scene.admin()}),
             )?;
         } else {
-            output::line(&format!("\n{}\n{}", table(&phases), chart(&phases).trim_end()))?;
+            output::line(&format!(
+                "\n{}\n{}\n\n{}",
+                table(&phases),
+                chart(&phases).trim_end(),
+                tiers(&phases)
+            ))?;
         }
         if phases.iter().any(|phase| phase.failed > 0) {
             return Err(Failure::Work("some requests failed; see above".to_owned()));

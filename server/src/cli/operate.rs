@@ -159,12 +159,38 @@ fn show_status(status: &Status) -> String {
     for engine in &status.engines {
         show_engine(&mut out, engine, name);
     }
+    show_store(&mut out, status);
     show_replicas(&mut out, status);
     let open: Vec<_> = status.posture.iter().filter(|surface| surface.state == State::Open).collect();
     for surface in open {
         line(&mut out, format_args!("\nOPEN {} {}: {}", surface.name, surface.address, surface.advice));
     }
     out
+}
+
+fn show_store(out: &mut String, status: &Status) {
+    let Some(store) = &status.store else { return };
+    let view = &store.view;
+    let reach = match (store.in_reach, &view.trouble) {
+        (true, _) => format!("{} blocks, {}", view.blocks, view.view),
+        (false, Some(why)) => format!("its events are lost ({why}); nothing of it counts"),
+        (false, None) => "its events are lost; nothing of it counts".to_owned(),
+    };
+    line(out, format_args!("\nstore {}: {reach}", store.events));
+    let Some(warming) = &store.warming else { return };
+    let counts = &warming.counts;
+    line(
+        out,
+        format_args!(
+            "  warming: {} blocks for {} requests in line; in time {}, late {}, unused {}{}",
+            warming.blocks,
+            warming.requests,
+            counts.in_time_blocks,
+            counts.late_blocks,
+            counts.unused_blocks,
+            warming.trouble.as_ref().map(|why| format!("; the store is away: {why}")).unwrap_or_default()
+        ),
+    );
 }
 
 fn show_waiting(out: &mut String, status: &Status) {
@@ -330,7 +356,7 @@ fn show_candidates(out: &mut String, candidates: &[Considered], chosen: Option<&
     line(
         out,
         format_args!(
-            "  {:<name$}  standing  view        cached (device/host/any)  trust  backlog  decoding  cost",
+            "  {:<name$}  standing  view        cached (device/host/any)  store (memory/disk)  trust  backlog  decoding  cost",
             "engine"
         ),
     );
@@ -340,11 +366,12 @@ fn show_candidates(out: &mut String, candidates: &[Considered], chosen: Option<&
         line(
             out,
             format_args!(
-                "{mark} {:<name$}  {:<8}  {:<10}  {:<24}  {:<5.2}  {:<7}  {:<8}  {:.0}",
+                "{mark} {:<name$}  {:<8}  {:<10}  {:<24}  {:<19}  {:<5.2}  {:<7}  {:<8}  {:.0}",
                 one.engine,
                 word(&one.standing),
                 one.view,
                 format!("{device}/{host}/{any}"),
+                format!("{}/{}", one.store_tokens[0], one.store_tokens[1]),
                 one.trust,
                 one.backlog_tokens,
                 one.decoding,

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 
 use clap::{Args, Subcommand};
-use sim::http::{Faults, Settings, serve};
+use sim::engine::second::Second;
+use sim::http::{Behind, Faults, Settings, serve_before};
 
 use super::output::{self, Failure};
+use crate::behind::{Options, Shelf};
 
 /// Simulated engines.
 #[derive(Args)]
@@ -17,7 +19,7 @@ pub(super) struct Sim {
 #[derive(Subcommand)]
 enum What {
     /// Run one simulated engine: OpenAI's API, a real prefix cache, KV events as vLLM publishes them.
-    Engine(Engine),
+    Engine(Box<Engine>),
     /// Write the simulated model's tokenizer.json and chat template into a folder.
     Model {
         /// The folder; it is made if need be.
@@ -63,6 +65,18 @@ struct Engine {
     /// What is wrong with it, as JSON, such as {"hang":true}; POST /sim/faults changes it later.
     #[arg(long, value_name = "JSON")]
     faults: Option<String>,
+    /// A store in which it keeps its blocks, and from which it loads what it lacks: HOST:PORT of a node's Redis port.
+    #[arg(long, value_name = "ADDRESS")]
+    store: Option<String>,
+    /// A file with TENANT:KEY for a store that asks for keys.
+    #[arg(long, value_name = "FILE", requires = "store")]
+    store_key_file: Option<std::path::PathBuf>,
+    /// Bytes of keys and values that a token has in the store; 131072 is an 8B model's. 4 KiB if not said: enough to see it work.
+    #[arg(long, default_value_t = 4_096, value_name = "N", requires = "store")]
+    bytes_a_token: usize,
+    /// How many times as long as computing a load from the store may take, before the rest is computed.
+    #[arg(long, default_value_t = Second::default().patience, value_name = "TIMES", requires = "store")]
+    load_patience: f64,
     /// Print where it listens as JSON.
     #[arg(long)]
     json: bool,
@@ -92,6 +106,17 @@ impl Engine {
         if !(self.speed.is_finite() && self.speed > 0.0) {
             return Err(Failure::Input(format!("--speed: found {}; allowed is more than 0", self.speed)));
         }
+        if self.bytes_a_token == 0 || self.bytes_a_token * self.block_size > MOST {
+            return Err(Failure::Input(format!(
+                "--bytes-a-token: found {}; a block of {} tokens is 1 byte to {MOST}",
+                self.bytes_a_token, self.block_size
+            )));
+        }
+        if !(self.load_patience.is_finite() && self.load_patience >= 0.0) {
+            let found = self.load_patience;
+            return Err(Failure::Input(format!("--load-patience: found {found}; allowed is 0 or more")));
+        }
+        let behind = self.behind()?;
         let faults = self.faults.as_deref().map(serde_json::from_str::<Faults>).transpose();
         let faults =
             faults.map_err(|error| Failure::Input(format!("--faults: {error}")))?.unwrap_or_default();
@@ -111,9 +136,10 @@ impl Engine {
         settings.shape.blocks = self.blocks;
         settings.shape.max_running = self.max_running;
         settings.shape.hash_seed = self.seed;
+        settings.shape.second = Some(Second { patience: self.load_patience, ..Second::default() });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let running = serve(settings).await.map_err(Failure::Input)?;
+            let running = serve_before(settings, behind).await.map_err(Failure::Input)?;
             if self.json {
                 let (events, replay) = (running.events(), running.replay());
                 let place = serde_json::json!({"url": running.url(), "events": events, "replay": replay});
@@ -133,4 +159,24 @@ impl Engine {
             Ok(())
         })
     }
+
+    /// The store, if there is one.
+    fn behind(&self) -> Result<Option<Behind>, Failure> {
+        let Some(address) = &self.store else { return Ok(None) };
+        let key = self.store_key_file.as_deref().map(key_in).transpose()?;
+        let options = Options { key, ..Options::new(address, &self.model) };
+        let bytes_a_token = self.bytes_a_token;
+        Ok(Some(Behind { offload: std::sync::Arc::new(Shelf::new(options)), bytes_a_token }))
+    }
+}
+
+/// The largest value that a store takes unless it is told otherwise is no smaller.
+const MOST: usize = 64 << 20;
+
+/// The tenant and its key in a file.
+fn key_in(path: &std::path::Path) -> Result<(String, String), Failure> {
+    let wrong = |why: &str| Failure::Input(format!("--store-key-file {}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(&error.to_string()))?;
+    let (tenant, key) = text.trim().split_once(':').ok_or_else(|| wrong("found no TENANT:KEY"))?;
+    Ok((tenant.to_owned(), key.to_owned()))
 }

@@ -32,6 +32,12 @@ pub(super) struct Store {
     /// Bytes on disk, such as 64GiB [setting: tiers.disk].
     #[arg(long, value_name = "BYTES")]
     disk: Option<Size>,
+    /// Where gateways hear which blocks are there [setting: tiers.events].
+    #[arg(long, value_name = "ENDPOINT", requires = "replay")]
+    events: Option<String>,
+    /// Where they ask for what they missed [setting: tiers.replay].
+    #[arg(long, value_name = "ENDPOINT")]
+    replay: Option<String>,
     /// When objects are written to disk [setting: tiers.offload].
     #[arg(long, value_enum)]
     offload: Option<Offload>,
@@ -57,6 +63,8 @@ impl Store {
         tiers.folder = self.data.or(tiers.folder.take());
         tiers.memory = self.memory.unwrap_or(tiers.memory);
         tiers.disk = self.disk.unwrap_or(tiers.disk);
+        tiers.events = self.events.or(tiers.events.take());
+        tiers.replay = self.replay.or(tiers.replay.take());
         tiers.offload = self.offload.unwrap_or(tiers.offload);
         tiers.check().map_err(Failure::Input)?;
         Ok(settings)
@@ -73,19 +81,16 @@ async fn serve(settings: Settings, json: bool) -> Result<(), Failure> {
     }
     let look = running.parts().node.look();
     let objects = running.parts().node.disk().map_or(0, |disk| disk.count().0);
-    match &tiers.folder {
-        Some(folder) => tracing::info!(
+    if let Some(folder) = &tiers.folder {
+        tracing::info!(
             "{} in memory over {} in {}; {objects} objects were there (node {})",
             tiers.memory,
             tiers.disk,
             folder.display(),
             look.id,
-        ),
-        None => tracing::info!(
-            "{} in memory and no disk: --data FOLDER adds one (node {})",
-            tiers.memory,
-            look.id
-        ),
+        );
+    } else {
+        tracing::info!("{} in memory and no disk: --data FOLDER adds one (node {})", tiers.memory, look.id);
     }
     if !address.ip().is_loopback() && settings.tenants.is_empty() {
         tracing::warn!("anybody who reaches {address} may read and write: add [[tenants]] with keys_file");

@@ -1,4 +1,4 @@
-//! `warmline demo`: the main job on this machine, with nothing installed: three simulated engines, the gateway, a load.
+//! `warmline demo`: the main job on this machine, with nothing installed: three simulated engines, the gateway, a store, a load.
 
 mod show;
 
@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sim::engine::Shape;
+use sim::http::Behind;
 use sim::load::{self, Sample, Samples};
 use sim::talk::{self, Conversation};
 
-use crate::settings::{Engine, Model, Policy, Settings};
+use crate::behind::{Options, Shelf};
+use crate::settings::{Engine, Model, Policy, Settings, Size};
 use crate::wiring::{self, Running};
 
 /// What the demo is like.
@@ -46,21 +48,56 @@ pub struct Phase {
     pub ttft_ms: [f64; 3],
     /// Requests that each engine answered.
     pub served: Vec<usize>,
+    /// What the store did, if there was one.
+    pub store: Option<Tiers>,
+}
+
+/// What a store did behind the engines.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Tiers {
+    /// Blocks that it holds.
+    pub blocks: u64,
+    /// Bytes of them in memory.
+    pub memory_bytes: u64,
+    /// Bytes of them on disk.
+    pub disk_bytes: u64,
+    /// Blocks that engines read from its memory.
+    pub read_from_memory: u64,
+    /// Blocks that engines read from its disk.
+    pub read_from_disk: u64,
+    /// Blocks that were brought back to memory.
+    pub promoted: u64,
+    /// Blocks that requests in line asked for before their turn.
+    pub warmed: u64,
+    /// Of these, how many were in memory in time.
+    pub warmed_in_time: u64,
+    /// Of these, how many came too late.
+    pub warmed_late: u64,
 }
 
 /// A fleet that runs, until it is dropped.
 pub struct Scene {
     running: Running,
     engines: Vec<sim::http::Running>,
+    store: Option<crate::store::Running>,
     folder: PathBuf,
 }
 
 /// Blocks in the cache of one engine: less than all conversations need, more than a third of them.
 const CACHE_BLOCKS: usize = 3_000;
+/// Requests at a time on one engine: fewer than there are users for it, so that some stand in line.
+const IN_FLIGHT: usize = 10;
+/// Bytes of a token's keys and values; a real model has a thousand times as many.
+const BYTES_A_TOKEN: usize = 128;
+/// What the store has in memory: a third or so of what all conversations leave there; the rest is on disk.
+const STORE_MEMORY: Size = Size::mib(8);
+/// More than all of it.
+const STORE_DISK: Size = Size::mib(256);
 /// How long the views may take to become exact before the load begins.
 const GET_READY: Duration = Duration::from_secs(10);
 
-/// Plays the load round-robin and then warm, on fresh engines each; the second scene is left running.
+/// Plays the load round-robin, then warm, then warm with a store behind the engines, on fresh engines each; the last scene is left
+/// running.
 ///
 /// # Errors
 /// What stood in the way, in words.
@@ -71,15 +108,17 @@ pub async fn play(plan: &Plan) -> Result<(Vec<Phase>, Scene), String> {
         seed: plan.seed,
         ..talk::Settings::default()
     });
-    let first = Scene::open(plan, Policy::RoundRobin, None).await?;
-    let turns = first.phase(Policy::RoundRobin, &conversations).await;
-    drop(first);
-    let second = Scene::open(plan, Policy::Warm, Some((plan.listen, plan.admin))).await?;
-    let warm = second.phase(Policy::Warm, &conversations).await;
-    Ok((vec![turns, warm], second))
+    let mut phases = Vec::new();
+    for policy in [Policy::RoundRobin, Policy::Warm] {
+        let scene = Scene::open(plan, policy, false, None).await?;
+        phases.push(scene.phase(policy, &conversations).await);
+    }
+    let last = Scene::open(plan, Policy::Warm, true, Some((plan.listen, plan.admin))).await?;
+    phases.push(last.phase(Policy::Warm, &conversations).await);
+    Ok((phases, last))
 }
 
-pub use show::{chart, table};
+pub use show::{chart, table, tiers};
 
 // === impl Scene ===
 
@@ -87,18 +126,28 @@ impl Scene {
     async fn open(
         plan: &Plan,
         policy: Policy,
+        with_store: bool,
         listen: Option<(SocketAddr, SocketAddr)>,
     ) -> Result<Self, String> {
+        let folder = model_files(policy)?;
+        let store = if with_store { Some(open_store(&folder).await?) } else { None };
+        let behind = store.as_ref().map(|store| Behind {
+            offload: Arc::new(Shelf::new(Options::new(&store.address().to_string(), "sim"))),
+            bytes_a_token: BYTES_A_TOKEN,
+        });
         let mut engines = Vec::new();
         for number in 0..plan.engines as u64 {
             let shape = Shape { blocks: CACHE_BLOCKS, hash_seed: number + 1, ..Shape::default() };
-            engines.push(
-                sim::http::serve(sim::http::Settings { shape, ..sim::http::Settings::default() }).await?,
-            );
+            let settings = sim::http::Settings { shape, ..sim::http::Settings::default() };
+            engines.push(sim::http::serve_before(settings, behind.clone()).await?);
         }
-        let folder = model_files(policy)?;
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut settings = settings(&engines, policy, &folder);
+        if let Some(store) = &store {
+            settings.store.address = Some(store.address().to_string());
+            settings.store.events = Some(events(&folder));
+            settings.store.replay = Some(replay(&folder));
+        }
         (settings.gateway.listen, settings.admin.listen) = listen.unwrap_or((any, any));
         let running = match wiring::start(settings.clone()).await {
             Ok(running) => running,
@@ -109,7 +158,7 @@ impl Scene {
             }
             Err(why) => return Err(why),
         };
-        let scene = Self { running, engines, folder };
+        let scene = Self { running, engines, store, folder };
         scene.get_ready().await?;
         Ok(scene)
     }
@@ -136,7 +185,7 @@ impl Scene {
         let playing = load::play(load, conversations.to_vec(), samples.clone());
         tokio::pin!(playing);
         let mut look = tokio::time::interval(Duration::from_millis(500));
-        let mut progress = show::Progress::new(policy, all);
+        let mut progress = show::Progress::new(all);
         loop {
             tokio::select! {
                 () = &mut playing => break,
@@ -165,6 +214,7 @@ impl Scene {
             cached_token_ratio: sum(|sample| sample.cached) / sum(|sample| sample.prompt).max(1.0),
             ttft_ms: [0.5, 0.9, 0.99].map(|part| at(part).unwrap_or(0.0)),
             served,
+            store: self.store.as_ref().map(Tiers::of),
         }
     }
 
@@ -190,9 +240,49 @@ fn name(number: usize) -> String {
     char::from(b'a' + (number % 26) as u8).to_string()
 }
 
+/// A store whose segments and sockets lie in this folder.
+async fn open_store(folder: &Path) -> Result<crate::store::Running, String> {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut settings = Settings::default();
+    let tiers = &mut settings.tiers;
+    (tiers.listen, tiers.admin, tiers.folder) = (any, any, Some(folder.join("store")));
+    (tiers.memory, tiers.disk) = (STORE_MEMORY, STORE_DISK);
+    (tiers.events, tiers.replay) = (Some(events(folder)), Some(replay(folder)));
+    crate::store::start(&settings).await
+}
+
+fn events(folder: &Path) -> String {
+    format!("ipc://{}", folder.join("store-events").display())
+}
+
+fn replay(folder: &Path) -> String {
+    format!("ipc://{}", folder.join("store-replay").display())
+}
+
+impl Tiers {
+    fn of(store: &crate::store::Running) -> Self {
+        let master = store.parts().local.master();
+        let (counters, gauges) = (master.counters(), master.gauges());
+        let nodes = master.node_list();
+        let bytes = |of: fn(&store::master::NodeLook) -> u64| nodes.iter().map(of).sum();
+        Self {
+            blocks: gauges.objects,
+            memory_bytes: bytes(|node| node.memory.here),
+            disk_bytes: bytes(|node| node.disk.here),
+            read_from_memory: counters.moves.hits_memory,
+            read_from_disk: counters.moves.hits_disk,
+            promoted: counters.promotions.completed,
+            warmed: counters.warmed.asked,
+            warmed_in_time: counters.warmed.in_time,
+            warmed_late: counters.warmed.too_late,
+        }
+    }
+}
+
 fn settings(engines: &[sim::http::Running], policy: Policy, folder: &Path) -> Settings {
     let mut settings = Settings::default();
     settings.routing.policy = policy;
+    settings.routing.max_in_flight = IN_FLIGHT;
     settings.models = vec![Model {
         name: "sim".to_owned(),
         tokenizer: Some(folder.join("tokenizer.json")),

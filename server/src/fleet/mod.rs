@@ -8,6 +8,7 @@ mod breaker;
 mod history;
 mod member;
 mod place;
+pub(crate) mod shared;
 mod status;
 mod truth;
 pub mod watch;
@@ -154,6 +155,7 @@ pub(crate) struct Inner {
     turn: AtomicU64,
     decided: Decided,
     replicas: std::sync::OnceLock<crate::replicas::Replicas>,
+    shared: Option<shared::Shared>,
     /// Whoever waits for a place hears that one is free.
     freed: std::sync::OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -167,6 +169,8 @@ pub(crate) struct Decided {
     pub(crate) best_tokens: AtomicU64,
     pub(crate) chosen_tokens: AtomicU64,
     pub(crate) prompt_tokens: AtomicU64,
+    /// Of these, what the chosen one could load from the store's memory, and from its disk.
+    pub(crate) lent_tokens: [AtomicU64; 2],
 }
 
 // === impl Fleet ===
@@ -190,6 +194,7 @@ impl Fleet {
             turn: AtomicU64::new(0),
             decided: Decided::default(),
             replicas: std::sync::OnceLock::new(),
+            shared: shared::Shared::new(&settings.store),
             freed: std::sync::OnceLock::new(),
         }));
         for (i, engine) in settings.engines.iter().enumerate() {
@@ -356,6 +361,11 @@ impl Fleet {
     /// The replicas that this one is among.
     pub(crate) fn replicas(&self) -> Option<&crate::replicas::Replicas> {
         self.0.replicas.get()
+    }
+
+    /// The store that engines share, if there is one.
+    pub(crate) fn shared(&self) -> Option<&shared::Shared> {
+        self.0.shared.as_ref()
     }
 
     /// The last decisions.

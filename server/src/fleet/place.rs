@@ -15,7 +15,7 @@ use super::truth::Advice;
 use super::{Ask, Engine, Failure, Fleet, Outcome, Usage, breaker};
 use crate::admin::api::{Attempt, Considered, DryRun, Explanation};
 use crate::error::ApiError;
-use crate::route::{self, Candidate, Choice, Nobody, Why, Wish};
+use crate::route::{self, Candidate, Choice, Lent, Nobody, Why, Wish};
 use crate::settings::Policy;
 use crate::tokens::Way;
 
@@ -41,6 +41,8 @@ pub struct Ticket {
 /// What we believed when a request was placed, where it can be held against the truth.
 struct Prediction {
     tokens: u32,
+    /// What it could load from the store on top: an engine may count that as cached, or not.
+    lent: u32,
     prompt: u32,
     block: u32,
     /// The engine's first block of this prompt, if it did not have it: it should tell of it.
@@ -134,7 +136,10 @@ impl Fleet {
         let candidates: Vec<Candidate> = found.iter().map(|found| found.candidate).collect();
         let choice = route::choose(&wish, &candidates, &self.0.settings.routing);
         let choice = choice.map_err(|nobody| refusal(ask, nobody))?;
-        let cached = u64::from(candidates[choice.at].cached[2]);
+        let Candidate { cached, lent, .. } = candidates[choice.at];
+        // What lies on the store's disk is no reason to go first: if it waits, it can be warmed.
+        let warm = f64::from(cached[2]) + f64::from(lent.memory) * lent.trust;
+        let cached = warm as u64;
         Ok((cached * 1_000 / u64::from(wish.prompt)) as u32)
     }
 
@@ -225,6 +230,7 @@ impl Fleet {
                 engine: member.engine.id,
                 cached: [0; 3],
                 trust: TRUST_GUESS,
+                lent: Lent::default(),
                 backlog: member.load.backlog.lock().left(now).saturating_add(others(1)),
                 decoding: Load::count(&member.load.decoding).saturating_add(others(2)),
                 in_flight: Load::count(&member.load.in_flight).saturating_add(others(0)),
@@ -247,6 +253,9 @@ impl Fleet {
             let depth = member.history.lock().depth(blocks.chain.prefix_hashes()) as u32;
             let tokens = if ask.way == Way::Bytes { BYTES_A_BLOCK / BYTES_A_TOKEN } else { blocks.size };
             found.candidate.cached = [depth * tokens; 3];
+            if !mismatched {
+                found.candidate.lent = self.lent(ask, blocks, &found.candidate);
+            }
             return found;
         }
         let best = member
@@ -258,8 +267,7 @@ impl Fleet {
             Some(best) => best.view,
             None => self.0.index.view(member.workers[0]).unwrap_or(View::Stale),
         };
-        // An engine computes at least the last token of a prompt itself, and counts whole blocks.
-        let most = (prompt_of(ask).saturating_sub(1) / blocks.size.max(1)) as usize as u32;
+        let most = most_of(ask, blocks.size);
         if let Some(best) = best {
             let on = |tier| (best.on(tier) as u32).min(most) * blocks.size;
             found.candidate.cached = [on(Tier::Device), on(Tier::Host), on(Tier::Store)];
@@ -276,7 +284,15 @@ impl Fleet {
                 View::Recovering => TRUST_RECOVERING,
                 View::Stale => TRUST_STALE,
             };
+        found.candidate.lent = self.lent(ask, blocks, &found.candidate);
         found
+    }
+
+    /// What an engine can load from the store, beyond what it has itself.
+    fn lent(&self, ask: &Ask<'_>, blocks: &Blocks, candidate: &Candidate) -> Lent {
+        let shared = self.0.shared.as_ref().filter(|shared| shared.serves(self.target(ask.model)));
+        let Some(shared) = shared.filter(|_| ask.way != Way::Bytes) else { return Lent::default() };
+        shared.lends(&blocks.matches, candidate.cached[2], most_of(ask, blocks.size), blocks.size)
     }
 
     /// Whether a request would be more than the engine's budget of tokens in flight. An engine that has nothing takes
@@ -306,7 +322,8 @@ impl Fleet {
         });
         let prompt = prompt_of(ask);
         let chance = xxhash_rust::xxh3::xxh3_64(&turn.to_le_bytes());
-        Wish { prompt: prompt.max(1), policy: self.0.settings.routing.policy, pinned, chance, turn }
+        let store = self.0.shared.as_ref().map_or([1.0; 2], super::shared::Shared::left);
+        Wish { prompt: prompt.max(1), policy: self.0.settings.routing.policy, store, pinned, chance, turn }
     }
 
     /// Makes the ticket of a place that was taken.
@@ -347,7 +364,7 @@ impl Fleet {
             fleet: self.clone(),
             member: member.clone(),
             rank: several.then_some(found.worker.rank),
-            route: header(found, choice.why, ask.way, wish.prompt),
+            route: header(found, choice.why, ask.way, wish.prompt, self.0.shared.is_some()),
             id: ask.id.to_owned(),
             tokens: tokens_of(ask, wish),
             order,
@@ -366,6 +383,9 @@ impl Fleet {
         decided.best_tokens.fetch_add(u64::from(best), Ordering::Relaxed);
         decided.chosen_tokens.fetch_add(u64::from(chosen.cached[2]), Ordering::Relaxed);
         decided.prompt_tokens.fetch_add(u64::from(wish.prompt), Ordering::Relaxed);
+        for (counter, tokens) in decided.lent_tokens.iter().zip([chosen.lent.memory, chosen.lent.disk]) {
+            counter.fetch_add(u64::from(tokens), Ordering::Relaxed);
+        }
     }
 
     fn write_down(
@@ -413,6 +433,8 @@ impl Fleet {
             view: found.view.map_or("none", View::name).to_owned(),
             cached_tokens: found.candidate.cached,
             trust: found.candidate.trust,
+            store_tokens: [found.candidate.lent.memory, found.candidate.lent.disk],
+            store_trust: found.candidate.lent.trust,
             backlog_tokens: found.candidate.backlog,
             decoding: found.candidate.decoding,
             in_flight: found.candidate.in_flight,
@@ -451,6 +473,7 @@ fn predict(
     let certain = found.view.is_some() && found.certain;
     (certain || awaited.is_some()).then_some(Prediction {
         tokens: if certain { cached } else { u32::MAX },
+        lent: found.candidate.lent.memory + found.candidate.lent.disk,
         prompt: wish.prompt,
         block: found.block,
         awaited,
@@ -468,6 +491,11 @@ fn prompt_of(ask: &Ask<'_>) -> u32 {
         (None, Way::Bytes) => ask.bytes.len() as u32 / BYTES_A_TOKEN,
         (None, _) => ask.tokens.len() as u32,
     }
+}
+
+/// Blocks of a prompt that can be cached: an engine computes at least the last token itself, and counts whole blocks.
+fn most_of(ask: &Ask<'_>, size: u32) -> u32 {
+    prompt_of(ask).saturating_sub(1) / size.max(1)
 }
 
 fn recycle(chains: Vec<Blocks>) {
@@ -492,8 +520,9 @@ fn refusal(ask: &Ask<'_>, nobody: Nobody) -> ApiError {
     }
 }
 
-/// `engine=a; cached=96; of=128; tier=device; view=exact; why=warm; tokens=local`.
-fn header(found: &Found, why: Why, way: Way, prompt: u32) -> HeaderValue {
+/// `engine=a; cached=96; of=128; tier=device; view=exact; why=warm; tokens=local`, and where engines share a store what of the
+/// prompt lies there beyond that, in memory and on disk: `; store=16; store-disk=0`.
+fn header(found: &Found, why: Why, way: Way, prompt: u32, shared: bool) -> HeaderValue {
     let view = found.view.map_or("none", View::name);
     let [device, host, any] = found.candidate.cached;
     let tier = match (any, device == any, host == any) {
@@ -502,8 +531,10 @@ fn header(found: &Found, why: Why, way: Way, prompt: u32) -> HeaderValue {
         (_, _, true) => "host",
         _ => "store",
     };
+    let Lent { memory, disk, .. } = found.candidate.lent;
+    let store = if shared { format!("; store={memory}; store-disk={disk}") } else { String::new() };
     let text = format!(
-        "engine={}; cached={any}; of={prompt}; tier={tier}; view={view}; why={}; tokens={}",
+        "engine={}; cached={any}; of={prompt}; tier={tier}; view={view}; why={}; tokens={}{store}",
         found.member.settings.name,
         why.name(),
         way.name(),
@@ -587,6 +618,8 @@ impl Ticket {
         if prediction.tokens == u32::MAX {
             return;
         }
+        // Some engines count what they load from a store as cached: anything between the two is what was predicted.
+        prediction.tokens = cached.clamp(prediction.tokens, prediction.tokens + prediction.lent);
         load.predicted.fetch_add(u64::from(prediction.tokens), Ordering::Relaxed);
         let rule = &self.fleet.0.settings.closed_loop;
         let advice = self.member.truth.lock().observe(

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use events::follow;
+
 use super::Fleet;
 use super::member::{Load, Member};
 use crate::admin::api::{EngineStatus, IndexStatus, Status, ViewStatus};
@@ -19,6 +21,7 @@ impl Fleet {
             waiting_for,
             policy: self.settings().routing.policy,
             engines: self.members().iter().map(|member| self.engine_status(member)).collect(),
+            store: self.shared().and_then(|shared| shared.status(self)),
             index: IndexStatus { blocks: counts.blocks, held: counts.held, heap_bytes: counts.heap_bytes },
             in_flight: self.in_flight(),
             waiting: crate::admin::api::queues::Waiting::default(),
@@ -97,27 +100,31 @@ impl Fleet {
     fn views(&self, member: &Member) -> Vec<ViewStatus> {
         let views = self.index().workers();
         let one = |(worker, follower): (&blocks::Worker, &events::follow::Follower)| {
-            let status = follower.status();
             let blocks = views.iter().find(|(known, ..)| known == worker).map_or(0, |(_, _, blocks)| *blocks);
-            ViewStatus {
-                rank: worker.rank,
-                view: status.view.name().to_owned(),
-                connected: status.connected,
-                sequence: status.last,
-                blocks,
-                batches: status.counters.batches,
-                gaps: status.counters.gaps,
-                restarts: status.counters.restarts,
-                rebuilds: status.counters.rebuilds,
-                snapshots: status.counters.snapshots,
-                refused: status.counters.refused,
-                undecodable: status.counters.undecodable,
-                misfits: status.left_out.misfits,
-                failed_replays: status.counters.failed_replays,
-                silences: status.counters.silences,
-                trouble: status.trouble,
-            }
+            view_status(worker.rank, follower.status(), blocks)
         };
         member.workers.iter().zip(member.followers.lock().iter()).map(one).collect()
+    }
+}
+
+/// One followed stream.
+pub(super) fn view_status(rank: u32, status: follow::Status, blocks: usize) -> ViewStatus {
+    ViewStatus {
+        rank,
+        view: status.view.name().to_owned(),
+        connected: status.connected,
+        sequence: status.last,
+        blocks,
+        batches: status.counters.batches,
+        gaps: status.counters.gaps,
+        restarts: status.counters.restarts,
+        rebuilds: status.counters.rebuilds,
+        snapshots: status.counters.snapshots,
+        refused: status.counters.refused,
+        undecodable: status.counters.undecodable,
+        misfits: status.left_out.misfits,
+        failed_replays: status.counters.failed_replays,
+        silences: status.counters.silences,
+        trouble: status.trouble,
     }
 }

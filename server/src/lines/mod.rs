@@ -5,9 +5,10 @@ mod gate;
 mod ground;
 mod metrics;
 mod told;
+mod warming;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,8 +21,10 @@ use queue::room::{Gone, Options, Room, Runner, Standing, Turn, Waiting};
 use queue::scheduler::{self, Tenancy};
 
 use self::gate::Gate;
+use crate::admin::api::WarmingStatus;
 use crate::clock::Clock;
 use crate::error::ApiError;
+use crate::fleet::shared::Cut;
 use crate::fleet::{Ask, EngineId, Fleet, Ticket};
 use crate::replicas::Replicas;
 use crate::settings::{self, Durability, Priority};
@@ -31,6 +34,7 @@ pub use gate::{Pass, Spot};
 use ground::Engines;
 pub use ground::Hint;
 pub use told::Told;
+use warming::Warming;
 
 /// The lines of this replica; cheap to clone.
 #[derive(Clone)]
@@ -43,6 +47,8 @@ struct Inner {
     standing: Arc<Mutex<Crowd>>,
     gate: Arc<Gate>,
     told: told::Counts,
+    /// Warms what waits, where engines share a store.
+    warming: Option<Arc<Warming>>,
     /// What each log takes on disk, as it was a moment ago: whoever asks must not wait for a disk.
     disk_bytes: Mutex<BTreeMap<u32, u64>>,
 }
@@ -51,7 +57,9 @@ struct Inner {
 #[derive(Default)]
 struct Crowd {
     /// What each wants, for whoever places it.
-    asks: HashMap<Seq, Arc<Pending>>,
+    asks: BTreeMap<Seq, Arc<Pending>>,
+    /// Those who left and whether they had their turn, where somebody wants to know.
+    left: Vec<(Seq, bool, Arc<Pending>)>,
     /// How many of each tenant.
     of: HashMap<Arc<str>, usize>,
     /// How many of all.
@@ -70,6 +78,10 @@ struct Pending {
     pinned: Option<String>,
     answer: u32,
     tried: Vec<EngineId>,
+    tenant: Arc<str>,
+    class: Class,
+    /// Its blocks, once somebody has looked at them.
+    cuts: OnceLock<Vec<Cut>>,
 }
 
 /// Who asks for a place, and how urgent it is.
@@ -135,6 +147,7 @@ impl Lines {
         };
         let clock = Arc::new(WallClock(fleet.clock()));
         let gate = Arc::new(Gate::new(&fleet, replicas)?);
+        let warming = Warming::new(&fleet, replicas)?;
         let engines = Engines::new(fleet.clone(), standing.clone(), gate.clone());
         let room = Room::new(options, clock, Box::new(engines), runner);
         for tenant in &all.tenants {
@@ -147,6 +160,7 @@ impl Lines {
             standing,
             gate,
             told: told::Counts::default(),
+            warming,
             disk_bytes: Mutex::default(),
         }));
         let told = Arc::downgrade(&lines.0);
@@ -186,6 +200,18 @@ impl Lines {
         }
     }
 
+    /// Warms what waits, where engines share a store, for as long as the process lives.
+    pub async fn warm(self) {
+        if let Some(warming) = &self.0.warming {
+            warming.run(&self.0.standing, || self.0.told.rate()).await;
+        }
+    }
+
+    /// How what waits is warmed, if it is.
+    pub fn warming(&self) -> Option<WarmingStatus> {
+        self.0.warming.as_ref().map(|warming| warming.told())
+    }
+
     /// What a log takes on disk, as it was a moment ago.
     pub fn disk_bytes(&self, partition: u32) -> u64 {
         self.0.disk_bytes.lock().get(&partition).copied().unwrap_or_default()
@@ -213,6 +239,7 @@ impl Lines {
         let counted = self.join(who)?;
         let mut standing = self.stand(ask, body, who);
         let turn = standing.await_turn().await;
+        standing.turned = turn.is_ok();
         let waited = inner.fleet.clock().now().saturating_sub(since);
         inner.told.waited(waited, turn.is_ok());
         match turn {
@@ -270,7 +297,7 @@ impl Lines {
         let target = inner.fleet.target(ask.model);
         let prompt = if ask.way == Way::Bytes { ask.bytes.len() / 4 } else { ask.tokens.len() };
         let tokens = (prompt as u32).saturating_add(ask.answer);
-        let pending = Arc::new(Pending::of(ask, body));
+        let pending = Arc::new(Pending::of(ask, body, who));
         let deadline = inner.fleet.clock().unix() + inner.settings.max_wait.get();
         let waiting = Waiting {
             queue: QueueName { tenant: (&*who.tenant).into(), key: "requests".into() },
@@ -285,7 +312,11 @@ impl Lines {
             inner.standing.lock().asks.insert(given.seq, pending);
             id = Some(given.seq);
         });
-        InLine { standing: Some(standing), crowd: inner.standing.clone(), id }
+        let warming = inner.warming.clone();
+        if let Some(warming) = &warming {
+            warming.stir();
+        }
+        InLine { standing: Some(standing), crowd: inner.standing.clone(), id, turned: false, warming }
     }
 
     /// After how many seconds it makes sense to come again: what stands in line at the pace of late.
@@ -302,6 +333,9 @@ impl Lines {
     pub fn metrics(&self, out: &mut String) {
         let disk_bytes = self.0.disk_bytes.lock().values().sum();
         metrics::text(out, &self.told(), &self.0.room.totals(), disk_bytes);
+        if let Some(told) = self.warming() {
+            warming::text(out, &told);
+        }
     }
 }
 
@@ -365,6 +399,9 @@ struct InLine {
     standing: Option<Standing<Spot>>,
     crowd: Arc<Mutex<Crowd>>,
     id: Option<Seq>,
+    /// Whether it had its turn.
+    turned: bool,
+    warming: Option<Arc<Warming>>,
 }
 
 impl InLine {
@@ -380,14 +417,20 @@ impl Drop for InLine {
     fn drop(&mut self) {
         // First the line, which may be asking what it wants at this moment.
         self.standing = None;
-        if let Some(id) = self.id {
-            self.crowd.lock().asks.remove(&id);
+        let Some(id) = self.id else { return };
+        let mut crowd = self.crowd.lock();
+        let pending = crowd.asks.remove(&id);
+        let Some(warming) = &self.warming else { return };
+        if let Some(pending) = pending.filter(|_| crowd.left.len() < warming::MAX_LEFT) {
+            crowd.left.push((id, self.turned, pending));
         }
+        drop(crowd);
+        warming.stir();
     }
 }
 
 impl Pending {
-    fn of(ask: &Ask<'_>, body: &Bytes) -> Self {
+    fn of(ask: &Ask<'_>, body: &Bytes, who: &Who) -> Self {
         Self {
             id: ask.id.to_owned(),
             model: ask.model.to_owned(),
@@ -399,6 +442,9 @@ impl Pending {
             pinned: ask.pinned.map(str::to_owned),
             answer: ask.answer,
             tried: ask.tried.clone(),
+            tenant: who.tenant.clone(),
+            class: who.class,
+            cuts: OnceLock::new(),
         }
     }
 

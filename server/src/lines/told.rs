@@ -64,9 +64,14 @@ impl Counts {
         now
     }
 
+    /// Turns in a second, of late.
+    pub(super) fn rate(&self) -> f64 {
+        self.pace.load(Ordering::Relaxed) as f64 / 1e3
+    }
+
     /// How many seconds so many take, from 1 to 60.
     pub(super) fn seconds_for(&self, waiting: usize) -> u32 {
-        let pace = self.pace.load(Ordering::Relaxed) as f64 / 1e3;
+        let pace = self.rate();
         if pace <= 0.0 {
             return 1;
         }

@@ -19,6 +19,7 @@ pub fn together(settings: &Settings) -> Result<(), String> {
     bounds(settings)?;
     queue(settings)?;
     coordination(settings)?;
+    settings.store.check()?;
     settings.files.check()?;
     settings.batches.check()?;
     settings.webhook.check().map_err(|why| format!("webhook.{why}"))?;

@@ -5,6 +5,7 @@ mod files;
 mod load;
 mod size;
 mod span;
+mod store;
 mod tiers;
 mod webhook;
 
@@ -18,6 +19,7 @@ pub use files::{Batches, Data, Files};
 pub use load::{Error, Origin, load, variable};
 pub use size::Size;
 pub use span::Span;
+pub use store::Store;
 pub use tiers::{Offload, Promotion, Quota, Tiers};
 pub use webhook::Webhook;
 
@@ -35,6 +37,8 @@ pub struct Settings {
     pub health: Health,
     /// How predictions are held against what engines report.
     pub closed_loop: ClosedLoop,
+    /// The store that engines share.
+    pub store: Store,
     /// What replicas agree on, and where.
     pub coordination: Coordination,
     /// Who waits when there is no room, and how long.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Durability, Size, Span};
+use crate::endpoint;
 
 /// What `warmline store` keeps, where, and how it treats its clients.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,6 +49,12 @@ pub struct Tiers {
     pub flush: bool,
     /// Threads that serve clients; 0: one a core.
     pub threads: usize,
+    /// Where gateways hear which blocks are there, such as `tcp://10.0.0.9:5571`; none: nobody is told.
+    pub events: Option<String>,
+    /// Where they ask for what they missed.
+    pub replay: Option<String>,
+    /// Tokens in a block, as in the engines that store here.
+    pub block_size: u32,
     /// Bringing back to memory what is on disk and hot.
     pub promotion: Promotion,
     /// What each tenant may use, by its name.
@@ -75,6 +82,8 @@ pub struct Promotion {
     pub on: bool,
     /// Reads of an object on disk that make it hot, within the half-life; 1 to 255.
     pub threshold: u8,
+    /// Whether what is hotter takes the place of what is colder when memory is full; else it waits until there is room.
+    pub exchange: bool,
     /// How long until a read counts half.
     pub half_life: Span,
     /// Promotions under way at a time.
@@ -125,6 +134,9 @@ impl Default for Tiers {
             patience: Span::seconds(20),
             flush: false,
             threads: 0,
+            events: None,
+            replay: None,
+            block_size: 16,
             promotion: Promotion::default(),
             quotas: BTreeMap::new(),
         }
@@ -138,6 +150,7 @@ impl Default for Promotion {
         Self {
             on: true,
             threshold: promotion.threshold,
+            exchange: promotion.exchange,
             half_life: Span::millis(half_life),
             at_a_time: promotion.at_a_time,
             candidates: promotion.candidates,
@@ -169,6 +182,15 @@ impl Tiers {
         }
         if max_value.get() == 0 || max_value.get() > 1 << 30 {
             return Err(format!("tiers.max_value: found {max_value}; allowed is 1B to 1GiB"));
+        }
+        for (key, found) in [("events", &self.events), ("replay", &self.replay)] {
+            found.as_deref().map_or(Ok(()), endpoint::check).map_err(|why| format!("tiers.{key}: {why}"))?;
+        }
+        if self.events.is_some() != self.replay.is_some() {
+            return Err("tiers.events, tiers.replay: one is missing; whoever follows needs both".to_owned());
+        }
+        if !(1..=65_536).contains(&self.block_size) {
+            return Err(format!("tiers.block_size: found {}; allowed is 1 to 65536", self.block_size));
         }
         if promotion.threshold == 0 {
             return Err("tiers.promotion.threshold: found 0; allowed is 1 to 255".to_owned());

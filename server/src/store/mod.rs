@@ -2,11 +2,14 @@
 
 pub mod admin;
 mod folder;
+pub mod residency;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use blocks::View;
+use events::publish;
 use store::disk;
 use store::master::options::{self as master, Options};
 use store::master::{Deaf, Quota};
@@ -23,6 +26,7 @@ use tokio::task::JoinHandle;
 use admin::Door;
 
 use crate::settings::{Durability, Offload, Settings, Tiers};
+use residency::Residents;
 
 /// How long what is under way may take when it ends: values that arrive, and objects on their way to disk.
 const GRACE: Duration = Duration::from_secs(30);
@@ -48,6 +52,8 @@ pub struct Parts {
     pub node: Node,
     /// What serves clients.
     pub server: Server<Node>,
+    /// Who tells gateways what is there.
+    pub residents: Option<Arc<Residents>>,
     /// What was set.
     pub settings: Arc<Tiers>,
 }
@@ -66,7 +72,11 @@ pub async fn start(settings: &Settings) -> Result<Running, String> {
     // Whoever asks while the disk is read is told so.
     let door = Door::open(settings).await?;
 
-    let local = Local::new(master_options(tiers), Arc::new(Deaf), Arc::new(Nobody));
+    let residents = residents(tiers)?;
+    let local = match &residents {
+        Some(residents) => Local::new(master_options(tiers), residents.clone(), residents.clone()),
+        None => Local::new(master_options(tiers), Arc::new(Deaf), Arc::new(Nobody)),
+    };
     for (name, quota) in &tiers.quotas {
         let tenant = local.master().tenant(name).map_err(|error| format!("tiers.quotas.{name}: {error}"))?;
         let bound = |size: Option<crate::settings::Size>| size.map(crate::settings::Size::get);
@@ -76,6 +86,9 @@ pub async fn start(settings: &Settings) -> Result<Running, String> {
     let id = folder::id(tiers)?;
     let node = Node::begin(node_options(tiers, &id), Arc::new(local.clone()), life()).await;
     let node = node.map_err(|error| error.to_string())?;
+    if let Some(residents) = &residents {
+        residents.state(View::Exact);
+    }
     let ticks = local.clone();
     let ticking = tokio::spawn(async move { ticks.run().await });
 
@@ -91,7 +104,7 @@ pub async fn start(settings: &Settings) -> Result<Running, String> {
         let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
         serves.serve(listener, &on, stop, GRACE).await;
     });
-    let parts = Parts { local, node, server, settings: Arc::new(tiers.clone()) };
+    let parts = Parts { local, node, server, residents, settings: Arc::new(tiers.clone()) };
     door.show(parts.clone());
     Ok(Running { address, parts, stop, door, serving, ticking, _hands: hands })
 }
@@ -156,6 +169,7 @@ fn master_options(tiers: &Tiers) -> Options {
         promotion: master::Promotion {
             on: promotion.on,
             threshold: promotion.threshold,
+            exchange: promotion.exchange,
             at_a_time: promotion.at_a_time,
             candidates: promotion.candidates,
             retries: promotion.retries,
@@ -166,6 +180,16 @@ fn master_options(tiers: &Tiers) -> Options {
         },
         ..Options::default()
     }
+}
+
+/// Who tells gateways what is there, if anybody is told.
+fn residents(tiers: &Tiers) -> Result<Option<Arc<Residents>>, String> {
+    let (Some(events), Some(replay)) = (&tiers.events, &tiers.replay) else { return Ok(None) };
+    let settings = publish::Settings::of_relay(events.clone(), replay.clone(), tiers.block_size);
+    let residents = Residents::start(settings);
+    let residents = residents.map_err(|error| format!("tiers.events, tiers.replay: {error}"))?;
+    residents.state(View::Recovering);
+    Ok(Some(residents))
 }
 
 fn node_options(tiers: &Tiers, id: &str) -> node::Options {

@@ -9,6 +9,7 @@ use events::codec::{Batch, Content, Extras, Said, Stored};
 use events::stock::Publisher;
 use tokio::sync::{mpsc, oneshot};
 
+use super::behind::{Behind, Counts, Errands};
 use super::{clock, unix};
 use crate::engine::{Engine, Job, Output, Shape, Told, What};
 
@@ -17,6 +18,8 @@ use crate::engine::{Engine, Job, Output, Shape, Told, What};
 pub(super) struct Tick {
     pub(super) count: usize,
     pub(super) cached: usize,
+    /// Of these, loaded from the tier behind the cache.
+    pub(super) loaded: usize,
     pub(super) done: bool,
 }
 
@@ -37,6 +40,9 @@ pub(super) struct Gauges {
     pub(super) aborted: AtomicUsize,
     pub(super) prompt_tokens: AtomicUsize,
     pub(super) cached_tokens: AtomicUsize,
+    pub(super) loading: AtomicUsize,
+    /// What was done with the tier behind the cache.
+    pub(super) behind: Arc<Counts>,
     /// Events are swallowed.
     pub(super) drop_events: AtomicBool,
 }
@@ -48,18 +54,29 @@ pub(super) struct Ticks {
     from: mpsc::UnboundedReceiver<Tick>,
 }
 
-enum Command {
+pub(super) enum Command {
     Submit(Job, mpsc::UnboundedSender<Tick>),
     Abort(u64),
+    /// So many blocks that a job wants are there.
+    Found(u64, usize),
+    /// So many have arrived.
+    Loaded(u64, usize),
     Reset(oneshot::Sender<bool>),
 }
 
-pub(super) fn start(shape: Shape, speed: f64, publisher: Option<Publisher>) -> Handle {
+pub(super) fn start(
+    shape: Shape,
+    speed: f64,
+    publisher: Option<Publisher>,
+    behind: Option<Behind>,
+) -> Handle {
     // Unbounded as an engine's own input queue is; whoever tests with it bounds what it sends.
     let (commands, inbox) = mpsc::unbounded_channel();
     let gauges = Arc::new(Gauges::default());
-    let actor =
-        Actor { engine: Engine::new(shape), speed, publisher, jobs: HashMap::new(), gauges: gauges.clone() };
+    let errand = |behind| Errands::start(behind, shape.block_size, commands.clone(), gauges.behind.clone());
+    let errands = behind.map(errand);
+    let (engine, jobs) = (Engine::new(shape), HashMap::new());
+    let actor = Actor { engine, speed, publisher, jobs, gauges: gauges.clone(), errands };
     tokio::spawn(actor.run(inbox));
     Handle { commands, gauges }
 }
@@ -109,6 +126,7 @@ struct Actor {
     publisher: Option<Publisher>,
     jobs: HashMap<u64, mpsc::UnboundedSender<Tick>>,
     gauges: Arc<Gauges>,
+    errands: Option<Errands>,
 }
 
 impl Actor {
@@ -139,10 +157,15 @@ impl Actor {
             }
             Command::Abort(id) => {
                 self.jobs.remove(&id);
+                if let Some(errands) = &mut self.errands {
+                    errands.end(id);
+                }
                 if self.engine.abort(id) {
                     self.gauges.aborted.fetch_add(1, Ordering::Relaxed);
                 }
             }
+            Command::Found(job, blocks) => drop(self.engine.found(job, blocks, now)),
+            Command::Loaded(job, blocks) => drop(self.engine.loaded(job, blocks, now)),
             Command::Reset(answer) => drop(answer.send(self.engine.reset())),
         }
     }
@@ -158,10 +181,31 @@ impl Actor {
             }
             match output.what {
                 What::Told(told) => said.push(self.say(told)),
-                What::Token { job, count, cached, done } => {
+                What::Wants { job, text, first, blocks } => {
+                    if let Some(errands) = &mut self.errands {
+                        errands.load(job, &text, first, blocks);
+                    }
+                }
+                What::Stops { job } => {
+                    if let Some(errands) = &mut self.errands {
+                        errands.stopped(job);
+                    }
+                }
+                What::Offloads(blocks) => {
+                    if let Some(errands) = &self.errands {
+                        errands.offload(blocks);
+                    }
+                }
+                What::Token { job, count, cached, loaded, done } => {
+                    if count == 1 {
+                        self.gauges.behind.loaded_tokens.fetch_add(loaded, Ordering::Relaxed);
+                        if let Some(errands) = &mut self.errands {
+                            errands.end(job);
+                        }
+                    }
                     if let Some(to) = self.jobs.get(&job) {
                         // A listener that has gone aborts its job by itself.
-                        let _ = to.send(Tick { count, cached, done });
+                        let _ = to.send(Tick { count, cached, loaded, done });
                     }
                     if done {
                         self.jobs.remove(&job);
@@ -225,6 +269,7 @@ impl Actor {
     fn measure(&self) {
         let (running, waiting) = self.engine.load();
         let used = self.engine.cache().size() - self.engine.cache().available();
+        self.gauges.loading.store(self.engine.loading(), Ordering::Relaxed);
         self.gauges.running.store(running, Ordering::Relaxed);
         self.gauges.waiting.store(waiting, Ordering::Relaxed);
         self.gauges.used_blocks.store(used, Ordering::Relaxed);

@@ -12,7 +12,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Frame;
 use serde_json::{Value, json};
 
-use super::actor::Ticks;
+use super::actor::{Tick, Ticks};
 use crate::model;
 
 /// The body of every answer.
@@ -83,16 +83,21 @@ impl Plan {
         }
     }
 
-    fn usage(&self, cached: usize) -> Value {
-        let (prompt, output) = (self.prompt, self.output.len());
+    fn usage(&self, tick: &Tick) -> Value {
+        let (prompt, output, cached) = (self.prompt, self.output.len(), tick.cached);
+        let mut details = json!({"cached_tokens": cached});
+        if tick.loaded > 0 {
+            // Not a field of OpenAI's: what of the cached tokens came from behind the engine's own cache.
+            details["loaded_tokens"] = json!(tick.loaded);
+        }
         match self.form {
             Form::Chat | Form::Completion => json!({
                 "prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output,
-                "prompt_tokens_details": {"cached_tokens": cached},
+                "prompt_tokens_details": details,
             }),
             Form::Responses => json!({
                 "input_tokens": prompt, "output_tokens": output, "total_tokens": prompt + output,
-                "input_tokens_details": {"cached_tokens": cached},
+                "input_tokens_details": details,
                 "output_tokens_details": {"reasoning_tokens": 0},
             }),
             Form::Messages => json!({
@@ -102,10 +107,10 @@ impl Plan {
     }
 
     /// The whole answer.
-    pub(super) fn whole(&self, cached: usize) -> Value {
+    pub(super) fn whole(&self, tick: &Tick) -> Value {
         let (id, model, created, text) =
             (&self.id, &self.model, self.created, self.text(0, self.output.len()));
-        let usage = self.usage(cached);
+        let usage = self.usage(tick);
         match self.form {
             Form::Chat => json!({
                 "id": id, "object": "chat.completion", "created": created, "model": model,
@@ -132,7 +137,7 @@ impl Plan {
         }
     }
 
-    fn opening(&self, cached: usize) -> String {
+    fn opening(&self, tick: &Tick) -> String {
         match self.form {
             Form::Chat => data(&self.chunk(&json!({"role": "assistant", "content": ""}), &Value::Null)),
             Form::Completion => String::new(),
@@ -144,8 +149,8 @@ impl Plan {
             Form::Messages => {
                 let message = json!({"id": self.id, "type": "message", "role": "assistant", "model": self.model,
                                      "content": [], "stop_reason": null, "stop_sequence": null,
-                                     "usage": {"input_tokens": self.prompt - cached, "output_tokens": 0,
-                                               "cache_read_input_tokens": cached}});
+                                     "usage": {"input_tokens": self.prompt - tick.cached, "output_tokens": 0,
+                                               "cache_read_input_tokens": tick.cached}});
                 let block = json!({"type": "content_block_start", "index": 0,
                                    "content_block": {"type": "text", "text": ""}});
                 event("message_start", &json!({"type": "message_start", "message": message}))
@@ -173,7 +178,7 @@ impl Plan {
         }
     }
 
-    fn closing(&self, cached: usize) -> String {
+    fn closing(&self, tick: &Tick) -> String {
         let mut closing = match self.form {
             Form::Chat => data(&self.chunk(&json!({}), &json!(self.finish()))),
             Form::Completion => data(&json!({
@@ -181,14 +186,14 @@ impl Plan {
                 "choices": [{"index": 0, "text": "", "logprobs": null, "finish_reason": self.finish()}],
             })),
             Form::Responses => {
-                let response = self.whole(cached);
+                let response = self.whole(tick);
                 return event(
                     "response.completed",
                     &json!({"type": "response.completed", "response": response}),
                 );
             }
             Form::Messages => {
-                let delta = json!({"type": "message_delta", "usage": self.usage(cached),
+                let delta = json!({"type": "message_delta", "usage": self.usage(tick),
                                    "delta": {"stop_reason": self.finish(), "stop_sequence": null}});
                 return event("content_block_stop", &json!({"type": "content_block_stop", "index": 0}))
                     + &event("message_delta", &delta)
@@ -199,7 +204,7 @@ impl Plan {
             let object = if self.form == Form::Chat { "chat.completion.chunk" } else { "text_completion" };
             closing += &data(&json!({
                 "id": self.id, "object": object, "created": self.created, "model": self.model, "choices": [],
-                "usage": self.usage(cached),
+                "usage": self.usage(tick),
             }));
         }
         closing + "data: [DONE]\n\n"
@@ -246,11 +251,11 @@ impl hyper::body::Body for Stream {
         if self.plan.die_after.is_some_and(|tokens| tick.count > tokens) {
             return broken();
         }
-        let mut text = if self.said == 0 { self.plan.opening(tick.cached) } else { String::new() };
+        let mut text = if self.said == 0 { self.plan.opening(&tick) } else { String::new() };
         text += &self.plan.delta(&self.plan.text(self.said, tick.count));
         self.said = tick.count;
         if tick.done {
-            text += &self.plan.closing(tick.cached);
+            text += &self.plan.closing(&tick);
             self.ended = true;
         }
         Poll::Ready(Some(Ok(Frame::data(text.into()))))

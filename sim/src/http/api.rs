@@ -114,7 +114,7 @@ async fn complete(
             break;
         }
         if tick.done {
-            return Ok(answer::json(StatusCode::OK, &plan.whole(tick.cached)));
+            return Ok(answer::json(StatusCode::OK, &plan.whole(&tick)));
         }
     }
     Err(std::io::Error::other("the engine died"))
@@ -342,6 +342,14 @@ fn metrics(shared: &Shared) -> Response<Body> {
         ("vllm:request_aborted_total", "counter", get(&gauges.aborted)),
         ("vllm:prompt_tokens_total", "counter", get(&gauges.prompt_tokens)),
         ("vllm:prefix_cache_hits_total", "counter", get(&gauges.cached_tokens)),
+        ("vllm:external_prefix_cache_hits_total", "counter", get(&gauges.behind.loaded_tokens)),
+        ("sim:loads", "gauge", get(&gauges.loading)),
+        ("sim:loads_given_up_total", "counter", get(&gauges.behind.stopped)),
+        ("sim:loads_failed_total", "counter", get(&gauges.behind.failed)),
+        ("sim:loads_with_wrong_bytes_total", "counter", get(&gauges.behind.wrong)),
+        ("sim:blocks_offloaded_total", "counter", get(&gauges.behind.stored)),
+        ("sim:blocks_known_total", "counter", get(&gauges.behind.known)),
+        ("sim:blocks_refused_total", "counter", get(&gauges.behind.refused)),
     ];
     let mut text = String::new();
     for (name, kind, value) in rows {

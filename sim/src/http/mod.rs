@@ -3,6 +3,7 @@
 mod actor;
 mod answer;
 mod api;
+mod behind;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::engine::Shape;
+
+pub use behind::{Behind, Offload, Soon, Written};
 
 /// How a simulated engine is set up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -87,6 +90,16 @@ struct Shared {
 /// # Errors
 /// An address that cannot be bound, in words.
 pub async fn serve(settings: Settings) -> Result<Running, String> {
+    serve_before(settings, None).await
+}
+
+/// The same, with a tier behind its cache; how it is used is [`Shape::second`], as usual unless that says otherwise.
+///
+/// # Errors
+/// An address that cannot be bound, in words.
+pub async fn serve_before(mut settings: Settings, behind: Option<Behind>) -> Result<Running, String> {
+    // Without one, nobody would answer what the engine asks.
+    settings.shape.second = behind.is_some().then(|| settings.shape.second.unwrap_or_default());
     let listener = TcpListener::bind(settings.listen).await;
     let listener = listener.map_err(|error| format!("cannot listen on {}: {error}", settings.listen))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
@@ -103,7 +116,7 @@ pub async fn serve(settings: Settings) -> Result<Running, String> {
     let replay = publisher.as_ref().and_then(|publisher| publisher.replay_endpoint().map(str::to_owned));
     let drop_events = settings.faults.drop_events;
     let faults = std::sync::Mutex::new(settings.faults.clone());
-    let actor = actor::start(settings.shape.clone(), settings.speed, publisher);
+    let actor = actor::start(settings.shape.clone(), settings.speed, publisher, behind);
     actor.gauges.drop_events.store(drop_events, std::sync::atomic::Ordering::Relaxed);
     let shared =
         Shared { settings, faults, actor, events: events.clone(), replay: replay.clone(), started: unix() };

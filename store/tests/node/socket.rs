@@ -18,7 +18,10 @@ use crate::kit::{MIB, disk, options, value};
 
 /// Knows which keys hold which blocks, as the master tells it.
 #[derive(Default)]
-struct Book(Mutex<Vec<(u64, Number, Box<[u8]>)>>);
+struct Book(Mutex<Vec<Line>>);
+
+/// A block's prefix, and the object that holds it.
+type Line = (u64, Number, Box<[u8]>);
 
 impl Residency for Book {
     fn changed(&self, change: &Change<'_>) {

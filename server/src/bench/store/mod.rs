@@ -79,7 +79,9 @@ pub struct Many {
     pub redis_exists_keys_per_second: Option<f64>,
     /// Milliseconds of one such question when nothing else happens: the median and the slowest hundredth.
     pub exists_idle_ms: [f64; 2],
-    /// The same while memory is full and another client writes.
+    /// The same while another client overwrites what is there: what a busy neighbour costs on these cores.
+    pub exists_writing_ms: [f64; 2],
+    /// The same while memory is full and another client writes what is new, so that as much must leave.
     pub exists_evicting_ms: [f64; 2],
     /// Objects that left meanwhile, a second.
     pub evicted_per_second: f64,
@@ -235,31 +237,19 @@ fn many(plan: Plan, data: &Path, redis: Option<&Process>, say: &impl Fn(&str)) -
         }
     };
     let idle = ask(&ours, plan.objects)?;
+    say("the same while others write");
+    let writing = ask_beside(&ours, plan.objects, 0)?;
     say("the same while memory is full and others write");
     let mut counts = Client::connect(ours.address)?;
-    let before = counts.evicted()?;
-    let ends = AtomicBool::new(false);
-    let begun = now();
-    let evicting = std::thread::scope(|scope| {
-        let writes = scope.spawn(|| {
-            let mut from = plan.objects;
-            while !ends.load(Ordering::Relaxed) {
-                fill(&ours, from..from + 4_096)?;
-                from += 4_096;
-            }
-            Ok::<_, String>(())
-        });
-        let asked = ask(&ours, plan.objects);
-        ends.store(true, Ordering::Relaxed);
-        writes.join().unwrap_or_else(|_| Err("the writer died".to_owned()))?;
-        asked
-    })?;
+    let (before, begun) = (counts.evicted()?, now());
+    let evicting = ask_beside(&ours, plan.objects, plan.objects)?;
     let evicted = (counts.evicted()? - before) as f64 / begun.elapsed().as_secs_f64();
     Ok(Many {
         objects: plan.objects,
         exists_keys_per_second: rate,
         redis_exists_keys_per_second: redis_rate,
         exists_idle_ms: idle,
+        exists_writing_ms: writing,
         exists_evicting_ms: evicting,
         evicted_per_second: evicted,
         bytes_an_object,
@@ -313,6 +303,27 @@ fn ask(process: &Process, objects: usize) -> Result<[f64; 2], String> {
         at += TOGETHER * 31;
     }
     Ok(percentiles(&mut times))
+}
+
+/// How long single questions take while another client writes, from this number on.
+fn ask_beside(process: &Process, objects: usize, first: usize) -> Result<[f64; 2], String> {
+    let ends = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writes = scope.spawn(|| {
+            let mut from = first;
+            while !ends.load(Ordering::Relaxed) {
+                // What is there is overwritten again and again; what is new is always new.
+                let some = if first == 0 { from % objects.saturating_sub(4_096).max(1) } else { from };
+                fill(process, some..some + 4_096)?;
+                from += 4_096;
+            }
+            Ok::<_, String>(())
+        });
+        let asked = ask(process, objects);
+        ends.store(true, Ordering::Relaxed);
+        writes.join().unwrap_or_else(|_| Err("the writer died".to_owned()))?;
+        asked
+    })
 }
 
 // === Promotion ===
@@ -442,15 +453,22 @@ impl std::fmt::Display for Measured {
         if let Some(redis) = many.redis_exists_keys_per_second {
             writeln!(f, "    redis: {:.0} k keys/s", redis / 1e3)?;
         }
-        let [idle, evicting] = [many.exists_idle_ms, many.exists_evicting_ms];
+        let [idle, writing, evicting] =
+            [many.exists_idle_ms, many.exists_writing_ms, many.exists_evicting_ms];
         writeln!(f, "EXISTS of {TOGETHER}, one client, idle: p50 {:.3} ms, p99 {:.3} ms", idle[0], idle[1])?;
         writeln!(
             f,
-            "    while {:.0} objects a second are evicted: p50 {:.3} ms, p99 {:.3} ms ({:.2} times)",
+            "    while another client overwrites: p50 {:.3} ms, p99 {:.3} ms",
+            writing[0], writing[1]
+        )?;
+        writeln!(
+            f,
+            "    while {:.0} objects a second are evicted: p50 {:.3} ms, p99 {:.3} ms ({:.2} times idle, {:.2} times overwriting)",
             many.evicted_per_second,
             evicting[0],
             evicting[1],
-            evicting[1] / idle[1]
+            evicting[1] / idle[1],
+            evicting[1] / writing[1]
         )?;
         writeln!(f, "bytes of the process for an object beyond key and value: {:.0}", many.bytes_an_object)?;
         writeln!(f, "\n60 x 1 MiB from disk to memory, from the second touch: {:.3} s", self.promotion_s)?;

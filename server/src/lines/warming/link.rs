@@ -1,0 +1,109 @@
+//! The connection to the store over which it is told what will be read.
+//!
+//! What was asked belongs to the connection: a connection that breaks takes all of it back. So there is one, kept open, and
+//! whoever loses it begins anew. A store that is away, slow, or refuses is left alone for a while, longer each time.
+
+use std::time::Duration;
+
+use store::client::{Client, Error, Options, Reply};
+
+use super::plan::Ask;
+
+/// The way to the store.
+pub(super) struct Link {
+    address: String,
+    options: Options,
+    client: Option<Client>,
+    /// Until then it is left alone.
+    shunned_until: Duration,
+    pause: Duration,
+    pub(super) trouble: Option<String>,
+}
+
+/// The first pause after a failure, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// Names in one command that takes back.
+const NAMES: usize = 1_024;
+
+impl Link {
+    pub(super) fn new(address: &str, key: Option<(String, String)>, patience: Duration) -> Self {
+        let options = Options { key, patience, largest: 1 << 20 };
+        Self {
+            address: address.to_owned(),
+            options,
+            client: None,
+            shunned_until: Duration::ZERO,
+            pause: PAUSE.0,
+            trouble: None,
+        }
+    }
+
+    /// Whether it makes sense to try.
+    pub(super) fn may(&self, now: Duration) -> bool {
+        self.client.is_some() || now >= self.shunned_until
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.client.is_some()
+    }
+
+    /// Says what will be read; how many objects are on their way by the store's own word.
+    pub(super) async fn warm(&mut self, ask: &Ask) -> Result<u64, Error> {
+        let millis = ask.within.as_millis().max(1).to_string();
+        let name = ask.id.to_string();
+        let blocks: Vec<String> = ask.blocks.iter().map(|block| format!("{:016x}", block.prefix)).collect();
+        let mut words: Vec<&[u8]> = vec![b"WARM", name.as_bytes(), millis.as_bytes(), b"BLOCKS"];
+        words.extend(blocks.iter().map(String::as_bytes));
+        // How many are known, and how many are on their way.
+        let told = self.say(&words).await?.list()?;
+        let pending = told.into_iter().last().map_or(Ok(0), Reply::number)?;
+        Ok(u64::try_from(pending).unwrap_or(0))
+    }
+
+    /// Takes back what was said.
+    pub(super) async fn cool(&mut self, ids: &[u64]) -> Result<(), Error> {
+        for ids in ids.chunks(NAMES) {
+            let names: Vec<String> = ids.iter().map(u64::to_string).collect();
+            let words: Vec<&[u8]> =
+                std::iter::once("COOL").chain(names.iter().map(String::as_str)).map(str::as_bytes).collect();
+            self.say(&words).await?;
+        }
+        Ok(())
+    }
+
+    /// It is away, slow, or refuses.
+    pub(super) fn failed(&mut self, error: &Error, now: Duration) {
+        let why = match std::error::Error::source(error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        if self.trouble.is_none() {
+            tracing::warn!(
+                store = self.address,
+                why,
+                "the store does not warm what waits; requests go on without"
+            );
+        }
+        self.trouble = Some(why);
+        // Whatever it has been asked is taken back with the connection.
+        self.client = None;
+        self.shunned_until = now + self.pause;
+        self.pause = (self.pause * 2).min(PAUSE.1);
+    }
+
+    async fn say(&mut self, words: &[&[u8]]) -> Result<Reply, Error> {
+        let client = match &mut self.client {
+            Some(client) => client,
+            none => none.insert(Client::connect(&self.address, self.options.clone()).await?),
+        };
+        let reply = match client.one(words).await? {
+            Reply::Refused(refusal) => return Err(refusal.into()),
+            reply => reply,
+        };
+        if self.trouble.take().is_some() {
+            tracing::info!(store = self.address, "the store warms what waits again");
+        }
+        self.pause = PAUSE.0;
+        Ok(reply)
+    }
+}

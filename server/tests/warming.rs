@@ -1,0 +1,509 @@
+//! What waits is warmed: a gateway, an engine that holds what it has, and a store that writes down what it is asked.
+//!
+//! Nothing here depends on time: a request waits because the only place is taken by one that is never answered, and goes on
+//! when the test lets it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use blocks::{BlockSize, Hasher, PrefixHash, Seed};
+use bytes::Bytes;
+use coord::backend::Registry;
+use coord::backend::memory::Memory;
+use events::publish;
+use http::{Method, Request};
+use parking_lot::Mutex;
+use server::admin::api::{DryRun, Status, WarmingStatus};
+use server::settings::{self, Engine, Settings, Span};
+use server::store::residency::Residents;
+use server::wiring;
+use store::client::{self, Client};
+use store::master::name::{self, Node, Tenant, Tier, Version};
+use store::master::options::Options;
+use store::master::{Change, Deaf, Joining, Master, Residency};
+use store::resp::contract::{Block, Put};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+const BLOCK: usize = 16;
+
+// === A prompt and its blocks ===
+
+/// So many whole blocks, and one token more.
+fn prompt(stem: u32, blocks: usize) -> Vec<u32> {
+    (0..blocks * BLOCK + 1).map(|at| stem + at as u32).collect()
+}
+
+fn blocks_of(prompt: &[u32]) -> Vec<name::Block> {
+    let hasher = Hasher::new(BlockSize::new(BLOCK as u32).unwrap(), Seed::PLAIN);
+    let tokens = hasher.tokens_hashes(prompt);
+    let wide = |prefix: PrefixHash| {
+        let mut hash = [0; 32];
+        hash[..8].copy_from_slice(&prefix.0.to_le_bytes());
+        hash
+    };
+    let chain: Vec<[u8; 32]> = PrefixHash::chain(&tokens).into_iter().map(wide).collect();
+    let one = |at: usize| name::Block {
+        hash: chain[at],
+        parent: at.checked_sub(1).map(|above| chain[above]),
+        tokens: tokens[at].0,
+    };
+    (0..tokens.len()).map(one).collect()
+}
+
+/// As the store is asked for them.
+fn names_of(prompt: &[u32]) -> Vec<String> {
+    let number = |block: &name::Block| u64::from_le_bytes(block.hash[..8].try_into().unwrap());
+    blocks_of(prompt).iter().map(|block| format!("{:016x}", number(block))).collect()
+}
+
+// === A store: its events are real, and what it is asked it writes down ===
+
+struct Store {
+    residents: Option<Arc<Residents>>,
+    tenant: Tenant,
+    node: Node,
+    address: String,
+    /// Connection, and the words of a command.
+    said: Arc<Mutex<Vec<(usize, Vec<String>)>>>,
+    listening: JoinHandle<()>,
+}
+
+impl Store {
+    /// `answers` to `WARM`, as they go over the wire.
+    async fn start(answer: &'static str) -> Self {
+        let any = || "tcp://127.0.0.1:0".to_owned();
+        let residents = Residents::start(publish::Settings::of_relay(any(), any(), BLOCK as u32)).unwrap();
+        let master = Master::new(Options::default(), Arc::new(Deaf), Arc::new(Deaf));
+        let joined = master.join(&Joining { id: "x", life: 1, memory: 1 << 20, disk: 1 << 20 }).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let said: Arc<Mutex<Vec<_>>> = Arc::default();
+        let heard = said.clone();
+        let listening = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            for number in 0.. {
+                let (stream, _) = listener.accept().await.unwrap();
+                connections.spawn(hear(number, stream, heard.clone(), answer));
+            }
+        });
+        let tenant = master.tenant("default").unwrap();
+        Self { residents: Some(residents), tenant, node: joined.node, address, said, listening }
+    }
+
+    fn settings(&self) -> settings::Store {
+        let residents = self.residents.as_ref().unwrap();
+        settings::Store {
+            events: Some(residents.endpoint().to_owned()),
+            replay: Some(residents.replay_endpoint().to_owned()),
+            address: Some(self.address.clone()),
+            ..settings::Store::default()
+        }
+    }
+
+    /// The blocks of a prompt come to a tier, or leave it.
+    fn tell(&self, prompt: &[u32], tier: Tier, here: bool) {
+        for block in &blocks_of(prompt) {
+            self.residents.as_ref().unwrap().changed(&Change {
+                tenant: self.tenant,
+                key: &block.hash,
+                version: Version(1),
+                size: 1,
+                block,
+                node: self.node,
+                tier,
+                here,
+            });
+        }
+    }
+
+    /// The blocks of every `WARM` so far, and its name.
+    fn warmed(&self) -> Vec<(usize, String, Vec<String>)> {
+        let said = self.said.lock();
+        let warm = |(from, words): &(usize, Vec<String>)| {
+            (words[0] == "WARM").then(|| {
+                assert!(words[2].parse::<u64>().unwrap() > 0 && words[3] == "BLOCKS", "{words:?}");
+                (*from, words[1].clone(), words[4..].to_vec())
+            })
+        };
+        said.iter().filter_map(warm).collect()
+    }
+
+    fn cooled(&self) -> BTreeSet<(usize, String)> {
+        let said = self.said.lock();
+        let cool = |(from, words): &(usize, Vec<String>)| {
+            let names: Vec<_> = words[1..].iter().map(|name| (*from, name.clone())).collect();
+            (words[0] == "COOL").then_some(names)
+        };
+        said.iter().filter_map(cool).flatten().collect()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
+}
+
+/// Writes down what a connection says, and answers as a store would.
+async fn hear(
+    number: usize,
+    stream: TcpStream,
+    said: Arc<Mutex<Vec<(usize, Vec<String>)>>>,
+    answer: &'static str,
+) {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut words = Vec::new();
+        let mut line = String::new();
+        if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
+            return;
+        }
+        for _ in 0..line[1..].trim().parse::<usize>().unwrap() {
+            let mut line = String::new();
+            stream.read_line(&mut line).await.unwrap();
+            let mut word = vec![0; line[1..].trim().parse::<usize>().unwrap() + 2];
+            stream.read_exact(&mut word).await.unwrap();
+            word.truncate(word.len() - 2);
+            words.push(String::from_utf8(word).unwrap());
+        }
+        let reply = if words[0] == "WARM" { answer } else { ":1\r\n" };
+        said.lock().push((number, words));
+        stream.write_all(reply.as_bytes()).await.unwrap();
+    }
+}
+
+const TAKEN: &str = "*2\r\n:4\r\n:4\r\n";
+
+// === A gateway with one engine that has one place ===
+
+struct World {
+    gateway: wiring::Running,
+    engine: sim::http::Running,
+    /// The request that holds the only place.
+    holder: Option<JoinHandle<Answer>>,
+    _data: tempfile::TempDir,
+}
+
+/// Status, and where it went.
+type Answer = (u16, String);
+
+impl World {
+    async fn start(store: settings::Store) -> Self {
+        Self::start_with(store, &Registry::new(), |_| {}).await
+    }
+
+    async fn start_with(
+        store: settings::Store,
+        registry: &Registry,
+        more: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let faults = sim::http::Faults { hang: true, ..sim::http::Faults::default() };
+        let engine = sim::http::serve(sim::http::Settings {
+            events: None,
+            replay: None,
+            faults,
+            ..Default::default()
+        });
+        let engine = engine.await.unwrap();
+        let data = tempfile::tempdir().unwrap();
+        let mut settings = Settings { store, ..Settings::default() };
+        settings.gateway.listen.set_port(0);
+        settings.gateway.threads = 1;
+        settings.admin.listen.set_port(0);
+        settings.data.dir = data.path().to_owned();
+        settings.engines.push(Engine {
+            name: "a".to_owned(),
+            url: engine.url(),
+            models: vec!["sim".to_owned()],
+            max_in_flight: Some(1),
+            ..Engine::default()
+        });
+        more(&mut settings);
+        let gateway = wiring::start_with(settings, registry).await.unwrap();
+        let mut world = Self { gateway, engine, holder: None, _data: data };
+        world.holder = Some(world.send(prompt(900_000, 1)));
+        world.until("the only place is taken", |status, _| status.in_flight == 1).await;
+        world
+    }
+
+    /// Sends a request; its client leaves when the task is aborted.
+    fn send(&self, prompt: Vec<u32>) -> JoinHandle<Answer> {
+        let body = serde_json::json!({ "model": "sim", "prompt": prompt, "max_tokens": 1 });
+        let address = self.gateway.address().to_string();
+        tokio::spawn(async move {
+            let request = Request::post("/v1/completions").header("content-type", "application/json");
+            let request = request.body(Bytes::from(body.to_string())).unwrap();
+            let answer =
+                server::http::send(&address, request, 1 << 20, Duration::from_secs(60)).await.unwrap();
+            let route = answer.headers().get("x-warmline-route");
+            let route = route.map(|route| route.to_str().unwrap().to_owned()).unwrap_or_default();
+            (answer.status().as_u16(), route)
+        })
+    }
+
+    /// The engine answers from now on, and whoever holds its place leaves.
+    async fn open(&mut self) {
+        let faults = Bytes::from(serde_json::to_string(&sim::http::Faults::default()).unwrap());
+        let engine = self.engine.address().to_string();
+        let path = "/sim/faults";
+        server::http::ask(Method::POST, &engine, path, None, faults, Duration::from_secs(10)).await.unwrap();
+        self.holder.take().unwrap().abort();
+    }
+
+    async fn status(&self) -> Status {
+        let admin = self.gateway.admin().to_string();
+        let asked =
+            server::http::ask(Method::GET, &admin, "/status", None, Bytes::new(), Duration::from_secs(10));
+        serde_json::from_slice(&asked.await.unwrap().1).unwrap()
+    }
+
+    async fn until(&self, what: &str, is: impl Fn(&Status, &WarmingStatus) -> bool) -> Status {
+        let mut status = self.status().await;
+        for _ in 0..1_000 {
+            let warming = status.store.as_ref().and_then(|store| store.warming.clone()).unwrap_or_default();
+            if is(&status, &warming) {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            status = self.status().await;
+        }
+        panic!("{what}: {:?}, {} waiting", status.store, status.waiting.standing);
+    }
+
+    async fn knows(&self, blocks: usize) {
+        let knows = |status: &Status, _: &WarmingStatus| {
+            let store = status.store.as_ref().unwrap();
+            store.in_reach && store.view.view == "exact" && store.view.blocks == blocks
+        };
+        self.until("what the store holds is known", knows).await;
+    }
+}
+
+async fn until(what: &str, is: impl Fn() -> bool) {
+    for _ in 0..1_000 {
+        if is() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what}");
+}
+
+// === Claims ===
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_is_warmed_and_comes_to_an_engine_that_may_load_it_from_memory() {
+    let store = Store::start(TAKEN).await;
+    let mut world = World::start(store.settings()).await;
+    let asked = prompt(0, 4);
+    store.tell(&asked, Tier::Disk, true);
+    world.knows(4).await;
+    assert_eq!(store.warmed(), [], "nobody waits");
+
+    let waits = world.send(asked.clone());
+    world.until("its blocks are on their way", |_, warming| warming.blocks == 4).await;
+    until("the store is asked", || !store.warmed().is_empty()).await;
+    let [(_, id, names)] = &store.warmed()[..] else { panic!("{:?}", store.warmed()) };
+    assert_eq!(*names, names_of(&asked));
+
+    store.tell(&asked, Tier::Memory, true);
+    world.until("they are in memory", |_, warming| warming.blocks == 0).await;
+    until("nothing more is wanted", || store.cooled().contains(&(0, id.clone()))).await;
+    world.open().await;
+    let (status, route) = waits.await.unwrap();
+    assert_eq!(status, 200);
+    assert!(route.contains("; store=64; store-disk=0"), "{route}");
+    let ended = |_: &Status, warming: &WarmingStatus| warming.counts.in_time_blocks == 4;
+    let counts = world.until("all came in time", ended).await.store.unwrap().warming.unwrap().counts;
+    assert_eq!((counts.asked_blocks, counts.taken_objects), (4, 4));
+    assert_eq!((counts.late_blocks, counts.unused_blocks, counts.failed), (0, 0, 0));
+    assert_eq!(store.warmed().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_leaves_the_line_takes_back_what_was_asked_and_others_ask_for_it() {
+    let store = Store::start(TAKEN).await;
+    let mut world = World::start(store.settings()).await;
+    let (long, short) = (prompt(0, 4), prompt(0, 3));
+    store.tell(&long, Tier::Disk, true);
+    world.knows(4).await;
+    let first = world.send(long.clone());
+    world.until("the first is warmed", |_, warming| warming.blocks == 4).await;
+    let second = world.send(short.clone());
+    world.until("the second shares it", |_, warming| warming.counts.shared_blocks == 3).await;
+    assert_eq!(store.warmed().len(), 1);
+
+    // Its client leaves.
+    first.abort();
+    world.until("it is taken back", |_, warming| warming.counts.unused_blocks == 4).await;
+    until("the second asks", || store.warmed().len() == 2).await;
+    let warmed = store.warmed();
+    assert_eq!(warmed[1].2, names_of(&short));
+    until("the first is cooled", || store.cooled().contains(&(0, warmed[0].1.clone()))).await;
+    assert!(!store.cooled().contains(&(0, warmed[1].1.clone())));
+
+    // Its turn comes, and nothing was warm by then.
+    world.open().await;
+    let (status, route) = second.await.unwrap();
+    assert_eq!(status, 200);
+    assert!(route.contains("; store=0; store-disk=48"), "{route}");
+    let counts = world.until("it came too late", |_, warming| warming.counts.late_blocks == 3).await;
+    assert_eq!(counts.store.unwrap().warming.unwrap().counts.in_time_blocks, 0);
+    until("the second is cooled", || store.cooled().contains(&(0, warmed[1].1.clone()))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waited_too_long_takes_back_what_was_asked() {
+    let store = Store::start(TAKEN).await;
+    let patient = |settings: &mut Settings| settings.queue.max_wait = Span::millis(1_500);
+    let world = World::start_with(store.settings(), &Registry::new(), patient).await;
+    let asked = prompt(0, 2);
+    store.tell(&asked, Tier::Disk, true);
+    world.knows(2).await;
+    let waits = world.send(asked);
+    world.until("it is warmed", |_, warming| warming.counts.asked_blocks == 2).await;
+    assert_eq!(waits.await.unwrap().0, 503);
+    world.until("it is taken back", |_, warming| warming.counts.unused_blocks == 2).await;
+    let warmed: BTreeSet<_> = store.warmed().into_iter().map(|(from, id, _)| (from, id)).collect();
+    until("all of it is cooled", || store.cooled() == warmed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_refuses_or_is_away_costs_a_request_nothing() {
+    for answer in ["-ERR unknown command 'WARM'\r\n", "nonsense\r\n"] {
+        let store = Store::start(answer).await;
+        let mut world = World::start(store.settings()).await;
+        let asked = prompt(0, 4);
+        store.tell(&asked, Tier::Disk, true);
+        world.knows(4).await;
+        let waits = world.send(asked.clone());
+        let status = world.until("it fails", |_, warming| warming.counts.failed > 0).await;
+        let warming = status.store.unwrap().warming.unwrap();
+        assert!(!warming.in_reach && warming.trouble.is_some(), "{warming:?}");
+        world.open().await;
+        assert_eq!(waits.await.unwrap().0, 200);
+    }
+    // Nobody listens, and later its events are lost as well.
+    let mut store = Store::start(TAKEN).await;
+    let settings = settings::Store { address: Some("127.0.0.1:1".to_owned()), ..store.settings() };
+    let mut world = World::start(settings).await;
+    let asked = prompt(0, 4);
+    store.tell(&asked, Tier::Disk, true);
+    world.knows(4).await;
+    let waits = world.send(asked.clone());
+    world.until("it fails", |_, warming| warming.counts.failed > 0).await;
+    store.residents = None;
+    world.until("its events are lost", |status, _| !status.store.as_ref().unwrap().in_reach).await;
+    world.open().await;
+    let (status, route) = waits.await.unwrap();
+    assert_eq!(status, 200);
+    assert!(route.contains("; store=0; store-disk=0"), "what cannot be reached is not counted on: {route}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_replicas_one_asks() {
+    let store = Store::start(TAKEN).await;
+    let memory = Arc::new(Memory::new(None));
+    let mut registry = Registry::new();
+    registry.add("together", move |_| {
+        let memory: Arc<dyn coord::backend::Backend> = memory.clone();
+        Box::pin(std::future::ready(Ok(memory)))
+    });
+    let one_of = |name: &'static str| {
+        move |settings: &mut Settings| {
+            settings.coordination.backend = "together".to_owned();
+            settings.coordination.instance = Some(name.to_owned());
+            // Each its own engine: they have nothing else in common than the store.
+            settings.engines[0].name = format!("of-{name}");
+        }
+    };
+    let one = World::start_with(store.settings(), &registry, one_of("one")).await;
+    let other = World::start_with(store.settings(), &registry, one_of("other")).await;
+    let asked = prompt(0, 4);
+    store.tell(&asked, Tier::Disk, true);
+    one.knows(4).await;
+    other.knows(4).await;
+    let _first = one.send(asked.clone());
+    one.until("one asks", |_, warming| warming.blocks == 4).await;
+    let _second = other.send(asked.clone());
+    other.until("the other leaves it to it", |_, warming| warming.counts.elsewhere_blocks >= 4).await;
+    assert_eq!(other.status().await.store.unwrap().warming.unwrap().counts.asked_blocks, 0);
+    let warmed = store.warmed();
+    assert!(warmed.iter().all(|(from, ..)| *from == warmed[0].0), "{warmed:?}");
+}
+
+/// What the only engine could load of a prompt now: tokens in the store's memory, and on its disk.
+async fn lent(world: &World, prompt: &[u32]) -> [u32; 2] {
+    let body = Bytes::from(serde_json::json!({ "model": "sim", "prompt": prompt }).to_string());
+    let admin = world.gateway.admin().to_string();
+    let asked = server::http::ask(Method::POST, &admin, "/route", None, body, Duration::from_secs(10));
+    let run: DryRun = serde_json::from_slice(&asked.await.unwrap().1).unwrap();
+    run.candidates[0].store_tokens
+}
+
+async fn until_lent(world: &World, prompt: &[u32], expected: [u32; 2]) {
+    for _ in 0..1_000 {
+        if lent(world, prompt).await == expected {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{expected:?} should be lent, and {:?} is", lent(world, prompt).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_store_has_it_in_memory_when_its_turn_comes() {
+    const LARGE: usize = 32 << 10;
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = Settings::default();
+    settings.tiers.listen.set_port(0);
+    settings.tiers.admin.set_port(0);
+    settings.tiers.folder = Some(folder.path().join("segments"));
+    settings.tiers.memory = settings::Size::mib(1);
+    settings.tiers.disk = settings::Size::mib(256);
+    settings.tiers.events = Some(format!("ipc://{}", folder.path().join("events").display()));
+    settings.tiers.replay = Some(format!("ipc://{}", folder.path().join("replay").display()));
+    let store = server::store::start(&settings).await.unwrap();
+    let address = store.address().to_string();
+    let known = settings::Store {
+        events: settings.tiers.events.clone(),
+        replay: settings.tiers.replay.clone(),
+        address: Some(address.clone()),
+        ..settings::Store::default()
+    };
+    let mut world = World::start(known).await;
+
+    // An engine has offloaded a prompt, and after it so much else that nothing of it is left in memory.
+    let mut client = Client::connect(&address, client::Options::default()).await.unwrap();
+    let asked = prompt(0, 4);
+    let number = |hash: [u8; 32]| u64::from_le_bytes(hash[..8].try_into().unwrap());
+    for block in blocks_of(&asked) {
+        let carried =
+            Block { prefix: number(block.hash), parent: block.parent.map(number), tokens: block.tokens };
+        let put = Put { block: Some(carried), ..Put::default() };
+        client.set(&block.hash, Bytes::from(vec![1; LARGE]), put).await.unwrap();
+    }
+    until_lent(&world, &asked, [64, 0]).await;
+    let other = |at: usize| format!("other-{at}").into_bytes();
+    for at in 0..64 {
+        client.set(&other(at), Bytes::from(vec![2; LARGE]), Put::default()).await.unwrap();
+    }
+    until_lent(&world, &asked, [0, 64]).await;
+    let others: Vec<Vec<u8>> = (0..64).map(other).collect();
+    client.remove(&others.iter().map(Vec::as_slice).collect::<Vec<_>>()).await.unwrap();
+
+    let waits = world.send(asked.clone());
+    until_lent(&world, &asked, [64, 0]).await;
+    world.open().await;
+    let (status, route) = waits.await.unwrap();
+    assert_eq!(status, 200);
+    assert!(route.contains("; store=64; store-disk=0"), "{route}");
+    let ended = |_: &Status, warming: &WarmingStatus| warming.counts.in_time_blocks == 4;
+    let counts = world.until("all came in time", ended).await.store.unwrap().warming.unwrap().counts;
+    assert_eq!((counts.asked_blocks, counts.taken_objects, counts.failed), (4, 4, 0));
+    let warmed = store.parts().local.master().counters().warmed;
+    assert_eq!((warmed.asked, warmed.in_time), (4, 4), "{warmed:?}");
+}
