@@ -399,6 +399,10 @@ impl Master {
                     }
                     here
                 })?;
+                // A put that waits for its tenant's own objects to leave: this one can now.
+                if self.account(name.tenant).quota(Tier::Memory) < u64::MAX {
+                    self.wake.space(member.node);
+                }
             }
             News::OffloadFailed { name, version } => {
                 self.with(name, *version, |shard, at| {

@@ -1,8 +1,10 @@
 //! What an operator sees and does: candidates, quotas, and a node that is emptied.
 
+use std::sync::atomic::Ordering;
+
 use store::master::name::{Pin, Tier};
 use store::master::options::{Offload, Options};
-use store::master::{Put, Quota};
+use store::master::{Put, Quota, Refused, WaitFor};
 
 use crate::kit::{MIB, World, key, options};
 
@@ -143,5 +145,25 @@ fn a_copy_in_memory_elsewhere_counts_only_where_it_stays() {
     let world = two();
     world.master.away(world.node(1)).unwrap();
     assert_eq!(flush(&world, 0), (1, 0, 0), "nobody knows whether the other node comes back");
+    world.checked();
+}
+
+#[test]
+fn a_put_that_waits_for_its_tenants_quota_hears_of_the_object_that_can_leave() {
+    // Once it heard of nothing, and stood there until its patience was over: seconds for each of many puts.
+    let mut world = World::new(Options { offload: Offload::AtCommit, ..options() }, 10 * MIB);
+    world.master.set_quota(world.tenant, Quota { memory: Some(MIB), ..Quota::default() });
+    world.put(b"first", MIB);
+    let second = Put::new(world.tenant, b"second", MIB);
+    let refused = world.reserve(&second);
+    assert!(
+        matches!(refused, Err(Refused::Wait(wait)) if wait.what == WaitFor::Quota),
+        "the first is still on its way to disk: {refused:?}"
+    );
+    let before = world.ears.spaces.load(Ordering::Relaxed);
+    world.work(0);
+    assert!(world.ears.spaces.load(Ordering::Relaxed) > before);
+    world.put_as(&second);
+    assert!(!world.in_memory(b"first"));
     world.checked();
 }
