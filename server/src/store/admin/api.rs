@@ -32,6 +32,31 @@ pub struct Status {
     pub nodes: Vec<NodeSeen>,
     /// Clients of this node.
     pub clients: Clients,
+    /// What is told of blocks as KV events, if that is on.
+    pub events: Option<Events>,
+}
+
+/// What is told of blocks as KV events.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Events {
+    /// Where subscribers connect.
+    pub endpoint: String,
+    /// Where replays and snapshots are asked for.
+    pub replay: String,
+    /// Different blocks that the store holds.
+    pub blocks: u64,
+    /// Objects that carry them.
+    pub objects: u64,
+    /// Blocks that are told of.
+    pub told: u64,
+    /// Blocks that are not, since one before them is not there.
+    pub held_back: u64,
+    /// Blocks whose change has not been looked at yet.
+    pub pending: u64,
+    /// Copies whose block is none: its hash is not that of its parent and its tokens.
+    pub misfits: u64,
+    /// Bytes on the heap.
+    pub heap_bytes: u64,
 }
 
 /// What the master counted since it began.

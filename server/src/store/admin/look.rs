@@ -1,5 +1,6 @@
 //! How a store is: what its master, its node and its clients' server say, put together.
 
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use store::arena;
@@ -8,8 +9,8 @@ use store::master::{Later, Look, NodeLook, Standing, Waits};
 use store::node;
 
 use super::api::{
-    Arena, Block, Clients, Copy, Counted, Counters, Disk, Drain, NodeHere, NodeSeen, Object, Pin, Reads,
-    Space,
+    Arena, Block, Clients, Copy, Counted, Counters, Disk, Drain, Events, NodeHere, NodeSeen, Object, Pin,
+    Reads, Space,
 };
 use super::keys;
 use crate::store::Parts;
@@ -126,6 +127,23 @@ pub(super) fn now(parts: &Parts) -> Counters {
         ("offloads", gauges.offloads),
         ("awaited", gauges.awaited),
     ])
+}
+
+/// What is told of blocks as KV events, if that is on.
+pub(super) fn events(parts: &Parts) -> Option<Events> {
+    let residents = parts.residents.as_ref()?;
+    let counts = residents.counts();
+    Some(Events {
+        endpoint: residents.endpoint().to_owned(),
+        replay: residents.replay_endpoint().to_owned(),
+        blocks: counts.blocks as u64,
+        objects: counts.objects as u64,
+        told: counts.told as u64,
+        held_back: counts.held_back as u64,
+        pending: counts.pending as u64,
+        misfits: counts.misfits,
+        heap_bytes: counts.heap_bytes as u64,
+    })
 }
 
 /// Clients of this node.
@@ -273,7 +291,11 @@ fn hash(hash: &[u8; 32]) -> String {
         let low = low.iter().rev().fold(0_u64, |all, byte| all << 8 | u64::from(*byte));
         return format!("{low:016x}");
     }
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// What is known of a candidate.

@@ -168,6 +168,7 @@ pub(super) fn text(parts: &Parts, uptime: Duration) -> String {
     by(&mut out, "promotion_candidate_admission_rejected_total", help, "reason", &tally.again.list());
     now(&mut out, parts, uptime);
     clients(&mut out, parts);
+    events(&mut out, parts);
     nodes(&mut out, &parts.local.master().node_list());
     tenants(&mut out, parts);
     out
@@ -265,8 +266,31 @@ fn clients(out: &mut String, parts: &Parts) {
     labelled(out, ("refusals_total", "counter", help), "code", seen.refusals.into_iter());
 }
 
+fn events(out: &mut String, parts: &Parts) {
+    let Some(events) = look::events(parts) else { return };
+    for (name, help, value) in [
+        ("event_blocks", "Different blocks that the store holds.", events.blocks),
+        ("event_objects", "Objects that carry them.", events.objects),
+        ("event_blocks_told", "Blocks that are told of as KV events.", events.told),
+        (
+            "event_blocks_held_back",
+            "Blocks that are not told of: one before them is not there.",
+            events.held_back,
+        ),
+        ("event_blocks_pending", "Blocks whose change has not been looked at yet.", events.pending),
+        ("event_heap_bytes", "Memory for what is told.", events.heap_bytes),
+    ] {
+        single(out, &format!("{ROOM}{name}"), "gauge", help, value as f64);
+    }
+    let help = "Copies whose block is none: its hash is not that of its parent and its tokens.";
+    single(out, &format!("{ROOM}event_misfits_total"), "counter", help, events.misfits as f64);
+}
+
 /// One thing about a tier of a node.
 type OfTier = (&'static str, &'static str, fn(&store::master::Space) -> u64);
+
+/// One thing about a node.
+type OfNode = (&'static str, &'static str, fn(&NodeLook) -> u64);
 
 fn nodes(out: &mut String, looks: &[NodeLook]) {
     let rows: [OfTier; 6] = [
@@ -287,12 +311,12 @@ fn nodes(out: &mut String, looks: &[NodeLook]) {
             }
         }
     }
-    let exact = |look: &NodeLook| u64::from(look.standing == Standing::Exact);
-    let rows: [(&str, &str, &dyn Fn(&NodeLook) -> u64); 4] = [
-        ("node_exact", "1 if everything that the node has is known.", &exact),
-        ("node_draining", "1 if nothing new comes to the node.", &|look| u64::from(look.draining)),
-        ("node_waiting_puts", "Puts that wait for space on the node.", &|look| look.waits as u64),
-        ("node_orders", "Copies that the node was told to make and has not begun with.", &|look| {
+    let exact: fn(&NodeLook) -> u64 = |look| u64::from(look.standing == Standing::Exact);
+    let rows: [OfNode; 4] = [
+        ("node_exact", "1 if everything that the node has is known.", exact),
+        ("node_draining", "1 if nothing new comes to the node.", |look| u64::from(look.draining)),
+        ("node_waiting_puts", "Puts that wait for space on the node.", |look| look.waits as u64),
+        ("node_orders", "Copies that the node was told to make and has not begun with.", |look| {
             look.orders as u64
         }),
     ];

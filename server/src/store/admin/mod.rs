@@ -209,6 +209,7 @@ impl Inside {
             counters,
             nodes: looks.iter().map(|one| look::node(one, self.drains.of(one.node))).collect(),
             clients: look::clients(parts),
+            events: look::events(parts),
         })
     }
 

@@ -16,21 +16,40 @@ use crate::settings::Size;
 use crate::store::Parts;
 
 /// What is to change: what is not there stays; `null` takes a bound away.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct Change {
-    #[serde(default, deserialize_with = "said")]
-    memory: Option<Option<Size>>,
-    #[serde(default, deserialize_with = "said")]
-    disk: Option<Option<Size>>,
+    memory: Bound,
+    disk: Bound,
     weight: Option<u32>,
+}
+
+/// What a bound becomes.
+#[derive(Default)]
+enum Bound {
+    #[default]
+    Stays,
+    Goes,
+    Is(Size),
 }
 
 /// The greatest weight, as for requests.
 const MOST_WEIGHT: u32 = 1_000;
 
-fn said<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<Size>>, D::Error> {
-    Option::deserialize(from).map(Some)
+impl<'de> Deserialize<'de> for Bound {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(Option::deserialize(from)?.map_or(Self::Goes, Self::Is))
+    }
+}
+
+impl Bound {
+    fn after(&self, before: Option<u64>) -> Option<u64> {
+        match self {
+            Self::Stays => before,
+            Self::Goes => None,
+            Self::Is(size) => Some(size.get()),
+        }
+    }
 }
 
 impl Inside {
@@ -58,15 +77,14 @@ impl Inside {
                 let change: Change = parse(body).await?;
                 let master = parts.local.master();
                 let before = master.quota(tenant);
-                let bytes = |size: Option<Size>| size.map(Size::get);
                 let weight = change.weight.unwrap_or(before.weight);
                 if !(1..=MOST_WEIGHT).contains(&weight) {
                     let why = format!("found {weight}; allowed is 1 to {MOST_WEIGHT}");
                     return Err(keys::wrong("weight", &why));
                 }
                 let quota = Quota {
-                    memory: change.memory.map_or(before.memory, bytes),
-                    disk: change.disk.map_or(before.disk, bytes),
+                    memory: change.memory.after(before.memory),
+                    disk: change.disk.after(before.disk),
                     weight,
                 };
                 master.set_quota(tenant, quota);
