@@ -68,7 +68,9 @@ bench: ## All benchmarks with their floors; about half an hour
 	$(CARGO) bench -p warmline-store --bench master
 	$(CARGO) bench -p warmline-store --bench arena
 	$(CARGO) bench -p warmline-store --bench disk
-	$(CARGO) bench -p warmline-store --bench resp
+	$(CARGO) bench -p warmline-store --bench promotion
+	$(CARGO) bench -p warmline-store --bench link
+	./target/release/warmline bench store
 	$(call say,the indexer service)
 	./target/release/warmline bench indexer
 	$(call say,the index and its peers)

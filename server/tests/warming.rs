@@ -33,7 +33,7 @@ const BLOCK: usize = 16;
 
 /// So many whole blocks, and one token more.
 fn prompt(stem: u32, blocks: usize) -> Vec<u32> {
-    (0..blocks * BLOCK + 1).map(|at| stem + at as u32).collect()
+    (0..=blocks * BLOCK).map(|at| stem + at as u32).collect()
 }
 
 fn blocks_of(prompt: &[u32]) -> Vec<name::Block> {
@@ -61,13 +61,16 @@ fn names_of(prompt: &[u32]) -> Vec<String> {
 
 // === A store: its events are real, and what it is asked it writes down ===
 
+/// What was said on each connection, in words.
+type Words = Arc<Mutex<Vec<(usize, Vec<String>)>>>;
+
 struct Store {
     residents: Option<Arc<Residents>>,
     tenant: Tenant,
     node: Node,
     address: String,
     /// Connection, and the words of a command.
-    said: Arc<Mutex<Vec<(usize, Vec<String>)>>>,
+    said: Words,
     listening: JoinHandle<()>,
 }
 
@@ -148,12 +151,7 @@ impl Drop for Store {
 }
 
 /// Writes down what a connection says, and answers as a store would.
-async fn hear(
-    number: usize,
-    stream: TcpStream,
-    said: Arc<Mutex<Vec<(usize, Vec<String>)>>>,
-    answer: &'static str,
-) {
+async fn hear(number: usize, stream: TcpStream, said: Words, answer: &'static str) {
     let mut stream = BufReader::new(stream);
     loop {
         let mut words = Vec::new();
@@ -237,7 +235,7 @@ impl World {
             let request = Request::post("/v1/completions").header("content-type", "application/json");
             let request = request.body(Bytes::from(body.to_string())).unwrap();
             let answer =
-                server::http::send(&address, request, 1 << 20, Duration::from_secs(60)).await.unwrap();
+                server::http::send(&address, request, 1 << 20, Duration::from_mins(1)).await.unwrap();
             let route = answer.headers().get("x-warmline-route");
             let route = route.map(|route| route.to_str().unwrap().to_owned()).unwrap_or_default();
             (answer.status().as_u16(), route)
