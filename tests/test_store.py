@@ -18,7 +18,7 @@ import pytest
 import redis
 import redis.asyncio
 
-from conftest import command, until
+from conftest import command, free_port, until
 from stores import Store, value
 
 
@@ -646,3 +646,13 @@ def test_a_taken_port_stops_the_start_and_is_named(store, tmp_path, flag, settin
     ports = {"--listen": "127.0.0.1:0", "--admin-listen": "127.0.0.1:0", flag: taken}
     ran = command("store", "--data", tmp_path / "data", *[word for pair in ports.items() for word in pair])
     assert ran.returncode == 2 and setting in ran.stderr and taken in ran.stderr, ran.stderr
+
+
+def test_what_is_told_of_blocks_is_shown(begin):
+    quiet = begin()
+    assert quiet.get("/status")["events"] is None and quiet.metric("event_blocks") is None
+    store = begin(settings=f'[tiers]\nevents = "tcp://127.0.0.1:{free_port()}"\nreplay = "tcp://127.0.0.1:{free_port()}"\n')
+    store.client().execute_command("SET", "k", "v", "BLOCK", "ab", "-", "cd")
+    until(lambda: store.get("/status")["events"]["misfits"] >= 1, "a block that is none to be seen")
+    assert store.get("/status")["events"]["told"] == 0 == store.metric("event_blocks_told")
+    assert store.metric("event_misfits_total") >= 1

@@ -74,7 +74,10 @@ impl Inside {
         match head.method {
             Method::GET => {}
             Method::PUT => {
-                let change: Change = parse(body).await?;
+                // A list would do for a structure whose fields may all be missing.
+                let fields: serde_json::Map<String, serde_json::Value> = parse(body).await?;
+                let change = serde_json::from_value::<Change>(fields.into());
+                let change = change.map_err(|error| ApiError::invalid(error.to_string()))?;
                 let master = parts.local.master();
                 let before = master.quota(tenant);
                 let weight = change.weight.unwrap_or(before.weight);
