@@ -50,7 +50,7 @@ pub struct Noted {
 }
 
 /// As good as for ever.
-const ALWAYS: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+const ALWAYS: Duration = Duration::from_hours(100 * 365 * 24);
 
 // === impls ===
 

@@ -179,6 +179,8 @@ impl Drop for Kept {
 
 impl Inside {
     async fn seek(self: Arc<Self>) {
+        // However this ends, even with its runtime: whoever waits for an answer hears that none comes.
+        let _leaves = Leaves(&self);
         let mut number = 0;
         let mut pause = PAUSE;
         let mut told: Option<String> = None;
@@ -417,6 +419,15 @@ impl Inside {
             let kept: Promise = Box::new(Cool { inside, session, promise });
             Ok((kept, known as usize, pending as usize))
         }))
+    }
+}
+
+/// Nobody looks for a master any more.
+struct Leaves<'a>(&'a Inside);
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
     }
 }
 

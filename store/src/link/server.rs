@@ -113,7 +113,7 @@ impl Masters {
             let held = self.0.lead.hold().await;
             if held.term > LAST_TERM {
                 tracing::error!(term = held.term, "there are no more terms: this master cannot lead");
-                tokio::time::sleep(Duration::from_secs(60)).await;
+                tokio::time::sleep(Duration::from_mins(1)).await;
                 continue;
             }
             tracing::info!(term = held.term, "this master leads");

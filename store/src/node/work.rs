@@ -44,6 +44,23 @@ struct Under {
     bytes: u64,
 }
 
+/// What is done to one object, by the task that does it.
+struct Lane {
+    inner: Arc<Inner>,
+    name: Name,
+    open: bool,
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        // Its runtime ended in the middle: what waits holds the node, which holds what waits.
+        if self.open {
+            let waited = self.inner.lanes.waiting.lock().remove(&self.name);
+            drop(waited);
+        }
+    }
+}
+
 // === Taking orders ===
 
 impl Inner {
@@ -132,12 +149,15 @@ impl Inner {
         let inner = self.clone();
         tokio::spawn(async move {
             let (mut job, mut under) = (job, under);
+            let mut lane = Lane { inner, name, open: true };
             loop {
-                inner.change(&name, job).await;
+                lane.inner.change(&lane.name, job).await;
                 drop(under);
-                let mut waiting = inner.lanes.waiting.lock();
-                let Some(next) = waiting.get_mut(&name).and_then(VecDeque::pop_front) else {
-                    waiting.remove(&name);
+                let mut waiting = lane.inner.lanes.waiting.lock();
+                let Some(next) = waiting.get_mut(&lane.name).and_then(VecDeque::pop_front) else {
+                    waiting.remove(&lane.name);
+                    drop(waiting);
+                    lane.open = false;
                     break;
                 };
                 (job, under) = next;

@@ -154,24 +154,25 @@ impl Plan {
             delay: Duration::ZERO,
             ..disk::Options::default()
         };
-        let disk = self.folder.clone().map(|folder| {
+        let mut disk = None;
+        if let Some(folder) = self.folder.clone() {
             options.disk = Some((folder.clone(), budget));
-            // The process that had it may be ending yet.
-            loop {
-                match disk::Disk::open(&folder, budget) {
-                    Ok(disk) => return disk,
-                    Err(disk::Error::Locked(_)) => std::thread::yield_now(),
+            while disk.is_none() {
+                disk = match disk::Disk::open(&folder, budget) {
+                    Ok(disk) => Some(disk),
+                    // The process that had it may be ending yet.
+                    Err(disk::Error::Locked(_)) => {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                        None
+                    }
                     Err(error) => panic!("{error}"),
-                }
+                };
             }
-        });
+        }
         let peers = Arc::new(Net::new(remote.book().clone(), self.settings.clone()));
-        let mut disk = Some(disk);
         remote.found().await;
         let node =
-            Node::begin_with(options, Arc::new(remote.clone()), Some(peers), life(), disk.take().unwrap())
-                .await
-                .unwrap();
+            Node::begin_with(options, Arc::new(remote.clone()), Some(peers), life(), disk).await.unwrap();
         let serves = PeerServer::new(node.clone(), self.settings);
         tokio::spawn(async move { serves.serve(listener, std::future::pending()).await });
         (node, remote)
