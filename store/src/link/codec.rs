@@ -319,7 +319,9 @@ fn many<'a, T: Wire<'a>>(from: &mut Reader<'a>, mut add: impl FnMut(T)) -> Resul
 impl<'a, T: Wire<'a>> Wire<'a> for Vec<T> {
     fn write(&self, to: &mut Writer<'_>) {
         to.put(&(self.len() as u32));
-        self.iter().for_each(|one| to.add(one));
+        for one in self {
+            to.add(one);
+        }
     }
 
     fn read(from: &mut Reader<'a>) -> Result<Self, Broken> {
@@ -332,7 +334,9 @@ impl<'a, T: Wire<'a>> Wire<'a> for Vec<T> {
 impl<'a> Wire<'a> for SmallVec<[Node; 4]> {
     fn write(&self, to: &mut Writer<'_>) {
         to.put(&(self.len() as u32));
-        self.iter().for_each(|one| to.add(one));
+        for one in self {
+            to.add(one);
+        }
     }
 
     fn read(from: &mut Reader<'a>) -> Result<Self, Broken> {

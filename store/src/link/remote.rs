@@ -207,10 +207,10 @@ impl Inside {
                     told = who.filter(|who| *who != next && turn % (2 * self.masters.len()) != 0);
                 }
                 Ok(Err(sorry)) => {
-                    tracing::warn!(master = next, "a master of the store is of no use: {sorry}")
+                    tracing::warn!(master = next, "a master of the store is of no use: {sorry}");
                 }
                 Err(error) => {
-                    tracing::debug!(master = next, %error, "a master of the store cannot be reached")
+                    tracing::debug!(master = next, %error, "a master of the store cannot be reached");
                 }
             }
             // A round is made without a rest, then each rest is longer.

@@ -69,7 +69,7 @@ impl Inner {
                     Err(error) => return Err(Refusal::new(Code::Unavailable, error.to_string())),
                 }
             }
-            if let Some(bytes) = self.from_others(&hit, &name, part, &mut silent).await? {
+            if let Some(bytes) = self.ask_others(&hit, &name, part, &mut silent).await? {
                 return Ok(Some(bytes));
             }
             self.counts.asked_again.fetch_add(1, Ordering::Relaxed);
@@ -87,7 +87,7 @@ impl Inner {
     }
 
     /// From another node that has it, in memory rather than on disk; those that do not answer are not asked twice.
-    async fn from_others(
+    async fn ask_others(
         &self,
         hit: &Hit,
         name: &Name,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use store::link::Settings;
 use store::master::Standing;
+use store::master::options::Options;
 use store::resp::refusal::Code;
 
 use crate::chance::Chance;
@@ -51,7 +52,8 @@ async fn load(home: Arc<Home>, seed: u64, stop: Arc<AtomicBool>) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_dies_under_load_costs_what_it_alone_had_in_memory_and_comes_back_with_its_disk() {
     let folder = tempfile::tempdir().unwrap();
-    let chief = Chief::begin(1, options()).await;
+    // What a dead node had asked for is given up by that.
+    let chief = Chief::begin(1, Options { put_patience: 1_000, ..options() }).await;
     let plan = Plan::new("mortal", 16 * MIB, &[&chief]).on(folder.path());
     let other = Arc::new(Plan::new("other", 4 * MIB, &[&chief]).on(folder.path()).begin().await);
     let small = Arc::new(Plan::new("small", 0, &[&chief]).begin().await);

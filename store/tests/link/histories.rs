@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use store::master::options::Options;
 use store::resp::contract::{Only, Put, Store, Written};
 use store::resp::refusal::Code;
 
@@ -34,7 +35,8 @@ fn size(number: usize, turn: usize) -> usize {
 async fn history(seed: u64) {
     let folder = tempfile::tempdir().unwrap();
     let mut chance = Chance(seed);
-    let chief = Chief::begin(1, options()).await;
+    // What a node asked for and never heard of is given up by that.
+    let chief = Chief::begin(1, Options { put_patience: 1_000, ..options() }).await;
     let mut bridges = Vec::new();
     let mut homes: Vec<Home> = Vec::new();
     for (id, memory) in [("a", 64 * MIB), ("b", 64 * MIB), ("c", 0)] {
