@@ -284,7 +284,9 @@ proptest! {
                     }
                     What::Stops { job } => prop_assert!(asked.contains(&job)),
                     What::Told(Told::Stored { hashes, .. }) => {
-                        hashes.into_iter().for_each(|hash| *told.entry(hash).or_default() += 1);
+                        for hash in hashes {
+                            *told.entry(hash).or_default() += 1;
+                        }
                     }
                     What::Told(Told::Removed(hash)) => {
                         let copies = told.get_mut(&hash).expect("removed before it was stored");

@@ -42,8 +42,11 @@ impl Master {
         });
         let mut inside = node.lock();
         // A node that is drained takes nothing new; what it has in memory is not that.
+        // Something empty fits anywhere, but where there is no disk.
+        let disk = inside.space[Tier::Disk.at()];
         let fits = inside.standing() == Standing::Exact
-            && inside.space[Tier::Disk.at()].free() >= bytes
+            && disk.capacity > 0
+            && disk.free() >= bytes
             && !inside.leaving.contains_key(&(object.version, Tier::Disk));
         let slip = fits.then(|| inside.outbox.push(order, self.options.orders)).flatten();
         let Some(slip) = slip else {

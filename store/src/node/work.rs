@@ -166,7 +166,13 @@ impl Inner {
     }
 
     async fn change(&self, name: &Name, job: Job) {
-        let Some(disk) = &self.disk else { return };
+        let Some(disk) = &self.disk else {
+            // What was to be written was refused when it was ordered; what is to be deleted is not there.
+            if let Job::Delete(version) = job {
+                self.line.push(News::Released { version, tier: Tier::Disk });
+            }
+            return;
+        };
         let tenant = self.desk.name(name.tenant).as_bytes().to_vec();
         match job {
             Job::Write(version, copy, ends) => {

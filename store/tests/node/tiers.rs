@@ -163,3 +163,16 @@ async fn without_offloading_what_leaves_memory_is_gone_and_a_restart_begins_empt
     let world = World::begin(folder.path(), 4 * MIB, off).await;
     assert_eq!(world.node.count(&world.tenant).wait().await.unwrap(), 0);
 }
+
+/// Empty values fit anywhere; but a node without a disk is not told to write them, nor does it leave an order unanswered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_written_where_there_is_no_disk_not_even_what_is_empty() {
+    let world = World::begin_on(4 * MIB, options(), None).await;
+    for number in 0..20 {
+        world.put(&key(number), b"").await.unwrap();
+        assert!(world.node.remove(&world.tenant, &key(number)).wait().await.unwrap());
+    }
+    assert_eq!(world.desk.master().counters().moves.offloads, 0);
+    world.checked().await;
+    assert_eq!(world.desk.master().node_list()[0].leaving, 0);
+}
