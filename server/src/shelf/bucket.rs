@@ -243,7 +243,8 @@ fn said(place: &str, error: &Theirs) -> Error {
         Theirs::NotFound { .. } => Error::Denied(format!(
             "{place} is not there: {words}; make the bucket, or set files.url to one that exists"
         )),
-        _ if words.contains("507")
+        // As the library writes a status: an address may have these digits in its port.
+        _ if words.contains("507 Insufficient Storage")
             || words.contains("QuotaExceeded")
             || words.contains("XMinioStorageFull") =>
         {
@@ -266,4 +267,18 @@ fn chain(error: &Theirs) -> String {
         source = cause.source();
     }
     words.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(ENOUGH).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_store_is_told_from_one_whose_address_has_the_digits_of_that_status() {
+        let error = |words: &str| Theirs::Generic { store: "S3", source: words.into() };
+        let full = "Server returned non-2xx status code: 507 Insufficient Storage: no room";
+        assert!(matches!(said("s3://a", &error(full)), Error::Full(_)));
+        let away = "error sending request for url (http://127.0.0.1:45071/a/b)";
+        assert!(matches!(said("s3://a", &error(away)), Error::Away(_)));
+    }
 }

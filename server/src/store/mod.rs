@@ -134,6 +134,8 @@ impl Running {
             tracing::error!(%error, "serving clients ended by itself");
         }
         self.parts.node.end(GRACE).await;
+        // Whoever starts again finds the folder free.
+        self.door.close().await;
     }
 }
 
@@ -244,4 +246,22 @@ fn rand_seed() -> u64 {
 fn life() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one("life")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_was_stopped_leaves_its_folder_to_whoever_starts_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = Settings::default();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        (settings.tiers.listen, settings.tiers.admin) = (any, any);
+        settings.tiers.folder = Some(folder.path().to_owned());
+        settings.tiers.disk = crate::settings::Size::mib(64);
+        for _ in 0..20 {
+            start(&settings).await.unwrap().stop().await;
+        }
+    }
 }

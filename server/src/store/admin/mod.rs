@@ -97,6 +97,13 @@ impl Door {
         let _ = self.inside.parts.set(parts);
     }
 
+    /// Answers nothing more; nothing is held for it from then on.
+    pub(super) async fn close(&mut self) {
+        self.serving.abort();
+        // It was ended: that is what it says.
+        let _ = (&mut self.serving).await;
+    }
+
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
