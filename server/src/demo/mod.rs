@@ -86,7 +86,7 @@ pub struct Scene {
 /// Blocks in the cache of one engine: less than all conversations need, more than a third of them.
 const CACHE_BLOCKS: usize = 3_000;
 /// Requests at a time on one engine: fewer than there are users for it, so that some stand in line.
-const IN_FLIGHT: usize = 10;
+const IN_FLIGHT: usize = 8;
 /// Bytes of a token's keys and values; a real model has a thousand times as many.
 const BYTES_A_TOKEN: usize = 128;
 /// What the store has in memory: a third or so of what all conversations leave there; the rest is on disk.
