@@ -140,6 +140,7 @@ impl Store {
             group,
             block: None,
             ends: None,
+            doubtful: false,
         }));
     }
 
@@ -452,6 +453,7 @@ fn restart() {
         group: Group::NONE,
         block: None,
         ends: None,
+        doubtful: false,
     };
     let start = clock();
     store.master.begin_inventory(store.node, 1).expect("it joined");

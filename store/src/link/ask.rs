@@ -27,7 +27,7 @@ pub enum Ask<'a> {
     Promoted(TaskId),
     /// A promotion failed, and why.
     Failed(TaskId, String),
-    /// Whether the master reckons with a copy in memory here.
+    /// How the master reckons with a copy in memory here.
     Reckons(Name, Version),
     /// Where objects can be read.
     Get(Tenant, Vec<&'a [u8]>),

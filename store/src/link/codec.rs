@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::master::name::{Block, Group, Millis, Name, Node, Pin, Tenant, Tier, Version};
 use crate::master::{
     Committed, Copying, Error, Found, Glance, Hit, Inventory, Item, Joined, Life, News, Order, PutId,
-    Refused, Reserved, Staging, TaskId, Terms, Ticket, Wait, WaitFor, When,
+    Reckoned, Refused, Reserved, Staging, TaskId, Terms, Ticket, Wait, WaitFor, When,
 };
 
 /// What was read makes no sense.
@@ -356,12 +356,13 @@ kinds! {
     Pin { None = 0, Soft = 1, Hard = 2 }
     When { Always = 0, Absent = 1, Present = 2 }
     WaitFor { Space = 0, Slot = 1, Quota = 2 }
+    Reckoned { Shown = 0, Pending = 1, No = 2 }
 }
 
 parts! {
     Name { tenant, key }
     Block { hash, parent, tokens }
-    Item { name, version, size, tier, pin, group, block, ends }
+    Item { name, version, size, tier, pin, group, block, ends, doubtful }
     Copying { name, version, size, deadline, heat, ends }
     Reserved { put, node }
     Terms { when, life, block, drops }

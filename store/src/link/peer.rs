@@ -172,7 +172,7 @@ impl PeerServer {
             return Err(broken(Broken("a verdict")));
         }
         arrived.settle(frame::body(&body)?);
-        Ok(())
+        frame::write(stream, Kind::Ready, patience, |_| ()).await
     }
 }
 

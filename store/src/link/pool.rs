@@ -229,13 +229,18 @@ impl Way {
 }
 
 impl Placed for There {
-    fn settle(self: Box<Self>, verdict: Verdict) {
+    fn settle(self: Box<Self>, verdict: Verdict) -> Later<bool> {
         let Self { mut lane, settings, hands } = *self;
-        hands.spawn(async move {
+        let tells = hands.spawn(async move {
             let write = |to: &mut Writer<'_>| to.add(&verdict);
-            if frame::write(&mut lane.stream, Kind::Verdict, settings.patience, write).await.is_ok() {
-                lane.keep();
+            frame::write(&mut lane.stream, Kind::Verdict, settings.patience, write).await?;
+            let (head, _) = frame::read(&mut lane.stream, settings.patience).await?;
+            if head.kind != Kind::Ready {
+                return Err(broken(Broken("an answer")));
             }
+            lane.keep();
+            Ok(())
         });
+        Box::pin(async move { matches!(tells.await, Ok(Ok(()))) })
     }
 }

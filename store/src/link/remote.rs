@@ -25,8 +25,8 @@ use super::frame::{self, HEAD, Head, Kind, LONGEST, Sorry, Whom, broken, frame};
 use super::settings::Settings;
 use crate::master::name::{Millis, Name, Node, Tenant, Version};
 use crate::master::{
-    Committed, Error, Found, Glance, Item, Joined, Joining, News, Order, Put, PutId, Refused, Reserved,
-    Staging, TaskId, Terms, Ticket,
+    Committed, Error, Found, Glance, Item, Joined, Joining, News, Order, Put, PutId, Reckoned, Refused,
+    Reserved, Staging, TaskId, Terms, Ticket,
 };
 use crate::node::Clock;
 use crate::node::desk::{Away, Desk, Later, Promise, Said, Warmed};
@@ -666,7 +666,7 @@ impl Desk for Remote {
         Box::pin(async move { drop(up.wait_for(|session| *session != 0 && *session != joined).await) })
     }
 
-    fn reckons_with(&self, _: Node, name: &Name, version: Version) -> Said<bool> {
+    fn reckons_with(&self, _: Node, name: &Name, version: Version) -> Said<Reckoned> {
         later!(self, Ask::Reckons(name.clone(), version))
     }
 

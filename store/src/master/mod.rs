@@ -75,7 +75,7 @@ pub use flush::Flushed;
 pub use get::{Found, Hit, Look, Presence};
 pub use lives::Glance;
 pub use node::{Space, Standing};
-pub use nodes::{Inventory, Item, Joined, Joining, News, NodeLook};
+pub use nodes::{Inventory, Item, Joined, Joining, News, NodeLook, Reckoned};
 pub use outbox::{Copying, Order};
 pub use promote::{Later, Never, Staging, TaskId, Tried};
 pub use put::{Committed, Life, Put, PutId, Reserved, Terms, Ticket, When};

@@ -68,6 +68,19 @@ pub struct Item {
     pub block: Option<Block>,
     /// When it ends by itself, if it does.
     pub ends: Option<Millis>,
+    /// Whether the node has not heard that it shows: it was put on a condition, and only a master that decided knows.
+    pub doubtful: bool,
+}
+
+/// How a master reckons with a copy in a node's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reckoned {
+    /// It shows.
+    Shown,
+    /// It is arriving, or on its way out, or the node is not known well enough to tell: ask again.
+    Pending,
+    /// Not at all: nobody will ask for it, and no order will drop it.
+    No,
 }
 
 /// What happened on a node.
@@ -228,6 +241,7 @@ impl Master {
             inside.position = position;
             self.move_to(member, &mut inside, Standing::Exact);
         }
+        self.forget_decided(node);
         self.forget_buried();
         self.stir(&self.stirred.holder);
         self.freed_space(member);
@@ -237,19 +251,21 @@ impl Master {
         Ok(())
     }
 
-    /// Whether the master reckons with this copy in a node's memory: readable, arriving, or on its way out. One with which it
-    /// does not will be asked for by nobody, and never be dropped by an order.
-    pub fn reckons_with(&self, node: Node, name: &Name, version: Version) -> bool {
-        let Ok(member) = self.member(node) else { return false };
+    /// How the master reckons with this copy in a node's memory.
+    pub fn reckons_with(&self, node: Node, name: &Name, version: Version) -> Reckoned {
+        let Ok(member) = self.member(node) else { return Reckoned::No };
         let (shard, at) = self.find(name.tenant, &name.key);
-        let of_object = at.is_some_and(|at| {
-            let same = shard.rows[at.row()].version == version;
-            let staged = shard.tasks.get(&(at.row() as u32)).is_some_and(|task| task.target == node);
-            same && (staged || shard.rows[at.row()].copy(node, Tier::Memory).is_some())
-        });
-        of_object
+        let at = at.filter(|at| shard.rows[at.row()].version == version);
+        if at.is_some_and(|at| shard.rows[at.row()].copy(node, Tier::Memory).is_some()) {
+            return Reckoned::Shown;
+        }
+        let staged = |at: Place| shard.tasks.get(&(at.row() as u32)).is_some_and(|task| task.target == node);
+        let inside = member.lock();
+        let pending = at.is_some_and(staged)
             || shard.puts.iter().any(|put| put.version == version)
-            || member.lock().leaving.contains_key(&(version, Tier::Memory))
+            || inside.standing() != Standing::Exact
+            || inside.leaving.contains_key(&(version, Tier::Memory));
+        if pending { Reckoned::Pending } else { Reckoned::No }
     }
 
     /// From now on, and until [`Master::trust`] is said as often, what is not found is not known to be absent: nodes may come
@@ -460,7 +476,11 @@ impl Master {
         let buried = shard.buried.get(&item.name).is_some_and(|removed| *removed >= item.version);
         let known = shard.find(hash, tenant, key);
         let newest = known.map(|row| shard.rows[row as usize].version);
-        if buried || newest.is_some_and(|newest| newest > item.version) {
+        // Whether its condition held only the master knows that decided: one that did not takes it for nothing.
+        let undecided = item.doubtful
+            && newest != Some(item.version)
+            && !shard.decided.contains(&(member.node, item.version));
+        if undecided || buried || newest.is_some_and(|newest| newest > item.version) {
             let mut inside = member.lock();
             inside.drop_copy(item.name.clone(), item.version, item.tier, item.size);
             return self.wake.orders(member.node);
@@ -498,6 +518,9 @@ impl Master {
         if item.tier == Tier::Memory && shard.tasks.get(&row).is_some_and(|t| t.target == member.node) {
             return;
         }
+        if item.doubtful {
+            shard.rows[row as usize].flags.set(Flags::DECIDED);
+        }
         self.gain(shard, place, member, item.tier, false);
         if item.tier == Tier::Memory {
             self.settle(shard, place);
@@ -526,11 +549,19 @@ impl Master {
             let rows: Vec<usize> = shard.rows.iter().filter(|(_, o)| here(o)).map(|(row, _)| row).collect();
             for row in rows {
                 let place = Place::new(at, row);
+                let object = &shard.rows[row];
+                if !new_life && object.flags.has(Flags::DECIDED) && object.copy(node, Tier::Memory).is_some()
+                {
+                    shard.decided.insert((node, object.version));
+                }
                 for tier in Tier::ALL {
                     self.lose(shard, place, member, tier, Departs::Vanished);
                 }
                 self.erase_if_empty(shard, place);
             }
+        }
+        if new_life {
+            self.forget_decided(node);
         }
         let mut inside = member.lock();
         inside.complete = false;
@@ -596,6 +627,13 @@ impl Master {
         }
         shard.buried.insert(Name { tenant, key: key.into() }, Version(self.number()));
         Ok(())
+    }
+
+    /// A node has told everything, or comes no more: what was decided about copies that it doubts is said.
+    fn forget_decided(&self, node: Node) {
+        for shard in &self.shards {
+            shard.lock().decided.retain(|(of, _)| *of != node);
+        }
     }
 
     fn forget_buried(&self) {

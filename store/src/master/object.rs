@@ -61,6 +61,8 @@ impl Flags {
     pub(super) const OFFLOADING: u8 = 16;
     /// A candidate for promotion.
     pub(super) const CANDIDATE: u8 = 32;
+    /// Put on a condition that held: the node that has it may not have heard that.
+    pub(super) const DECIDED: u8 = 64;
 
     pub(super) fn has(self, flag: u8) -> bool {
         self.0 & flag != 0

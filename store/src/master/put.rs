@@ -242,6 +242,9 @@ impl Master {
         let object = writing.into_object(now, self);
         let row = shard.insert(hash, object, |object| self.hash_of(object));
         let at = Place::new(put.shard.into(), row as usize);
+        if terms.when != When::Always {
+            shard.rows[at.row()].flags.set(Flags::DECIDED);
+        }
         self.gain(shard, at, node, Tier::Memory, true);
         node.lock().puts -= 1;
         self.groups.join(&shard.rows[at.row()], at);

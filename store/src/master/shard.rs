@@ -30,6 +30,8 @@ pub(super) struct Shard {
     pub(super) lives: Lives,
     /// Removed while not everything was known.
     pub(super) buried: std::collections::HashMap<Name, Version>,
+    /// Put on a condition that held, by nodes that are telling anew what they have.
+    pub(super) decided: std::collections::HashSet<(Node, Version)>,
     pub(super) tally: Tally,
 }
 

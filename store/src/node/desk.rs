@@ -12,8 +12,8 @@ use super::clock::Clock;
 use crate::master::name::{Millis, Name, Node, Tenant, Version};
 use crate::master::options::{MAX_NODES, Options};
 use crate::master::{
-    Committed, Error, Found, Glance, Item, Joined, Joining, Master, News, Order, Put, PutId, Refused,
-    Reserved, Residency, Staging, TaskId, Terms, Ticket, Wake, Warm,
+    Committed, Error, Found, Glance, Item, Joined, Joining, Master, News, Order, Put, PutId, Reckoned,
+    Refused, Reserved, Residency, Staging, TaskId, Terms, Ticket, Wake, Warm,
 };
 
 /// What is waited for.
@@ -93,7 +93,7 @@ pub trait Desk: Send + Sync + 'static {
     /// was lost.
     fn parted(&self) -> Later<()>;
     /// See [`Master::reckons_with`].
-    fn reckons_with(&self, node: Node, name: &Name, version: Version) -> Said<bool>;
+    fn reckons_with(&self, node: Node, name: &Name, version: Version) -> Said<Reckoned>;
     /// See [`Master::join`].
     fn join(&self, joining: &Joining<'_>) -> Said<Result<Joined, Error>>;
     /// See [`Master::begin_inventory`].
@@ -380,7 +380,7 @@ impl Desk for Local {
         Box::pin(std::future::pending())
     }
 
-    fn reckons_with(&self, node: Node, name: &Name, version: Version) -> Said<bool> {
+    fn reckons_with(&self, node: Node, name: &Name, version: Version) -> Said<Reckoned> {
         Said::Now(self.0.master.reckons_with(node, name, version))
     }
 

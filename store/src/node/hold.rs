@@ -74,7 +74,7 @@ impl Hold {
         self.part(version).lock().get(&version).cloned()
     }
 
-    /// There is a copy from now on; nobody is told of it by that. One that is doubtful is no part of an inventory.
+    /// There is a copy from now on; nobody is told of it by that. One that is doubtful is told as such.
     pub(super) fn insert(&self, name: Name, meta: Meta, block: Block, doubtful: bool) {
         let version = meta.version;
         let (told, doubtful) = (AtomicBool::new(true), AtomicBool::new(doubtful));
@@ -85,7 +85,7 @@ impl Hold {
     /// The master has it.
     pub(super) fn trust(&self, version: Version) {
         if let Some(copy) = self.get(version) {
-            copy.doubtful.store(false, Ordering::Relaxed);
+            copy.trust();
         }
     }
 
@@ -170,6 +170,11 @@ impl Copy {
 
     pub(super) fn len(&self) -> usize {
         self.block.as_ref().map_or(0, Block::len)
+    }
+
+    /// The master has it.
+    pub(super) fn trust(&self) {
+        self.doubtful.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn is_doubtful(&self) -> bool {

@@ -36,12 +36,8 @@ impl Inner {
         self.line.clear();
         let mut items = Vec::with_capacity(TOGETHER);
         for copy in self.hold.all() {
-            if copy.is_doubtful() {
-                // Told now it would show whether its condition held or not; whoever put it has not heard that it is there.
-                self.hold.forget(copy.meta.version);
-                continue;
-            }
-            items.push(self.item(copy.name.clone(), &copy.meta, copy.len() as u64, Tier::Memory));
+            let item = self.item(copy.name.clone(), &copy.meta, copy.len() as u64, Tier::Memory);
+            items.push(Item { doubtful: copy.is_doubtful(), ..item });
             if items.len() == TOGETHER {
                 self.send(joined.node, &mut items).await?;
             }
@@ -85,7 +81,7 @@ impl Inner {
         let ends = meta.ends.map(|ends| self.desk.clock().inside(ends));
         let Meta { version, pin, group, .. } = *meta;
         let block = meta.block.as_deref().copied();
-        Item { name, version, size, tier, pin, group, block, ends }
+        Item { name, version, size, tier, pin, group, block, ends, doubtful: false }
     }
 
     /// Tells what happens, in its order, until the node ends. What the master missed it is told as a whole.

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::arena::{self, Arena, NoMemory};
@@ -66,12 +66,13 @@ pub(crate) struct Inner {
     copying: AtomicU64,
     /// Orders under way.
     working: AtomicU64,
+    /// Copies of which it is being found out what became of them.
+    unclaimed: AtomicU64,
     /// Told when an order is done: whoever takes orders waits for that.
     room: Notify,
     /// The same, for whoever joins: one told for both would be heard by one of them.
     calm: Notify,
     counts: Counts,
-    ends: watch::Sender<bool>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -127,6 +128,8 @@ pub struct Look {
     pub copies: usize,
     /// Values that are arriving.
     pub arriving: usize,
+    /// Values of other nodes of which it is being found out what became of them.
+    pub unclaimed: u64,
     /// Its disk, if it has one.
     pub disk: Option<disk::Space>,
     /// Why nothing is written to disk any more, if so.
@@ -210,10 +213,10 @@ impl Node {
             position: Mutex::new(0),
             copying: AtomicU64::new(0),
             working: AtomicU64::new(0),
+            unclaimed: AtomicU64::new(0),
             room: Notify::new(),
             calm: Notify::new(),
             counts: Counts::default(),
-            ends: watch::Sender::new(false),
             tasks: Mutex::new(JoinSet::new()),
             options,
             desk,
@@ -259,6 +262,7 @@ impl Node {
             memory: inner.arena.space(),
             copies: inner.hold.len(),
             arriving: inner.hold.writing(),
+            unclaimed: inner.unclaimed.load(Ordering::Relaxed),
             disk: inner.disk.as_ref().map(Disk::space),
             poisoned: inner.disk.as_ref().and_then(Disk::poisoned),
             working: inner.working.load(Ordering::Relaxed),
@@ -285,7 +289,6 @@ impl Node {
                 "the store ends before everything that should be on disk is there"
             );
         }
-        self.0.ends.send_replace(true);
         let mut tasks = std::mem::take(&mut *self.0.tasks.lock());
         tasks.shutdown().await;
     }

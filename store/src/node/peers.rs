@@ -65,8 +65,8 @@ pub enum Verdict {
 
 /// Bytes that another node has and does not show. Dropped without a verdict, that node finds out by itself.
 pub trait Placed: Send {
-    /// What is to be done with them; nobody waits for it.
-    fn settle(self: Box<Self>, verdict: Verdict);
+    /// What is to be done with them: that node is told even if nobody waits. The answer says whether it heard.
+    fn settle(self: Box<Self>, verdict: Verdict) -> Later<bool>;
 }
 
 /// What a node asks of other nodes.

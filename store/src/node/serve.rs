@@ -13,10 +13,8 @@ use super::peers::{Parcel, Sent, Verdict};
 use super::read::{away, unknown};
 use super::{Inner, Node};
 use crate::arena;
-use crate::master::name::{Block, Group, Name, Node as Number, Pin, Tier};
-use crate::master::{
-    self, Committed, Glance, News, PutId, Refused, Reserved, Terms, Ticket, Wait, WaitFor, When,
-};
+use crate::master::name::{Block, Group, Name, Node as Number, Pin};
+use crate::master::{self, Committed, Glance, PutId, Refused, Reserved, Terms, Ticket, Wait, WaitFor, When};
 use crate::resp::contract::{
     self, Answer, Each, Life, Look, Only, Page, Part, Put, Sink, Space, Store, Tenant, Wanted, Warming,
     Written, together,
@@ -431,10 +429,10 @@ impl Sink for Filling {
         // Before the master shows it: whoever is told of it finds it.
         self.inner.hold.insert(self.name.clone(), meta, block, conditional);
         match self.inner.desk.commit(self.put, &terms) {
-            Said::Now(said) => Answer::Now(self.committed(Ok(said))),
+            Said::Now(said) => Answer::Now(self.committed(Ok(said), conditional)),
             // It comes to its end even if whoever asked has left.
             Said::Later(later) => {
-                let ending = tokio::spawn(async move { self.committed(later.await) });
+                let ending = tokio::spawn(async move { self.committed(later.await, conditional) });
                 Answer::later(async move { ending.await.unwrap_or_else(|_| Err(away())) })
             }
         }
@@ -444,7 +442,7 @@ impl Sink for Filling {
 impl Filling {
     /// Sends it to the node where it is to be, and lets it show there.
     async fn pass_on(self, node: Number, parcel: Parcel, terms: Terms) -> Result<Written, Refusal> {
-        let desk = self.inner.desk.clone();
+        let (desk, conditional) = (self.inner.desk.clone(), parcel.conditional);
         let sent = match &self.inner.peers {
             Some(peers) => peers.send(node, parcel).await,
             None => Sent::Refused("this node cannot pass values on".to_owned()),
@@ -473,36 +471,42 @@ impl Filling {
             Err(Away) => return Err(away()),
         };
         self.inner.counts.sent.fetch_add(1, Ordering::Relaxed);
-        placed.settle(verdict);
+        let heard = placed.settle(verdict);
+        // Until that node knows that the condition held, another master would not learn of it.
+        if conditional && verdict == Verdict::Shown && !heard.await {
+            return Err(away());
+        }
         written
     }
 
     /// What became of it; from here on nothing is left to be undone.
-    fn committed(&self, said: Result<Result<Committed, master::Error>, Away>) -> Result<Written, Refusal> {
+    fn committed(
+        &self,
+        said: Result<Result<Committed, master::Error>, Away>,
+        conditional: bool,
+    ) -> Result<Written, Refusal> {
         let hold = &self.inner.hold;
         let version = self.put.version();
         let written = match said {
-            Ok(Ok(Committed::Stored(_))) => {
-                hold.trust(version);
-                Ok(Written::Stored)
-            }
-            Ok(Ok(Committed::Replaced { old, .. })) => {
-                hold.trust(version);
-                hold.drop_copy(old);
+            Ok(Ok(stored @ (Committed::Stored(_) | Committed::Replaced { .. }))) => {
+                if conditional {
+                    hold.trust(version);
+                }
+                if let Committed::Replaced { old, .. } = stored {
+                    hold.drop_copy(old);
+                }
                 Ok(Written::Stored)
             }
             Ok(Ok(Committed::Overtaken)) => {
-                hold.forget(version);
+                self.inner.disown(&self.name, version);
                 Ok(Written::Stored)
             }
             Ok(Ok(Committed::Unchanged)) => {
-                hold.forget(version);
+                self.inner.disown(&self.name, version);
                 Ok(Written::Unchanged)
             }
             Ok(Err(error)) => {
-                hold.forget(version);
-                // A master that was told everything in between may have taken it for whole.
-                self.inner.line.push(News::Lost { name: self.name.clone(), version, tier: Tier::Memory });
+                self.inner.disown(&self.name, version);
                 Err(too_late(&error))
             }
             // Whether it was taken will show when everything is told again.

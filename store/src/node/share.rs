@@ -3,28 +3,29 @@
 //! - N3: bytes that were taken show when the master says so and not before; whoever sent them may die at any moment. What it left
 //!   behind is either reckoned with by the master, or forgotten.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::timeout;
 
+use super::desk::Away;
 use super::meta::Meta;
 use super::peers::{Verdict, Which};
 use super::{Inner, Node};
 use crate::arena;
 use crate::disk;
-use crate::master::News;
 use crate::master::name::{Name, Tier, Version};
+use crate::master::{News, Reckoned};
 
 /// How often more is asked to leave for bytes that arrive, and how long that is waited for each time.
 const ROUNDS: usize = 100;
 const ROUND: Duration = Duration::from_millis(10);
 /// How often the master is asked about what was left behind.
-const LOOK: Duration = Duration::from_secs(1);
-/// Looks at the same copy, each twice as long after the last: then it is the master's.
-const LOOKS: u32 = 7;
+const LOOK: Duration = Duration::from_millis(250);
+/// Looks at the same copy, each twice as long after the last, two minutes in all: then it is the master's.
+const LOOKS: u32 = 9;
 
 /// Memory for bytes that another node sends. Dropped before it is whole, nothing was there.
 pub struct Arriving {
@@ -34,6 +35,9 @@ pub struct Arriving {
     conditional: bool,
     room: Option<arena::Filling>,
 }
+
+/// Bytes of which nobody said what became of them, as long as that is being found out.
+struct Unclaimed(Weak<Inner>);
 
 /// Bytes that another node sent and that do not show yet.
 pub struct Arrived {
@@ -119,6 +123,32 @@ impl Inner {
         }
         None
     }
+
+    /// The master has them not: they are forgotten here. One that was told everything in between may have taken them for whole,
+    /// and hears that they are gone.
+    pub(super) fn disown(&self, name: &Name, version: Version) {
+        self.hold.forget(version);
+        if !self.desk.is_here() {
+            self.line.push(News::Lost { name: name.clone(), version, tier: Tier::Memory });
+        }
+    }
+}
+
+// === impl Unclaimed ===
+
+impl Unclaimed {
+    fn new(inner: &Arc<Inner>) -> Self {
+        inner.unclaimed.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::downgrade(inner))
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.unclaimed.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 // === impl Arriving ===
@@ -168,19 +198,11 @@ impl Arrived {
                 // An order to give it up was about something else: what shows is never displaced.
                 hold.end(version);
             }
-            Verdict::NotShown => self.forget(),
-            Verdict::Unknown => {
-                self.forget();
-                // A master that was told everything in between may have taken it for whole.
-                let (name, tier) = (self.name.clone(), Tier::Memory);
-                self.inner.line.push(News::Lost { name, version, tier });
+            Verdict::NotShown | Verdict::Unknown => {
+                self.inner.disown(&self.name, version);
+                self.inner.end_staging(version);
             }
         }
-    }
-
-    fn forget(&self) {
-        self.inner.hold.forget(self.version);
-        self.inner.end_staging(self.version);
     }
 }
 
@@ -195,19 +217,22 @@ impl Drop for Arrived {
             return self.inner.hold.released(self.version);
         }
         let (inner, name, version) = (Arc::downgrade(&self.inner), self.name.clone(), self.version);
+        let unclaimed = Unclaimed::new(&self.inner);
         let asks = async move {
             for look in 0..LOOKS {
                 tokio::time::sleep(LOOK * 2_u32.pow(look)).await;
                 let Some(inner) = inner.upgrade() else { return };
-                if inner.hold.get(version).is_none() {
-                    return;
-                }
-                let reckoned = inner.desk.reckons_with(inner.number(), &name, version).wait().await;
-                if matches!(reckoned, Ok(false)) && inner.hold.get(version).is_some() {
-                    inner.counts.orphans.fetch_add(1, Ordering::Relaxed);
-                    return inner.hold.forget(version);
+                let Some(copy) = inner.hold.get(version) else { return };
+                match inner.desk.reckons_with(inner.number(), &name, version).wait().await {
+                    Ok(Reckoned::Shown) => return copy.trust(),
+                    Ok(Reckoned::Pending) | Err(Away) => {}
+                    Ok(Reckoned::No) => {
+                        inner.counts.orphans.fetch_add(1, Ordering::Relaxed);
+                        return inner.disown(&name, version);
+                    }
                 }
             }
+            drop(unclaimed);
         };
         // Without a runtime everything here has ended.
         if let Ok(hands) = tokio::runtime::Handle::try_current() {

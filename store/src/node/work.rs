@@ -133,7 +133,11 @@ impl Inner {
         let Copying { name, version, size, ends, .. } = copying;
         let ends = ends.map(|ends| self.desk.clock().outside(ends));
         match self.hold.get(version) {
-            Some(copy) if self.disk.is_some() => self.enter(name, Job::Write(version, copy, ends), size),
+            Some(copy) if self.disk.is_some() => {
+                // What is ordered to be kept shows.
+                copy.trust();
+                self.enter(name, Job::Write(version, copy, ends), size);
+            }
             _ => self.line.push(News::OffloadFailed { name, version }),
         }
     }
@@ -300,12 +304,12 @@ impl Inner {
         };
         match self.desk.promoted(task, self.number()).wait().await {
             Ok(Ok(())) => {
-                placed.settle(Verdict::Shown);
+                drop(placed.settle(Verdict::Shown));
                 self.counts.sent.fetch_add(1, Ordering::Relaxed);
                 self.counts.promoted.fetch_add(1, Ordering::Relaxed);
                 self.counts.promoted_bytes.fetch_add(*size, Ordering::Relaxed);
             }
-            Ok(Err(_)) => placed.settle(Verdict::Unknown),
+            Ok(Err(_)) => drop(placed.settle(Verdict::Unknown)),
             // That node finds out what became of it.
             Err(Away) => {}
         }

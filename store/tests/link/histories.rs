@@ -103,7 +103,10 @@ fn agrees(seed: u64, number: usize, may: &May, found: Option<&[u8]>) {
         _ => false,
     };
     let never = may.turns.is_empty() && found.is_none();
-    assert!(never || may.turns.iter().any(fits), "seed {seed}: {number} is none of {:?}", may.turns);
+    let is =
+        (0..150).find(|turn| found.is_some_and(|found| found == value(number, *turn, size(number, *turn))));
+    let is = found.map(|found| (found.len(), is));
+    assert!(never || may.turns.iter().any(fits), "seed {seed}: {number} is {is:?}, none of {:?}", may.turns);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -241,7 +241,10 @@ pub(crate) async fn settle(chief: &Chief, homes: &[&Home]) {
         let busy = gauges.promotions + gauges.offloads + gauges.puts > 0
             || leaving > 0
             || exact < homes.len()
-            || homes.iter().any(|home| !home.node.is_idle() || home.node.look().arriving > 0);
+            || homes.iter().any(|home| {
+                let look = home.node.look();
+                !home.node.is_idle() || look.arriving > 0 || look.unclaimed > 0
+            });
         calm = if busy { 0 } else { calm + 1 };
         tokio::time::sleep(Duration::from_millis(2)).await;
     }

@@ -191,7 +191,7 @@ fn gates_that_only_retries_and_warming_meet_are_counted_as_well() {
     world.master.lease(world.tenant, b"k", 60_000, world.now).unwrap();
     let name = Name { tenant: world.tenant, key: b"k".as_slice().into() };
     let (pin, group, tier) = (Pin::None, Group::NONE, Tier::Memory);
-    let item = Item { name, version, size: MIB, tier, pin, group, block: None, ends: None };
+    let item = Item { name, version, size: MIB, tier, pin, group, block: None, ends: None, doubtful: false };
     world.tell(1, &News::Adopted(item)).unwrap();
     assert_eq!((world.master.candidates(), world.master.counters().candidates.settled), (0, 1), "at once");
     // That copy's node is away, the other one back: a candidate again, until the copy is back as well.

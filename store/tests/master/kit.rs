@@ -221,7 +221,7 @@ impl World {
         let name = Name { tenant, key: key.into() };
         let (pin, group, tier) = (Pin::None, Group::NONE, Tier::Disk);
         self.fakes[fake].holds.insert((version, tier), (name.clone(), size));
-        let item = Item { name, version, size, tier, pin, group, block: None, ends: None };
+        let item = Item { name, version, size, tier, pin, group, block: None, ends: None, doubtful: false };
         self.tell(fake, &News::Adopted(item)).unwrap();
         version
     }
@@ -231,7 +231,7 @@ impl World {
         let (name, tier) = (Name { tenant: self.tenant, key: key.into() }, Tier::Memory);
         self.fakes[fake].holds.insert((version, tier), (name.clone(), size));
         let (pin, group) = (Pin::None, Group::NONE);
-        let item = Item { name, version, size, tier, pin, group, block: None, ends: None };
+        let item = Item { name, version, size, tier, pin, group, block: None, ends: None, doubtful: false };
         self.tell(fake, &News::Adopted(item)).unwrap();
     }
 
@@ -340,6 +340,7 @@ impl Fake {
             group: Group::NONE,
             block: None,
             ends: None,
+            doubtful: false,
         };
         self.holds.iter().map(item).collect()
     }

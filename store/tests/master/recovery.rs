@@ -2,7 +2,9 @@
 
 use store::master::name::{Name, Tier, Version};
 use store::master::options::{Offload, Options};
-use store::master::{Error, Found, Inventory, Item, Joining, News, Presence, Put, Standing, Terms};
+use store::master::{
+    Error, Found, Inventory, Item, Joining, News, Presence, Put, Reckoned, Standing, Terms, When,
+};
 
 use crate::kit::{MIB, World, key, options};
 
@@ -238,4 +240,76 @@ fn what_is_open_is_ordered_once_however_often_a_node_comes_back() {
     let looked = world.look_node(0);
     assert_eq!((looked.leaving, looked.memory.free(), world.fakes[0].open.len()), (0, 100 * MIB, 0));
     world.checked();
+}
+
+/// The node tells everything anew and has not heard of any condition that it held, however often it begins.
+fn tell_in_doubt(world: &mut World, times: usize) {
+    let node = world.node(0);
+    let items: Vec<Item> =
+        world.fakes[0].items().into_iter().map(|item| Item { doubtful: true, ..item }).collect();
+    for _ in 0..times {
+        world.master.begin_inventory(node, 1).unwrap();
+        world.master.inventory(node, 1, &items[..items.len() / 2]).unwrap();
+    }
+    world.master.inventory(node, 1, &items).unwrap();
+    let position = world.fakes[0].position;
+    world.master.end_inventory(node, 1, position, world.now).unwrap();
+}
+
+fn put_if_absent(world: &mut World, key: &[u8]) -> Version {
+    let reserved = world.begin(&Put::new(world.tenant, key, MIB)).unwrap();
+    let version = reserved.put.version();
+    let terms = Terms { when: When::Absent, ..Terms::default() };
+    world.master.commit(reserved.put, &terms, world.now).unwrap();
+    let bytes = world.fakes[0].open.remove(&version).unwrap();
+    world.fakes[0].holds.insert((version, Tier::Memory), bytes);
+    version
+}
+
+#[test]
+fn a_condition_that_held_is_remembered_for_a_node_that_has_not_heard_of_it() {
+    let mut world = World::new(Options { offload: Offload::Off, ..options() }, 100 * MIB);
+    let versions: Vec<Version> =
+        (0..6).map(|number| put_if_absent(&mut world, format!("{number}").as_bytes())).collect();
+    for times in [1, 3] {
+        tell_in_doubt(&mut world, times);
+        for (number, version) in versions.iter().enumerate() {
+            let key = format!("{number}");
+            assert_eq!(world.hit(key.as_bytes()).version, *version);
+            let name = Name { tenant: world.tenant, key: key.as_bytes().into() };
+            assert_eq!(world.master.reckons_with(world.node(0), &name, *version), Reckoned::Shown);
+        }
+        world.checked();
+    }
+    // A master that did not decide takes them for nothing, and has them dropped.
+    let mut world = restart_master(world);
+    join(&mut world, 0);
+    tell_in_doubt(&mut world, 2);
+    let name = Name { tenant: world.tenant, key: b"0".as_slice().into() };
+    assert_eq!(world.get(b"0"), Found::Absent);
+    assert_eq!(world.master.reckons_with(world.node(0), &name, versions[0]), Reckoned::Pending);
+    world.work(0);
+    assert_eq!(world.master.reckons_with(world.node(0), &name, versions[0]), Reckoned::No);
+    assert_eq!((world.fakes[0].holds.len(), world.look_node(0).memory.free()), (0, 100 * MIB));
+    world.checked();
+}
+
+#[test]
+fn a_condition_that_was_not_decided_when_its_node_told_everything_anew_has_not_held() {
+    let mut world = World::new(Options { offload: Offload::Off, ..options() }, 100 * MIB);
+    let reserved = world.begin(&Put::new(world.tenant, b"k", MIB)).unwrap();
+    let name = Name { tenant: world.tenant, key: b"k".as_slice().into() };
+    let version = reserved.put.version();
+    assert_eq!(world.master.reckons_with(world.node(0), &name, version), Reckoned::Pending);
+    let item = |world: &World| Item { doubtful: true, ..world.fakes[0].items().remove(0) };
+    world.fakes[0].holds.insert((version, Tier::Memory), (name.clone(), MIB));
+    let node = world.node(0);
+    world.master.begin_inventory(node, 1).unwrap();
+    let told = item(&world);
+    world.master.inventory(node, 1, &[told]).unwrap();
+    let position = world.fakes[0].position;
+    world.master.end_inventory(node, 1, position, world.now).unwrap();
+    let terms = Terms { when: When::Absent, ..Terms::default() };
+    assert_eq!(world.master.commit(reserved.put, &terms, world.now), Err(Error::Stale));
+    assert_eq!(world.get(b"k"), Found::Absent);
 }
