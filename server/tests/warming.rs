@@ -464,8 +464,8 @@ async fn a_real_store_has_it_in_memory_when_its_turn_comes() {
     settings.tiers.disk = settings::Size::mib(256);
     settings.tiers.events = Some(format!("ipc://{}", folder.path().join("events").display()));
     settings.tiers.replay = Some(format!("ipc://{}", folder.path().join("replay").display()));
-    let store = server::store::start(&settings).await.unwrap();
-    let address = store.address().to_string();
+    let store = server::store::start_whole(&settings).await.unwrap();
+    let address = store.address.to_string();
     let known = settings::Store {
         events: settings.tiers.events.clone(),
         replay: settings.tiers.replay.clone(),
@@ -502,6 +502,6 @@ async fn a_real_store_has_it_in_memory_when_its_turn_comes() {
     let ended = |_: &Status, warming: &WarmingStatus| warming.counts.in_time_blocks == 4;
     let counts = world.until("all came in time", ended).await.store.unwrap().warming.unwrap().counts;
     assert_eq!((counts.asked_blocks, counts.taken_objects, counts.failed), (4, 4, 0));
-    let warmed = store.parts().local.master().counters().warmed;
+    let warmed = store.local.master().counters().warmed;
     assert_eq!((warmed.asked, warmed.in_time), (4, 4), "{warmed:?}");
 }

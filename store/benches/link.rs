@@ -30,7 +30,7 @@ async fn remote(id: &str, memory: u64, master: &str) -> Node {
     remote.found().await;
     let peers: Arc<dyn Peers> = Arc::new(Net::new(remote.book().clone(), Settings::default()));
     let options = node::Options::new(id, memory);
-    let node = Node::begin_with(options, Arc::new(remote), Some(peers), 1, None).await.expect("a node");
+    let node = Node::begin(options, Arc::new(remote), Some(peers), 1, None).await.expect("a node");
     let serves = PeerServer::new(node.clone(), Settings::default());
     tokio::spawn(async move { serves.serve(listener, std::future::pending()).await });
     node
@@ -136,7 +136,7 @@ fn main() {
 
         let desk: Arc<dyn Desk> = Arc::new(make(1));
         let here =
-            Node::begin_on(node::Options::new("here", 256 << 20), desk, 1, None).await.expect("a node");
+            Node::begin(node::Options::new("here", 256 << 20), desk, None, 1, None).await.expect("a node");
         let large = remote("large", 256 << 20, &address).await;
         let small = remote("small", 0, &address).await;
         for len in [4 << 10, MIB] {

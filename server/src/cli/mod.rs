@@ -105,7 +105,7 @@ fn run(cli: Cli, registry: &Registry) -> Result<(), Failure> {
         Command::Relay(command) => command.run(),
         Command::Coord(command) => command.run(registry),
         Command::Indexer(command) => command.run(),
-        Command::Store(command) => command.run(),
+        Command::Store(command) => command.run(registry),
         Command::Sim(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Config(command) => command.run(),

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use coord::backend::Registry;
 
 use super::Source;
 use super::output::{self, Failure};
-use crate::settings::{Offload, Settings, Size};
+use crate::settings::{Offload, Role, Settings, Size};
 use crate::{store, telemetry};
 
 /// Keep KV blocks in memory over disk, for engines that speak the Redis protocol.
@@ -38,6 +39,18 @@ pub(super) struct Store {
     /// Where they ask for what they missed [setting: tiers.replay].
     #[arg(long, value_name = "ENDPOINT")]
     replay: Option<String>,
+    /// What this process does [setting: tiers.roles].
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "master,node")]
+    roles: Vec<Role>,
+    /// Where a node looks for the master that leads; may be repeated [setting: tiers.link.masters].
+    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
+    master: Vec<String>,
+    /// Where a master listens for nodes of other processes [setting: tiers.link.master_listen].
+    #[arg(long, value_name = "ADDRESS")]
+    master_listen: Option<SocketAddr>,
+    /// Where a node listens for other nodes [setting: tiers.link.node_listen].
+    #[arg(long, value_name = "ADDRESS")]
+    node_listen: Option<SocketAddr>,
     /// When objects are written to disk [setting: tiers.offload].
     #[arg(long, value_enum)]
     offload: Option<Offload>,
@@ -47,12 +60,12 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub(super) fn run(self, registry: &Registry) -> Result<(), Failure> {
         let json = self.json;
         let settings = self.settings()?;
         telemetry::start(&settings.log).map_err(Failure::Input)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(serve(settings, json))
+        runtime.block_on(serve(settings, registry, json))
     }
 
     fn settings(self) -> Result<Settings, Failure> {
@@ -66,42 +79,80 @@ impl Store {
         tiers.events = self.events.or(tiers.events.take());
         tiers.replay = self.replay.or(tiers.replay.take());
         tiers.offload = self.offload.unwrap_or(tiers.offload);
+        if !self.roles.is_empty() {
+            tiers.roles = self.roles;
+        }
+        if !self.master.is_empty() {
+            tiers.link.masters = self.master;
+        }
+        tiers.link.master_listen = self.master_listen.unwrap_or(tiers.link.master_listen);
+        tiers.link.node_listen = self.node_listen.unwrap_or(tiers.link.node_listen);
         tiers.check().map_err(Failure::Input)?;
         Ok(settings)
     }
 }
 
-async fn serve(settings: Settings, json: bool) -> Result<(), Failure> {
-    let running = store::start(&settings).await.map_err(Failure::Input)?;
-    let address = running.address();
-    let tiers = &settings.tiers;
+async fn serve(settings: Settings, registry: &Registry, json: bool) -> Result<(), Failure> {
+    // Starting may take as long as there is no master, and is to be ended by a signal, too.
+    let running = tokio::select! {
+        running = store::start(&settings, registry) => running.map_err(Failure::Input)?,
+        () = super::serve::signal() => return Ok(()),
+    };
     if json {
-        let told = serde_json::json!({"listen": address.to_string(), "admin": running.admin().to_string()});
+        let at = |address: Option<SocketAddr>| address.map(|address| address.to_string());
+        let told = serde_json::json!({
+            "listen": at(running.address()),
+            "admin": running.admin().to_string(),
+            "master": at(running.master_link()),
+            "node": at(running.node_link()),
+        });
         output::line(&told.to_string())?;
     }
-    let look = running.parts().node.look();
-    let objects = running.parts().node.disk().map_or(0, |disk| disk.count().0);
-    if let Some(folder) = &tiers.folder {
-        tracing::info!(
-            "{} in memory over {} in {}; {objects} objects were there (node {})",
-            tiers.memory,
-            tiers.disk,
-            folder.display(),
-            look.id,
-        );
-    } else {
-        tracing::info!("{} in memory and no disk: --data FOLDER adds one (node {})", tiers.memory, look.id);
-    }
-    if !address.ip().is_loopback() && settings.tenants.is_empty() {
-        tracing::warn!("anybody who reaches {address} may read and write: add [[tenants]] with keys_file");
-    }
-    tracing::info!("ready to try: redis-cli -h {} -p {} set a b", address.ip(), address.port());
-    tracing::info!("how it is: warmline status --store http://{}", running.admin());
-    if !running.admin().ip().is_loopback() && settings.admin.key_file.is_none() {
-        tracing::warn!("anybody who reaches {} may remove objects: set admin.key_file", running.admin());
-    }
+    say(&settings, &running);
     super::serve::signal().await;
     tracing::info!("stopping: no new clients, what arrives is written to disk");
     running.stop().await;
     Ok(())
+}
+
+/// What somebody who has just started it wants to know.
+fn say(settings: &Settings, running: &store::Running) {
+    let tiers = &settings.tiers;
+    if let Some(served) = &running.parts().node {
+        let look = served.node.look();
+        let objects = served.node.disk().map_or(0, |disk| disk.count().0);
+        if let Some(folder) = &tiers.folder {
+            tracing::info!(
+                "{} in memory over {} in {}; {objects} objects were there (node {})",
+                tiers.memory,
+                tiers.disk,
+                folder.display(),
+                look.id,
+            );
+        } else {
+            tracing::info!(
+                "{} in memory and no disk: --data FOLDER adds one (node {})",
+                tiers.memory,
+                look.id
+            );
+        }
+    }
+    if let Some(address) = running.master_link() {
+        tracing::info!(
+            "nodes find this master: warmline store --roles node --master {}",
+            tiers.link.told(address)
+        );
+    }
+    if let Some(address) = running.address() {
+        if !address.ip().is_loopback() && settings.tenants.is_empty() {
+            tracing::warn!(
+                "anybody who reaches {address} may read and write: add [[tenants]] with keys_file"
+            );
+        }
+        tracing::info!("ready to try: redis-cli -h {} -p {} set a b", address.ip(), address.port());
+    }
+    tracing::info!("how it is: warmline status --store http://{}", running.admin());
+    if !running.admin().ip().is_loopback() && settings.admin.key_file.is_none() {
+        tracing::warn!("anybody who reaches {} may remove objects: set admin.key_file", running.admin());
+    }
 }

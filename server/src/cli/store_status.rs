@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::client::Client;
 use super::output::{self, Failure};
-use crate::store::admin::api::{Counters, NodeSeen, Space, Status};
+use crate::store::admin::api::{Counters, Led, Link, NodeSeen, Space, Status};
 
 /// Asks the operator's door of a store, and shows what it says.
 pub(super) fn run(client: &Client, json: bool) -> Result<(), Failure> {
@@ -17,41 +17,92 @@ fn show(status: &Status) -> String {
     let mut out = String::new();
     let up = Duration::from_secs(status.uptime_s as u64);
     let ready = status.waiting_for.as_ref().map_or("ready".to_owned(), |why| format!("not ready: {why}"));
-    line(
-        &mut out,
-        format_args!("warmline store {}, up {up:?}, {ready}; node {}", status.version, status.node.id),
-    );
+    let node = status.node.as_ref().map(|node| format!("; node {}", node.id)).unwrap_or_default();
+    line(&mut out, format_args!("warmline store {}, up {up:?}, {ready}{node}", status.version));
+    if let Some(link) = &status.link {
+        line(&mut out, format_args!("{}", leads(link)));
+    }
     for what in &status.trouble {
         line(&mut out, format_args!("! {what}"));
     }
-    let clients = &status.clients;
-    line(
-        &mut out,
-        format_args!(
-            "{} objects; {} clients; {} in, {} out\n",
-            of(&status.now, "objects"),
-            clients.connections,
-            size(clients.received_bytes),
-            size(clients.sent_bytes)
-        ),
-    );
+    let mut facts = Vec::new();
+    if let Some(led) = &status.led {
+        facts.push(format!("{} objects", of(&led.now, "objects")));
+    }
+    if let Some(clients) = &status.clients {
+        facts.push(format!("{} clients", clients.connections));
+        facts.push(format!("{} in, {} out", size(clients.received_bytes), size(clients.sent_bytes)));
+    }
+    if !facts.is_empty() {
+        line(&mut out, format_args!("{}\n", facts.join("; ")));
+    }
     tiers(&mut out, status);
-    counted(&mut out, status);
-    if !clients.refusals.is_empty() {
-        let words: Vec<String> =
-            clients.refusals.iter().map(|(code, many)| format!("{many} {code}")).collect();
+    if let Some(led) = &status.led {
+        counted(&mut out, led);
+    }
+    let refusals = status.clients.as_ref().map(|clients| &clients.refusals);
+    if let Some(refusals) = refusals.filter(|refusals| !refusals.is_empty()) {
+        let words: Vec<String> = refusals.iter().map(|(code, many)| format!("{many} {code}")).collect();
         line(&mut out, format_args!("refused    {}", words.join(", ")));
     }
     out
 }
 
+/// Who leads, in words.
+fn leads(link: &Link) -> String {
+    let roles = link.roles.join(" and ");
+    let late = match link.late_answers {
+        0 => String::new(),
+        many => format!("; {many} answers came too late to be believed"),
+    };
+    let who = match (link.leads, &link.leader, link.term) {
+        (true, _, Some(term)) => format!("it leads, in term {term}"),
+        (_, Some(leader), Some(term)) => format!("{leader} leads, in term {term}"),
+        (_, Some(leader), None) => format!("{leader} leads"),
+        (_, None, _) => "nobody is known to lead".to_owned(),
+    };
+    format!("{roles}; {who}{late}")
+}
+
 fn tiers(out: &mut String, status: &Status) {
-    let width = status.nodes.iter().map(|node| node.id.len()).max().unwrap_or(0).max(4);
+    let nodes = status.led.as_ref().map_or(&[][..], |led| &led.nodes);
+    if !nodes.is_empty() {
+        of_nodes(out, nodes);
+    }
+    let Some(here) = &status.node else { return };
+    let arena = &here.arena;
+    line(
+        out,
+        format_args!(
+            "memory here: free in {} parts, the longest {} ({:.0} % of what is free is beside it)",
+            arena.parts,
+            size(arena.largest),
+            arena.fragmentation * 100.0
+        ),
+    );
+    if let Some(disk) = &here.disk {
+        line(
+            out,
+            format_args!(
+                "disk here:   {} objects in {} files of {}, {} of it dead; {} wait to be written",
+                disk.objects,
+                disk.segments,
+                size(disk.on_disk),
+                size(disk.dead),
+                size(disk.queued)
+            ),
+        );
+    }
+    out.push('\n');
+}
+
+fn of_nodes(out: &mut String, nodes: &[NodeSeen]) {
+    let width = nodes.iter().map(|node| node.id.len()).max().unwrap_or(0).max(4);
     line(
         out,
         format_args!("{:<width$}  state       tier    taken       of          leaving     free", "node"),
     );
-    for node in &status.nodes {
+    for node in nodes {
         let state = state(node);
         for (at, (tier, space)) in [("memory", &node.memory), ("disk", &node.disk)].into_iter().enumerate() {
             let (id, state) = if at == 0 { (&*node.id, &*state) } else { ("", "") };
@@ -76,38 +127,14 @@ fn tiers(out: &mut String, status: &Status) {
             );
         }
     }
-    let arena = &status.node.arena;
-    line(
-        out,
-        format_args!(
-            "memory here: free in {} parts, the longest {} ({:.0} % of what is free is beside it)",
-            arena.parts,
-            size(arena.largest),
-            arena.fragmentation * 100.0
-        ),
-    );
-    if let Some(disk) = &status.node.disk {
-        line(
-            out,
-            format_args!(
-                "disk here:   {} objects in {} files of {}, {} of it dead; {} wait to be written",
-                disk.objects,
-                disk.segments,
-                size(disk.on_disk),
-                size(disk.dead),
-                size(disk.queued)
-            ),
-        );
-    }
-    out.push('\n');
 }
 
 fn state(node: &NodeSeen) -> String {
     if node.drain.is_some() { "draining".to_owned() } else { node.standing.clone() }
 }
 
-fn counted(out: &mut String, status: &Status) {
-    let reads = &status.reads;
+fn counted(out: &mut String, led: &Led) {
+    let reads = &led.reads;
     let percent = |part: Option<f64>| part.map_or("-".to_owned(), |part| format!("{:.1} %", part * 100.0));
     line(
         out,
@@ -120,7 +147,7 @@ fn counted(out: &mut String, status: &Status) {
             percent(reads.ratio)
         ),
     );
-    let counters = &status.counters;
+    let counters = &led.counters;
     let moves = |name| of(&counters.moves, name);
     line(
         out,
@@ -129,7 +156,7 @@ fn counted(out: &mut String, status: &Status) {
             moves("committed"),
             moves("revoked"),
             moves("displaced"),
-            of(&status.now, "puts")
+            of(&led.now, "puts")
         ),
     );
     line(
@@ -139,7 +166,7 @@ fn counted(out: &mut String, status: &Status) {
             moves("offloaded"),
             moves("offloads_failed"),
             moves("offloads_refused"),
-            of(&status.now, "offloads")
+            of(&led.now, "offloads")
         ),
     );
     line(
@@ -162,7 +189,7 @@ fn counted(out: &mut String, status: &Status) {
             promotions("failed"),
             promotions("expired"),
             promotions("cancelled"),
-            of(&status.now, "promotions")
+            of(&led.now, "promotions")
         ),
     );
     let candidates = |name| of(&counters.candidates, name);
@@ -170,7 +197,7 @@ fn counted(out: &mut String, status: &Status) {
         out,
         format_args!(
             "candidates {} now, {} promoted later, {} given up, {} never tried, {} too many",
-            of(&status.now, "candidates"),
+            of(&led.now, "candidates"),
             candidates("admitted"),
             candidates("expired_evaluated"),
             candidates("expired_unevaluated"),
@@ -186,7 +213,7 @@ fn counted(out: &mut String, status: &Status) {
             warmed("too_late"),
             warmed("never_used"),
             warmed("gone"),
-            of(&status.now, "awaited")
+            of(&led.now, "awaited")
         ),
     );
 }

@@ -14,6 +14,7 @@ use sim::talk::{self, Conversation};
 
 use crate::behind::{Options, Shelf};
 use crate::settings::{Engine, Model, Policy, Settings, Size};
+use crate::store::Whole;
 use crate::wiring::{self, Running};
 
 /// What the demo is like.
@@ -79,7 +80,7 @@ pub struct Tiers {
 pub struct Scene {
     running: Running,
     engines: Vec<sim::http::Running>,
-    store: Option<crate::store::Running>,
+    store: Option<Whole>,
     folder: PathBuf,
 }
 
@@ -132,7 +133,7 @@ impl Scene {
         let folder = model_files(policy)?;
         let store = if with_store { Some(open_store(&folder).await?) } else { None };
         let behind = store.as_ref().map(|store| Behind {
-            offload: Arc::new(Shelf::new(Options::new(&store.address().to_string(), "sim"))),
+            offload: Arc::new(Shelf::new(Options::new(&store.address.to_string(), "sim"))),
             bytes_a_token: BYTES_A_TOKEN,
         });
         let mut engines = Vec::new();
@@ -144,7 +145,7 @@ impl Scene {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut settings = settings(&engines, policy, &folder);
         if let Some(store) = &store {
-            settings.store.address = Some(store.address().to_string());
+            settings.store.address = Some(store.address.to_string());
             settings.store.events = Some(events(&folder));
             settings.store.replay = Some(replay(&folder));
         }
@@ -241,14 +242,14 @@ fn name(number: usize) -> String {
 }
 
 /// A store whose segments and sockets lie in this folder.
-async fn open_store(folder: &Path) -> Result<crate::store::Running, String> {
+async fn open_store(folder: &Path) -> Result<Whole, String> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut settings = Settings::default();
     let tiers = &mut settings.tiers;
     (tiers.listen, tiers.admin, tiers.folder) = (any, any, Some(folder.join("store")));
     (tiers.memory, tiers.disk) = (STORE_MEMORY, STORE_DISK);
     (tiers.events, tiers.replay) = (Some(events(folder)), Some(replay(folder)));
-    crate::store::start(&settings).await
+    crate::store::start_whole(&settings).await
 }
 
 fn events(folder: &Path) -> String {
@@ -260,8 +261,8 @@ fn replay(folder: &Path) -> String {
 }
 
 impl Tiers {
-    fn of(store: &crate::store::Running) -> Self {
-        let master = store.parts().local.master();
+    fn of(store: &Whole) -> Self {
+        let master = store.local.master();
         let (counters, gauges) = (master.counters(), master.gauges());
         let nodes = master.node_list();
         let bytes = |of: fn(&store::master::NodeLook) -> u64| nodes.iter().map(of).sum();

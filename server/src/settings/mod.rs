@@ -2,6 +2,7 @@
 
 pub mod check;
 mod files;
+mod link;
 mod load;
 mod size;
 mod span;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use files::{Batches, Data, Files};
+pub use link::{Link, Role};
 pub use load::{Error, Origin, load, variable};
 pub use size::Size;
 pub use span::Span;

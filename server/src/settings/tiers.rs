@@ -6,13 +6,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Durability, Size, Span};
+use super::{Durability, Link, Role, Size, Span};
 use crate::endpoint;
 
 /// What `warmline store` keeps, where, and how it treats its clients.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tiers {
+    /// What this process does: `master`, `node`, or both.
+    pub roles: Vec<Role>,
     /// Where clients connect with the Redis protocol. Anything but loopback wants `[[tenants]]` with keys.
     pub listen: SocketAddr,
     /// Where operators connect over HTTP.
@@ -57,6 +59,8 @@ pub struct Tiers {
     pub block_size: u32,
     /// Bringing back to memory what is on disk and hot.
     pub promotion: Promotion,
+    /// Where masters and nodes are, if not all in this process.
+    pub link: Link,
     /// What each tenant may use, by its name.
     pub quotas: BTreeMap<String, Quota>,
 }
@@ -116,6 +120,7 @@ impl Default for Tiers {
     fn default() -> Self {
         let master = store::master::options::Options::default();
         Self {
+            roles: vec![Role::Master, Role::Node],
             listen: SocketAddr::from(([127, 0, 0, 1], 6380)),
             admin: SocketAddr::from(([127, 0, 0, 1], 8082)),
             id: None,
@@ -138,6 +143,7 @@ impl Default for Tiers {
             replay: None,
             block_size: 16,
             promotion: Promotion::default(),
+            link: Link::default(),
             quotas: BTreeMap::new(),
         }
     }
@@ -163,6 +169,11 @@ impl Default for Promotion {
 }
 
 impl Tiers {
+    /// Whether this process does that.
+    pub fn plays(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
     /// The first thing that makes no sense, in words.
     ///
     /// # Errors
@@ -194,6 +205,13 @@ impl Tiers {
         }
         if promotion.threshold == 0 {
             return Err("tiers.promotion.threshold: found 0; allowed is 1 to 255".to_owned());
+        }
+        self.link.check(&self.roles)?;
+        if self.events.is_some() && !self.plays(Role::Master) {
+            return Err(
+                "tiers.events: what there is only a master tells; leave it out, or add the role master"
+                    .to_owned(),
+            );
         }
         if self.id.as_ref().is_some_and(|id| id.is_empty() || id.len() > 255) {
             return Err("tiers.id: allowed are 1 to 255 bytes".to_owned());

@@ -13,11 +13,17 @@ pub(super) fn id(tiers: &Tiers) -> Result<String, String> {
     }
 }
 
+/// Makes the folder, if it is not there.
+pub(super) fn make(folder: &Path) -> Result<(), String> {
+    std::fs::create_dir_all(folder)
+        .map_err(|error| format!("tiers.folder: cannot make {}: {error}", folder.display()))
+}
+
 fn kept(folder: &Path) -> Result<String, String> {
     let wrong = |what: &str, error: std::io::Error| {
         format!("tiers.folder: cannot {what} {}: {error}", folder.display())
     };
-    std::fs::create_dir_all(folder).map_err(|error| wrong("make", error))?;
+    make(folder)?;
     let path = folder.join("node-id");
     match std::fs::read_to_string(&path) {
         Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),

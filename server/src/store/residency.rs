@@ -155,6 +155,20 @@ impl Residents {
         self.book.wake();
     }
 
+    /// Everything is gone: whoever told of it is no longer the one who knows.
+    pub fn forget(&self) {
+        for shelf in &self.book.shelves {
+            let mut shelf = shelf.lock();
+            let before = shelf.changed.len();
+            shelf.forget();
+            match shelf.changed.len() {
+                now if now > before => self.book.pending.fetch_add(now - before, Ordering::SeqCst),
+                now => self.book.pending.fetch_sub(before - now, Ordering::SeqCst),
+            };
+        }
+        self.book.wake();
+    }
+
     /// How much there is.
     pub fn counts(&self) -> Counts {
         let book = &*self.book;
@@ -332,6 +346,22 @@ impl Shelf {
             self.changed.insert(prefix);
         }
         true
+    }
+
+    /// Every copy went.
+    fn forget(&mut self) {
+        let changed = &mut self.changed;
+        self.blocks.retain(|prefix, held| {
+            if !held.objects.is_empty() {
+                held.objects.clear();
+                changed.insert(*prefix);
+            }
+            if !held.seen {
+                changed.remove(prefix);
+            }
+            held.seen
+        });
+        (self.objects, self.key_bytes) = (0, 0);
     }
 
     /// What a block has come to; the teller knows it from now on.

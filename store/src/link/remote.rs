@@ -48,6 +48,8 @@ struct Inside {
     clock: Clock,
     tenants: RwLock<Tenants>,
     session: RwLock<Option<Arc<Session>>>,
+    /// Where the master of the session is.
+    at: Mutex<Option<String>>,
     /// Which session there is; 0: none.
     up: watch::Sender<u64>,
     /// The session in which this node has joined.
@@ -113,6 +115,8 @@ struct Cool {
 const UNSENT: usize = 64 << 20;
 /// The first pause between two tries.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How often it is said that no master is found.
+const GRUMBLE: Duration = Duration::from_secs(5);
 /// What is read at a time.
 const READ: usize = 64 << 10;
 /// Tenants that are told apart, as by a master.
@@ -131,6 +135,7 @@ impl Remote {
             clock: Clock::start(),
             tenants: RwLock::default(),
             session: RwLock::default(),
+            at: Mutex::default(),
             up: watch::Sender::new(0),
             joined: AtomicU64::new(0),
             term: AtomicU32::new(0),
@@ -155,6 +160,16 @@ impl Remote {
     /// Whether there is a master now.
     pub fn is_up(&self) -> bool {
         *self.0.inside.up.borrow() != 0
+    }
+
+    /// Where the master is, if there is one now.
+    pub fn master(&self) -> Option<String> {
+        self.0.inside.at.lock().clone()
+    }
+
+    /// The highest term that was seen.
+    pub fn term(&self) -> u32 {
+        self.0.inside.term.load(Ordering::Acquire)
     }
 
     /// Where other nodes are.
@@ -185,6 +200,7 @@ impl Inside {
         let mut pause = PAUSE;
         let mut told: Option<String> = None;
         let mut turn = 0;
+        let mut grumbled = Instant::now();
         loop {
             let Some(next) =
                 told.take().or_else(|| self.masters.get(turn % self.masters.len().max(1)).cloned())
@@ -197,11 +213,13 @@ impl Inside {
                     number += 1;
                     pause = PAUSE;
                     tracing::info!(master = next, term, "found the master of the store");
+                    *self.at.lock() = Some(next.clone());
                     let error = self.converse(stream, number).await;
                     tracing::warn!(master = next, %error, "lost the master of the store");
                     self.leave();
                     // The same one first: a connection is lost more often than a master.
                     turn -= 1;
+                    grumbled = Instant::now();
                 }
                 Ok(Err(Sorry::NotMe(who))) => {
                     told = who.filter(|who| *who != next && turn % (2 * self.masters.len()) != 0);
@@ -211,6 +229,10 @@ impl Inside {
                 }
                 Err(error) => {
                     tracing::debug!(master = next, %error, "a master of the store cannot be reached");
+                    if grumbled.elapsed() >= GRUMBLE {
+                        grumbled = Instant::now();
+                        tracing::warn!(master = next, %error, "no master of the store is found; it is still looked for");
+                    }
                 }
             }
             // A round is made without a rest, then each rest is longer.
@@ -243,6 +265,7 @@ impl Inside {
     /// No master is there: everything that was asked is answered by that.
     fn leave(&self) {
         self.up.send_replace(0);
+        *self.at.lock() = None;
         let session = self.session.write().take();
         if let Some(session) = session {
             session.close();

@@ -90,6 +90,11 @@ impl Masters {
         self.office().map(|office| office.term)
     }
 
+    /// Where the master that leads is reached, if that is known.
+    pub fn leader(&self) -> Option<String> {
+        self.0.lead.leader()
+    }
+
     fn office(&self) -> Option<Arc<Office>> {
         self.0.office.borrow().clone().filter(|office| !office.left().is_zero())
     }

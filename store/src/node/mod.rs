@@ -146,9 +146,6 @@ pub enum Error {
     /// There is not enough memory.
     #[error(transparent)]
     Memory(#[from] NoMemory),
-    /// The disk cannot be used.
-    #[error("the disk of the store cannot be used: {0}")]
-    Disk(#[from] disk::Error),
     /// The master is not there.
     #[error(transparent)]
     Away(#[from] Away),
@@ -158,40 +155,12 @@ pub enum Error {
 }
 
 impl Node {
-    /// Opens memory and disk, tells the master what there is, and begins to work. It serves clients once it is given to a
-    /// [`resp::Server`](crate::resp::Server).
+    /// Tells the master what there is, and begins to work. It serves clients once it is given to a
+    /// [`resp::Server`](crate::resp::Server), and other nodes once it is given to a [`link::PeerServer`](crate::link::PeerServer).
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn begin(options: Options, desk: Arc<dyn Desk>, life: u64) -> Result<Self, Error> {
-        let disk = match options.disk.clone() {
-            None => None,
-            Some((folder, disk)) => {
-                let opened = tokio::task::spawn_blocking(move || Disk::open(folder, disk)).await;
-                Some(opened.unwrap_or(Err(disk::Error::Closed))?)
-            }
-        };
-        Self::begin_with(options, desk, None, life, disk).await
-    }
-
-    /// The same with a disk that is open already.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn begin_on(
-        options: Options,
-        desk: Arc<dyn Desk>,
-        life: u64,
-        disk: Option<Disk>,
-    ) -> Result<Self, Error> {
-        Self::begin_with(options, desk, None, life, disk).await
-    }
-
-    /// The same, with other nodes that it can ask.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn begin_with(
+    pub async fn begin(
         options: Options,
         desk: Arc<dyn Desk>,
         peers: Option<Arc<dyn Peers>>,

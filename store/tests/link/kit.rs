@@ -171,8 +171,7 @@ impl Plan {
         }
         let peers = Arc::new(Net::new(remote.book().clone(), self.settings.clone()));
         remote.found().await;
-        let node =
-            Node::begin_with(options, Arc::new(remote.clone()), Some(peers), life(), disk).await.unwrap();
+        let node = Node::begin(options, Arc::new(remote.clone()), Some(peers), life(), disk).await.unwrap();
         let serves = PeerServer::new(node.clone(), self.settings);
         tokio::spawn(async move { serves.serve(listener, std::future::pending()).await });
         (node, remote)

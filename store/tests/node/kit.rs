@@ -50,7 +50,7 @@ impl World {
         let mut options = node::Options::new("one", memory);
         options.disk = on_disk.map(|budget| (Path::new("").into(), self::disk(budget)));
         let desk = Local::new(master, Arc::new(Deaf), Arc::new(Nobody));
-        let node = Node::begin_on(options, Arc::new(desk.clone()), 1, disk).await.unwrap();
+        let node = Node::begin(options, Arc::new(desk.clone()), None, 1, disk).await.unwrap();
         let runs = desk.clone();
         let ticks = tokio::spawn(async move { runs.run().await });
         Self { desk, node, tenant: Tenant::default(), ticks }

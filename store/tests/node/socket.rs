@@ -56,7 +56,7 @@ async fn scene(folder: &std::path::Path) -> Scene {
     let mut node_options = node::Options::new("one", 64 * MIB);
     node_options.disk = Some((folder.into(), disk(256 * MIB)));
     let opened = Disk::open(folder, disk(256 * MIB)).unwrap();
-    let node = Node::begin_on(node_options, Arc::new(desk.clone()), 1, Some(opened)).await.unwrap();
+    let node = Node::begin(node_options, Arc::new(desk.clone()), None, 1, Some(opened)).await.unwrap();
     let runs = desk.clone();
     tokio::spawn(async move { runs.run().await });
     let listener = store::resp::server::bind("127.0.0.1:0").await.unwrap();

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::process::{Process, free, now, percentiles};
 use crate::settings::{Settings, Size};
+use crate::store::{Whole, start_whole};
 use stream::{Client, Work};
 
 /// What is measured.
@@ -339,21 +340,21 @@ fn promotion(folder: &Path) -> Result<f64, String> {
     (settings.tiers.listen, settings.tiers.admin) = (free()?, free()?);
     let name = |number: usize| key(number);
     let value = vec![b'v'; 1 << 20];
-    let running = runtime.block_on(crate::store::start(&settings))?;
-    let mut client = Client::connect(running.address())?;
+    let Whole { running, address, .. } = runtime.block_on(start_whole(&settings))?;
+    let mut client = Client::connect(address)?;
     for number in 0..HOT {
         client.set_many(std::iter::once(name(number)), &value)?;
     }
     drop(client);
     runtime.block_on(running.stop());
     (settings.tiers.listen, settings.tiers.admin) = (free()?, free()?);
-    let running = runtime.block_on(crate::store::start(&settings))?;
-    let mut client = Client::connect(running.address())?;
+    let Whole { running, address, local } = runtime.block_on(start_whole(&settings))?;
+    let mut client = Client::connect(address)?;
     let touch = |client: &mut Client| (0..HOT).try_for_each(|number| client.get(&name(number), value.len()));
     touch(&mut client)?;
     let begun = now();
     touch(&mut client)?;
-    let master = running.parts().local.master().clone();
+    let master = local.master();
     while master.counters().promotions.completed < HOT as u64 {
         if begun.elapsed() > Duration::from_mins(1) {
             return Err(format!("only {:?} came back", master.counters().promotions));

@@ -20,20 +20,45 @@ pub struct Status {
     pub waiting_for: Option<String>,
     /// What somebody should look at, in words.
     pub trouble: Vec<String>,
-    /// The node of this process.
-    pub node: NodeHere,
+    /// Who leads, if masters and nodes are several processes.
+    pub link: Option<Link>,
+    /// The node of this process, if it has one and that found its master.
+    pub node: Option<NodeHere>,
+    /// What the master says, if this process leads.
+    #[serde(flatten)]
+    pub led: Option<Led>,
+    /// Clients of this node.
+    pub clients: Option<Clients>,
+    /// What is told of blocks as KV events, if that is on.
+    pub events: Option<Events>,
+}
+
+/// Masters and nodes that are several processes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Link {
+    /// What this process does: `master`, `node`.
+    pub roles: Vec<String>,
+    /// Whether it leads.
+    pub leads: bool,
+    /// In which term it leads, or leads whom it follows; none if nobody is known to lead.
+    pub term: Option<u32>,
+    /// Where nodes reach the master that leads, as far as that is known here.
+    pub leader: Option<String>,
+    /// Answers of masters that came too late to be believed.
+    pub late_answers: u64,
+}
+
+/// What the master says that leads.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Led {
     /// What is there now: objects, candidates, promotions, puts, offloads, awaited.
     pub now: Counters,
     /// Reads by where they were found.
     pub reads: Reads,
-    /// What the master counted.
+    /// What it counted since it leads.
     pub counters: Counted,
     /// Every node that was ever named.
     pub nodes: Vec<NodeSeen>,
-    /// Clients of this node.
-    pub clients: Clients,
-    /// What is told of blocks as KV events, if that is on.
-    pub events: Option<Events>,
 }
 
 /// What is told of blocks as KV events.
@@ -100,6 +125,8 @@ pub struct NodeHere {
     pub copies: u64,
     /// Values that are arriving.
     pub arriving: u64,
+    /// Values of other nodes of which it is being found out what became of them.
+    pub unclaimed: u64,
     /// Orders that are being carried out.
     pub working: u64,
     /// News that the master has not heard.

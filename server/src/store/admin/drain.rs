@@ -9,13 +9,12 @@ use parking_lot::Mutex;
 use serde_json::json;
 use store::master::Standing;
 use store::master::name::Node;
-use store::node::desk::Desk as _;
+use store::node::desk::{Desk as _, Local};
 
 use super::api::Drain;
 use super::{Inside, Said, must_be};
 use crate::error::ApiError;
 use crate::http::json as respond;
-use crate::store::Parts;
 
 /// How far each node that is drained has come.
 #[derive(Clone, Default)]
@@ -52,14 +51,14 @@ impl Drains {
 impl Inside {
     pub(super) fn drain(&self, method: &Method, id: &str, draining: bool) -> Said {
         must_be(method, &Method::POST)?;
-        let parts = self.parts()?;
-        let nodes = parts.local.master().node_list();
+        let local = self.local()?;
+        let nodes = local.master().node_list();
         let Some(look) = nodes.iter().find(|look| &*look.id == id) else {
             let known: Vec<_> = nodes.iter().map(|look| &look.id).collect();
             return Err(ApiError::NotFound(format!("There is no node {id:?}; known are {known:?}.")));
         };
         let node = look.node;
-        let told = parts.local.master().drain(node, draining);
+        let told = local.master().drain(node, draining);
         told.map_err(|error| ApiError::Internal(error.to_string()))?;
         tracing::info!(node = id, draining, "an operator drains a node, or has it take part again");
         if !draining {
@@ -67,7 +66,7 @@ impl Inside {
             return Ok(respond(StatusCode::OK, &json!({"status": "ok", "node": id})));
         }
         if self.drains.begin(node) {
-            tokio::spawn(empty(parts.clone(), self.drains.clone(), node));
+            tokio::spawn(empty(local, self.drains.clone(), node));
         }
         let drain = self.drains.of(node);
         Ok(respond(StatusCode::ACCEPTED, &json!({"status": "draining", "node": id, "drain": drain})))
@@ -75,9 +74,9 @@ impl Inside {
 }
 
 /// Goes through all objects again and again until nothing is left that only this node's memory has, or it is called off.
-async fn empty(parts: Parts, drains: Drains, node: Node) {
+async fn empty(local: Local, drains: Drains, node: Node) {
     loop {
-        let Some(now) = look_through(&parts, node).await else { return drains.end(node) };
+        let Some(now) = look_through(&local, node).await else { return drains.end(node) };
         if !drains.note(node, now) || now.done {
             return;
         }
@@ -86,11 +85,11 @@ async fn empty(parts: Parts, drains: Drains, node: Node) {
 }
 
 /// One time round, a shard at a time. None if there is no such node any more.
-async fn look_through(parts: &Parts, node: Node) -> Option<Drain> {
-    let master = parts.local.master();
+async fn look_through(local: &Local, node: Node) -> Option<Drain> {
+    let master = local.master();
     let (mut left, mut refused, mut cursor) = (0, 0, 0);
     loop {
-        let step = master.flush(node, cursor, parts.local.clock().now()).ok()?;
+        let step = master.flush(node, cursor, local.clock().now()).ok()?;
         left += step.left();
         refused += step.refused;
         cursor = step.next;

@@ -7,19 +7,21 @@ use store::arena;
 use store::master::name::{self, Millis, Tier};
 use store::master::{Later, Look, NodeLook, Standing, Waits};
 use store::node;
+use store::node::desk::Local;
 
 use super::api::{
-    Arena, Block, Clients, Copy, Counted, Counters, Disk, Drain, Events, NodeHere, NodeSeen, Object, Pin,
-    Reads, Space,
+    Arena, Block, Clients, Copy, Counted, Counters, Disk, Drain, Events, Link, NodeHere, NodeSeen, Object,
+    Pin, Reads, Space,
 };
-use super::keys;
-use crate::store::Parts;
+use super::{Seen, keys};
+use crate::settings::Role;
+use crate::store::{Seat, Served};
 
 /// The node of this process.
-pub(super) fn here(parts: &Parts) -> NodeHere {
-    let look = parts.node.look();
+pub(super) fn here(served: &Served) -> NodeHere {
+    let look = served.node.look();
     let poisoned = look.poisoned.clone();
-    let disk = look.disk.zip(parts.node.disk()).map(|(space, disk)| Disk {
+    let disk = look.disk.zip(served.node.disk()).map(|(space, disk)| Disk {
         budget: space.budget,
         on_disk: space.on_disk,
         needed: space.needed,
@@ -34,11 +36,12 @@ pub(super) fn here(parts: &Parts) -> NodeHere {
         id: look.id,
         copies: look.copies as u64,
         arriving: look.arriving as u64,
+        unclaimed: look.unclaimed,
         working: look.working,
         unheard: look.unheard as u64,
         arena: arena(look.memory),
         disk,
-        done: counters(node_counts(parts.node.counts())),
+        done: counters(node_counts(served.node.counts())),
     }
 }
 
@@ -99,8 +102,8 @@ fn counters(list: Vec<(&'static str, u64)>) -> Counters {
 }
 
 /// What the master counted.
-pub(super) fn counted(parts: &Parts) -> (Counted, Reads) {
-    let tally = parts.local.master().counters();
+pub(super) fn counted(local: &Local) -> (Counted, Reads) {
+    let tally = local.master().counters();
     let counted = Counted {
         moves: counters(tally.moves.list()),
         promotions: counters(tally.promotions.list()),
@@ -117,8 +120,8 @@ pub(super) fn counted(parts: &Parts) -> (Counted, Reads) {
 }
 
 /// What is there now.
-pub(super) fn now(parts: &Parts) -> Counters {
-    let gauges = parts.local.master().gauges();
+pub(super) fn now(local: &Local) -> Counters {
+    let gauges = local.master().gauges();
     counters(vec![
         ("objects", gauges.objects),
         ("candidates", gauges.candidates),
@@ -129,9 +132,30 @@ pub(super) fn now(parts: &Parts) -> Counters {
     ])
 }
 
+/// Who leads, if masters and nodes are several processes.
+pub(super) fn link(seen: &Seen<'_>) -> Option<Link> {
+    let remote = seen.served().and_then(|served| served.remote.as_ref());
+    let term = match seen.seat {
+        Seat::Own(_) => return None,
+        Seat::Shared(masters) => masters.term(),
+        Seat::Elsewhere => None,
+    };
+    let role = |role: &Role| match role {
+        Role::Master => "master".to_owned(),
+        Role::Node => "node".to_owned(),
+    };
+    Some(Link {
+        roles: seen.tiers.roles.iter().map(role).collect(),
+        leads: term.is_some(),
+        term: term.or_else(|| remote.filter(|remote| remote.is_up()).map(store::link::Remote::term)),
+        leader: seen.leader(),
+        late_answers: remote.map_or(0, store::link::Remote::late),
+    })
+}
+
 /// What is told of blocks as KV events, if that is on.
-pub(super) fn events(parts: &Parts) -> Option<Events> {
-    let residents = parts.residents.as_ref()?;
+pub(super) fn events(seen: &Seen<'_>) -> Option<Events> {
+    let residents = seen.parts?.residents.as_ref()?;
     let counts = residents.counts();
     Some(Events {
         endpoint: residents.endpoint().to_owned(),
@@ -147,8 +171,8 @@ pub(super) fn events(parts: &Parts) -> Option<Events> {
 }
 
 /// Clients of this node.
-pub(super) fn clients(parts: &Parts) -> Clients {
-    let seen = parts.server.seen();
+pub(super) fn clients(served: &Served) -> Clients {
+    let seen = served.server.seen();
     Clients {
         connections: seen.connections as u64,
         arriving_bytes: seen.arriving as u64,
@@ -206,7 +230,7 @@ pub(super) fn tier(tier: Tier) -> &'static str {
 }
 
 /// Which nodes are not known, in words; none if all are.
-pub(super) fn waiting_for(nodes: &[NodeLook]) -> Option<String> {
+pub(in crate::store) fn waiting_for(nodes: &[NodeLook]) -> Option<String> {
     let unknown = nodes.iter().filter(|look| matches!(look.standing, Standing::Recovering | Standing::Away));
     let words: Vec<String> =
         unknown.map(|look| format!("node {} is {}", look.id, standing(look.standing))).collect();
@@ -214,30 +238,35 @@ pub(super) fn waiting_for(nodes: &[NodeLook]) -> Option<String> {
 }
 
 /// What somebody should look at.
-pub(super) fn trouble(here: &NodeHere, counted: &Counted) -> Vec<String> {
+pub(super) fn trouble(here: Option<&NodeHere>, counted: Option<&Counted>) -> Vec<String> {
     let mut words = Vec::new();
     let mut say = |many: u64, what: &str| {
         if many > 0 {
             words.push(format!("{many} {what}"));
         }
     };
-    let of = |counters: &Counters, name: &str| counters.get(name).copied().unwrap_or(0);
+    let of = |counters: Option<&Counters>, name: &str| {
+        counters.and_then(|all| all.get(name)).copied().unwrap_or(0)
+    };
+    let done = here.map(|here| &here.done);
+    let (moves, candidates) = (counted.map(|all| &all.moves), counted.map(|all| &all.candidates));
     say(
-        of(&here.done, "damaged"),
+        of(done, "damaged"),
         "copies on disk were not what was written; they were dropped, and none was handed out",
     );
-    say(of(&counted.moves, "lost"), "copies were lost by their nodes");
-    say(of(&here.done, "offloads_failed"), "objects could not be written to disk: is it full, or read-only?");
+    say(of(moves, "lost"), "copies were lost by their nodes");
+    say(of(done, "offloads_failed"), "objects could not be written to disk: is it full, or read-only?");
     say(
-        of(&counted.moves, "offloads_refused"),
+        of(moves, "offloads_refused"),
         "objects found no room on disk and stayed in memory only: tiers.disk is too small, or a tenant's quota",
     );
     say(
-        of(&counted.candidates, "dropped_limit"),
+        of(candidates, "dropped_limit"),
         "hot objects were not remembered: tiers.promotion.candidates is too small",
     );
-    say(of(&counted.candidates, "expired_unevaluated"), "candidates expired before they were tried once");
-    if let Some(why) = here.disk.as_ref().and_then(|disk| disk.poisoned.as_ref()) {
+    say(of(candidates, "expired_unevaluated"), "candidates expired before they were tried once");
+    let disk = here.and_then(|here| here.disk.as_ref());
+    if let Some(why) = disk.and_then(|disk| disk.poisoned.as_ref()) {
         words.insert(
             0,
             format!("nothing is written to disk any more until the store is started again: {why}"),
@@ -247,8 +276,8 @@ pub(super) fn trouble(here: &NodeHere, counted: &Counted) -> Vec<String> {
 }
 
 /// What is known of an object.
-pub(super) fn object(parts: &Parts, tenant: &str, key: &[u8], look: &Look, at: Millis) -> Object {
-    let nodes = parts.local.master().node_list();
+pub(super) fn object(local: &Local, tenant: &str, key: &[u8], look: &Look, at: Millis) -> Object {
+    let nodes = local.master().node_list();
     let of = |(node, in_tier): &(name::Node, Tier)| {
         let known = nodes.iter().find(|known| known.node == *node);
         Copy {

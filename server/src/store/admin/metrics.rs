@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use store::master::name::Tier;
 use store::master::{NodeLook, Quota, Standing};
+use store::node::desk::Local;
 
-use super::look;
+use super::{Seen, look};
 use crate::metrics::{head, single};
-use crate::store::Parts;
+use crate::store::Served;
 
 /// A counter of the master or the node: its name there, its name here without what they all begin with, and what it says.
 type Row = (&'static str, &'static str, &'static str);
@@ -144,34 +145,101 @@ const DISK: [Row; 9] = [
 const ROOM: &str = "warmline_store_";
 
 /// Everything, in Prometheus's text form.
-pub(super) fn text(parts: &Parts, uptime: Duration) -> String {
+pub(super) fn text(seen: &Seen<'_>, uptime: Duration) -> String {
     let mut out = String::with_capacity(32 << 10);
-    let tally = parts.local.master().counters();
-    for (rows, counts) in [
-        (&MOVES[..], tally.moves.list()),
-        (&PROMOTIONS, tally.promotions.list()),
-        (&CANDIDATES, tally.candidates.list()),
-        (&WARMED, tally.warmed.list()),
-        (&NODE, look::node_counts(parts.node.counts())),
-        (&DISK, parts.node.disk().map(|disk| look::disk_counts(disk.counts())).unwrap_or_default()),
-    ] {
-        for (_, name, help, count) in joined(rows, &counts) {
-            single(&mut out, &format!("{ROOM}{name}"), "counter", help, count as f64);
-        }
+    single(
+        &mut out,
+        &format!("{ROOM}uptime_seconds"),
+        "gauge",
+        "Time since the start.",
+        uptime.as_secs_f64(),
+    );
+    if let Some(local) = &seen.local {
+        master(&mut out, local);
     }
-    let by = |out: &mut String, name, help, label, counts: &[(&'static str, u64)]| {
-        labelled(out, (name, "counter", help), label, counts.iter().copied());
+    if let Some(served) = seen.served() {
+        node(&mut out, served);
+        clients(&mut out, served);
+    }
+    link(&mut out, seen);
+    events(&mut out, seen);
+    out
+}
+
+fn counts(out: &mut String, rows: &[Row], counts: &[(&'static str, u64)]) {
+    for (_, name, help, count) in joined(rows, counts) {
+        single(out, &format!("{ROOM}{name}"), "counter", help, count as f64);
+    }
+}
+
+fn gauge(out: &mut String, name: &str, help: &str, value: f64) {
+    single(out, &format!("{ROOM}{name}"), "gauge", help, value);
+}
+
+/// What the master of this process says, while it leads.
+fn master(out: &mut String, local: &Local) {
+    let tally = local.master().counters();
+    counts(out, &MOVES, &tally.moves.list());
+    counts(out, &PROMOTIONS, &tally.promotions.list());
+    counts(out, &CANDIDATES, &tally.candidates.list());
+    counts(out, &WARMED, &tally.warmed.list());
+    let by = |out: &mut String, name, help, counts: &[(&'static str, u64)]| {
+        labelled(out, (name, "counter", help), "reason", counts.iter().copied());
     };
     let help = "Tries to promote, by the gate that they met.";
-    by(&mut out, "promotion_rejected_total", help, "reason", &tally.rejected.list());
+    by(out, "promotion_rejected_total", help, &tally.rejected.list());
     let help = "Tries of candidates, by the gate that they met again.";
-    by(&mut out, "promotion_candidate_admission_rejected_total", help, "reason", &tally.again.list());
-    now(&mut out, parts, uptime);
-    clients(&mut out, parts);
-    events(&mut out, parts);
-    nodes(&mut out, &parts.local.master().node_list());
-    tenants(&mut out, parts);
-    out
+    by(out, "promotion_candidate_admission_rejected_total", help, &tally.again.list());
+    let gauges = local.master().gauges();
+    gauge(out, "objects", "Objects.", gauges.objects as f64);
+    gauge(out, "promotion_candidates", "Candidates for promotion.", gauges.candidates as f64);
+    gauge(out, "promotions_in_flight", "Promotions under way.", gauges.promotions as f64);
+    gauge(out, "puts_in_flight", "Puts under way.", gauges.puts as f64);
+    gauge(out, "offloads_in_flight", "Writes to disk under way.", gauges.offloads as f64);
+    gauge(out, "warm_pending", "Keys that somebody waits for.", gauges.awaited as f64);
+    nodes(out, &local.master().node_list());
+    tenants(out, local);
+}
+
+/// What the node of this process says.
+fn node(out: &mut String, served: &Served) {
+    counts(out, &NODE, &look::node_counts(served.node.counts()));
+    counts(out, &DISK, &served.node.disk().map(|disk| look::disk_counts(disk.counts())).unwrap_or_default());
+    let here = look::here(served);
+    let arena = here.arena;
+    gauge(out, "arena_bytes", "Memory for values.", arena.bytes as f64);
+    gauge(out, "arena_set_aside_bytes", "Memory that is set aside for values.", arena.set_aside as f64);
+    gauge(out, "arena_asked_bytes", "Bytes of the values in memory.", arena.asked as f64);
+    gauge(out, "arena_largest_free_bytes", "The longest value that would fit now.", arena.largest as f64);
+    gauge(out, "arena_free_parts", "Parts into which free memory is broken.", arena.parts as f64);
+    let help = "Part of free memory that the longest value could not use: 0 is whole.";
+    gauge(out, "arena_fragmentation_ratio", help, arena.fragmentation);
+    if let Some(disk) = &here.disk {
+        gauge(out, "disk_budget_bytes", "What all files may take.", disk.budget as f64);
+        gauge(out, "disk_files_bytes", "What all files take.", disk.on_disk as f64);
+        gauge(out, "disk_needed_bytes", "What of it is needed.", disk.needed as f64);
+        gauge(out, "disk_dead_bytes", "What compaction can make free.", disk.dead as f64);
+        gauge(out, "disk_segments", "Files.", disk.segments as f64);
+        gauge(out, "disk_objects", "Objects on disk.", disk.objects as f64);
+        gauge(out, "disk_queued_bytes", "Bytes that wait to be written.", disk.queued as f64);
+        let poisoned = u8::from(disk.poisoned.is_some());
+        gauge(out, "disk_poisoned", "1 if nothing is written any more until a restart.", poisoned.into());
+    }
+    gauge(out, "node_copies", "Copies in this node's memory.", here.copies as f64);
+    gauge(out, "node_working", "Orders that this node carries out.", here.working as f64);
+    gauge(out, "node_unheard", "News that the master has not heard.", here.unheard as f64);
+    let help = "Values of other nodes of which it is being found out what became of them.";
+    gauge(out, "node_unclaimed", help, here.unclaimed as f64);
+}
+
+/// Who leads, if masters and nodes are several processes.
+fn link(out: &mut String, seen: &Seen<'_>) {
+    let Some(link) = look::link(seen) else { return };
+    gauge(out, "leads", "1 if this process leads.", u8::from(link.leads).into());
+    let help = "The term in which it leads, or leads whom it follows; 0 if nobody is known to.";
+    gauge(out, "term", help, link.term.unwrap_or(0).into());
+    let help = "Answers of masters that came too late to be believed.";
+    single(out, &format!("{ROOM}late_answers_total"), "counter", help, link.late_answers as f64);
 }
 
 /// Rows with their counts; those that are not counted here are left out.
@@ -201,44 +269,8 @@ fn labelled<L: Display>(
     }
 }
 
-fn now(out: &mut String, parts: &Parts, uptime: Duration) {
-    let gauges = parts.local.master().gauges();
-    let here = look::here(parts);
-    let mut gauge =
-        |name: &str, help: &str, value: f64| single(out, &format!("{ROOM}{name}"), "gauge", help, value);
-    gauge("uptime_seconds", "Time since the start.", uptime.as_secs_f64());
-    gauge("objects", "Objects.", gauges.objects as f64);
-    gauge("promotion_candidates", "Candidates for promotion.", gauges.candidates as f64);
-    gauge("promotions_in_flight", "Promotions under way.", gauges.promotions as f64);
-    gauge("puts_in_flight", "Puts under way.", gauges.puts as f64);
-    gauge("offloads_in_flight", "Writes to disk under way.", gauges.offloads as f64);
-    gauge("warm_pending", "Keys that somebody waits for.", gauges.awaited as f64);
-    let arena = here.arena;
-    gauge("arena_bytes", "Memory for values.", arena.bytes as f64);
-    gauge("arena_set_aside_bytes", "Memory that is set aside for values.", arena.set_aside as f64);
-    gauge("arena_asked_bytes", "Bytes of the values in memory.", arena.asked as f64);
-    gauge("arena_largest_free_bytes", "The longest value that would fit now.", arena.largest as f64);
-    gauge("arena_free_parts", "Parts into which free memory is broken.", arena.parts as f64);
-    let help = "Part of free memory that the longest value could not use: 0 is whole.";
-    gauge("arena_fragmentation_ratio", help, arena.fragmentation);
-    if let Some(disk) = &here.disk {
-        gauge("disk_budget_bytes", "What all files may take.", disk.budget as f64);
-        gauge("disk_files_bytes", "What all files take.", disk.on_disk as f64);
-        gauge("disk_needed_bytes", "What of it is needed.", disk.needed as f64);
-        gauge("disk_dead_bytes", "What compaction can make free.", disk.dead as f64);
-        gauge("disk_segments", "Files.", disk.segments as f64);
-        gauge("disk_objects", "Objects on disk.", disk.objects as f64);
-        gauge("disk_queued_bytes", "Bytes that wait to be written.", disk.queued as f64);
-        let poisoned = u8::from(disk.poisoned.is_some());
-        gauge("disk_poisoned", "1 if nothing is written any more until a restart.", poisoned.into());
-    }
-    gauge("node_copies", "Copies in this node's memory.", here.copies as f64);
-    gauge("node_working", "Orders that this node carries out.", here.working as f64);
-    gauge("node_unheard", "News that the master has not heard.", here.unheard as f64);
-}
-
-fn clients(out: &mut String, parts: &Parts) {
-    let seen = parts.server.seen();
+fn clients(out: &mut String, served: &Served) {
+    let seen = served.server.seen();
     let of = |name: &str| format!("{ROOM}{name}");
     single(out, &of("connections"), "gauge", "Connections of clients.", seen.connections as f64);
     single(out, &of("arriving_bytes"), "gauge", "Bytes of values that are arriving.", seen.arriving as f64);
@@ -266,8 +298,8 @@ fn clients(out: &mut String, parts: &Parts) {
     labelled(out, ("refusals_total", "counter", help), "code", seen.refusals.into_iter());
 }
 
-fn events(out: &mut String, parts: &Parts) {
-    let Some(events) = look::events(parts) else { return };
+fn events(out: &mut String, seen: &Seen<'_>) {
+    let Some(events) = look::events(seen) else { return };
     for (name, help, value) in [
         ("event_blocks", "Different blocks that the store holds.", events.blocks),
         ("event_objects", "Objects that carry them.", events.objects),
@@ -326,8 +358,8 @@ fn nodes(out: &mut String, looks: &[NodeLook]) {
     }
 }
 
-fn tenants(out: &mut String, parts: &Parts) {
-    let master = parts.local.master();
+fn tenants(out: &mut String, local: &Local) {
+    let master = local.master();
     let all = master.tenant_list();
     let name = format!("{ROOM}tenant_used_bytes");
     head(out, &name, "gauge", "Bytes of a tenant, with those that are reserved for it.");

@@ -8,6 +8,8 @@ mod metrics;
 mod objects;
 mod tenants;
 
+pub(super) use look::waiting_for;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -17,20 +19,20 @@ use hyper::body::Incoming;
 use serde::Serialize;
 use serde_json::json;
 use store::master::name::Millis;
-use store::node::desk::Desk as _;
+use store::node::desk::{Desk as _, Local};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::Parts;
+use super::{Parts, Seat, Served};
 use crate::admin::failure;
 use crate::admin::key::Key;
 use crate::clock::Clock;
 use crate::error::ApiError;
 use crate::http::{Answer, answer, json as respond, serve};
-use crate::settings::Settings;
+use crate::settings::{Role, Settings, Tiers};
 
-use api::{Candidate, NodeSeen, Status};
+use api::{Candidate, Led, NodeSeen, Status};
 use drain::Drains;
 use keys::Query;
 
@@ -48,9 +50,20 @@ struct Inside {
     key: Key,
     settings: Settings,
     clock: Clock,
+    /// There once it is known.
+    seat: OnceLock<Seat>,
     /// There once the store works.
     parts: OnceLock<Parts>,
     drains: Drains,
+}
+
+/// What there is to be seen of a store at this moment.
+struct Seen<'a> {
+    seat: &'a Seat,
+    /// The master, if this process leads.
+    local: Option<Local>,
+    parts: Option<&'a Parts>,
+    tiers: &'a Tiers,
 }
 
 /// Candidates in a list, if nothing is said, and at most.
@@ -78,6 +91,7 @@ impl Door {
             key: Key::read(settings.admin.key_file.as_deref())?,
             settings: settings.clone(),
             clock: Clock::start(),
+            seat: OnceLock::new(),
             parts: OnceLock::new(),
             drains: Drains::default(),
         });
@@ -89,6 +103,12 @@ impl Door {
         };
         let serving = tokio::spawn(serve(listener, handler, stopped));
         Ok(Self { address, inside, serving, _stop: stop })
+    }
+
+    /// This is where the master is.
+    pub(super) fn find(&self, seat: Seat) {
+        // It is said once.
+        let _ = self.inside.seat.set(seat);
     }
 
     /// The store works.
@@ -112,6 +132,42 @@ impl Door {
 impl Drop for Door {
     fn drop(&mut self) {
         self.serving.abort();
+    }
+}
+
+// === impl Seen ===
+
+impl<'a> Seen<'a> {
+    /// The node of this process, if it has one and that has joined.
+    fn served(&self) -> Option<&'a Served> {
+        self.parts.and_then(|parts| parts.node.as_ref())
+    }
+
+    /// Where nodes reach the master that leads, if that is known and another process.
+    fn leader(&self) -> Option<String> {
+        let told = if let Seat::Shared(masters) = self.seat { masters.leader() } else { None };
+        told.or_else(|| self.served()?.remote.as_ref()?.master())
+    }
+
+    /// Where a master is looked for, in words.
+    fn sought(&self) -> String {
+        let masters = &self.tiers.link.masters;
+        if masters.is_empty() {
+            return "this one waits for the coordinator's leave".to_owned();
+        }
+        format!("none answers at {}", masters.join(", "))
+    }
+
+    /// What is waited for, in words; none if nothing is.
+    fn waiting_for(&self) -> Option<String> {
+        let has_node = self.tiers.plays(Role::Node);
+        match self.served() {
+            None if has_node => Some(format!("the master of the store; {}", self.sought())),
+            Some(Served { remote: Some(remote), .. }) if !remote.is_up() => {
+                Some(format!("the master of the store; {}", self.sought()))
+            }
+            _ => self.local.as_ref().and_then(|local| waiting_for(&local.master().node_list())),
+        }
     }
 }
 
@@ -164,7 +220,7 @@ impl Inside {
             ("metrics", None, None) => {
                 nothing_asked(query)?;
                 must_be(&head.method, &Method::GET)?;
-                let text = metrics::text(self.parts()?, self.clock.now());
+                let text = metrics::text(&self.seen()?, self.clock.now());
                 Ok(answer(StatusCode::OK, "text/plain; version=0.0.4", text))
             }
             _ => Err(ApiError::NotFound(format!(
@@ -174,77 +230,104 @@ impl Inside {
         }
     }
 
-    fn parts(&self) -> Result<&Parts, ApiError> {
-        self.parts.get().ok_or_else(|| ApiError::StoreNotReady {
+    /// What there is to be seen of this process.
+    fn seen(&self) -> Result<Seen<'_>, ApiError> {
+        let coming = || ApiError::StoreNotReady {
             message: "The store is coming up: it reads what is on its disk.".to_owned(),
             retry_after: 1,
-        })
+        };
+        let seat = self.seat.get().ok_or_else(coming)?;
+        let parts = self.parts.get();
+        // A master of its own shows nothing before its node has told what it has.
+        if matches!(seat, Seat::Own(_)) && parts.is_none() {
+            return Err(coming());
+        }
+        Ok(Seen { seat, local: seat.local(), parts, tiers: &self.settings.tiers })
     }
 
-    /// The master's time.
-    fn now(parts: &Parts) -> Millis {
-        parts.local.clock().now()
-    }
-
-    fn ready(&self) -> Result<serde_json::Value, ApiError> {
-        let nodes = self.parts()?.local.master().node_list();
-        match look::waiting_for(&nodes) {
-            None => Ok(json!({"status": "ready"})),
-            Some(why) => Err(ApiError::StoreNotReady {
-                message: format!("What some keys are is not known: {why}."),
+    /// The master, if this process leads.
+    fn local(&self) -> Result<Local, ApiError> {
+        let seen = self.seen()?;
+        match (&seen.local, seen.leader()) {
+            (Some(local), _) => Ok(local.clone()),
+            (None, Some(leader)) => Err(ApiError::Conflict(format!(
+                "The master that leads is another process, which nodes reach at {leader}: ask its operator's door."
+            ))),
+            (None, None) => Err(ApiError::StoreNotReady {
+                message: format!("No master leads as far as is known here: {}.", seen.sought()),
                 retry_after: 1,
             }),
         }
     }
 
+    /// The master's time.
+    fn now(local: &Local) -> Millis {
+        local.clock().now()
+    }
+
+    fn ready(&self) -> Result<serde_json::Value, ApiError> {
+        let seen = self.seen()?;
+        match seen.waiting_for() {
+            Some(why) => Err(ApiError::StoreNotReady {
+                message: format!("What some keys are is not known: {why}."),
+                retry_after: 1,
+            }),
+            None if seen.local.is_none() && seen.served().is_none() => Ok(json!({"status": "standby"})),
+            None => Ok(json!({"status": "ready"})),
+        }
+    }
+
     fn status(&self, query: &str) -> Result<Status, ApiError> {
         nothing_asked(query)?;
-        let parts = self.parts()?;
-        let looks = parts.local.master().node_list();
-        let waiting_for = look::waiting_for(&looks);
-        let here = look::here(parts);
-        let (counters, reads) = look::counted(parts);
+        let seen = self.seen()?;
+        let waiting_for = seen.waiting_for();
+        let node = seen.served().map(look::here);
+        let led = seen.local.as_ref().map(|local| {
+            let (counters, reads) = look::counted(local);
+            let nodes = local.master().node_list();
+            let nodes = nodes.iter().map(|one| look::node(one, self.drains.of(one.node))).collect();
+            Led { now: look::now(local), reads, counters, nodes }
+        });
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.clock.now().as_secs_f64(),
             ready: waiting_for.is_none(),
             waiting_for,
-            trouble: look::trouble(&here, &counters),
-            node: here,
-            now: look::now(parts),
-            reads,
-            counters,
-            nodes: looks.iter().map(|one| look::node(one, self.drains.of(one.node))).collect(),
-            clients: look::clients(parts),
-            events: look::events(parts),
+            trouble: look::trouble(node.as_ref(), led.as_ref().map(|led| &led.counters)),
+            link: look::link(&seen),
+            node,
+            led,
+            clients: seen.served().map(look::clients),
+            events: look::events(&seen),
         })
     }
 
     fn nodes(&self, query: &str) -> Result<Vec<NodeSeen>, ApiError> {
         nothing_asked(query)?;
-        let looks = self.parts()?.local.master().node_list();
+        let looks = self.local()?.master().node_list();
         Ok(looks.iter().map(|one| look::node(one, self.drains.of(one.node))).collect())
     }
 
     fn candidates(&self, head: &request::Parts, query: &str) -> Said {
         must_be(&head.method, &Method::GET)?;
         let count = Query::read(query, &["count"])?.number("count", CANDIDATES, 1..=MOST_CANDIDATES)?;
-        let parts = self.parts()?;
-        let now = Self::now(parts);
-        let shown = parts.local.master().hottest(count as usize).into_iter().map(|one| Candidate {
-            tenant: parts.local.name(one.name.tenant).to_string(),
+        let local = self.local()?;
+        let now = Self::now(&local);
+        let shown = local.master().hottest(count as usize).into_iter().map(|one| Candidate {
+            tenant: local.name(one.name.tenant).to_string(),
             key: keys::shown(&one.name.key),
             bytes: one.size,
             waits: look::waits(&one.waits, now),
         });
         let shown: Vec<Candidate> = shown.collect();
-        Ok(respond(StatusCode::OK, &json!({"candidates": shown, "total": parts.local.master().candidates()})))
+        Ok(respond(StatusCode::OK, &json!({"candidates": shown, "total": local.master().candidates()})))
     }
 
     fn clear(&self, head: &request::Parts, query: &str) -> Said {
         nothing_asked(query)?;
         must_be(&head.method, &Method::POST)?;
-        let master = self.parts()?.local.master();
+        let local = self.local()?;
+        let master = local.master();
         let cleared = master.candidates();
         master.clear_candidates();
         tracing::info!(cleared, "an operator cleared the candidates for promotion");

@@ -5,6 +5,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 use store::master::name::{self, Tenant};
 use store::master::{Error, Presence};
+use store::node::desk::Local;
 
 use super::api::{Pin, Pinning};
 use super::keys::{self, Query, wrong};
@@ -12,7 +13,6 @@ use super::{Inside, Said, look, nothing_asked};
 use crate::admin::parse;
 use crate::error::ApiError;
 use crate::http::json as respond;
-use crate::store::Parts;
 
 /// Keys in a list, if nothing is said, and at most; a shard's worth more may come.
 const KEYS: u64 = 1_000;
@@ -33,18 +33,18 @@ impl Inside {
             return Err(ApiError::NotFound("Whose objects? /objects/{tenant}; see /tenants.".to_owned()));
         };
         let name = keys::name(tenant)?;
-        let (parts, tenant) = self.tenant(&name)?;
+        let (local, tenant) = self.tenant(&name)?;
         let Some(key) = key.filter(|key| !key.is_empty()) else {
             return match head.method {
-                Method::GET => list(parts, tenant, query),
-                Method::DELETE => remove_many(parts, (tenant, &name), query).await,
+                Method::GET => list(&local, tenant, query),
+                Method::DELETE => remove_many(&local, (tenant, &name), query).await,
                 _ => Err(ApiError::Method(format!("{}; here it is GET or DELETE", head.method))),
             };
         };
         nothing_asked(query)?;
         match (&head.method, key.strip_suffix("/pin")) {
-            (&Method::GET, _) => show(parts, tenant, &name, &keys::bytes(key)?),
-            (&Method::DELETE, _) => remove(parts, tenant, &name, &keys::bytes(key)?),
+            (&Method::GET, _) => show(&local, tenant, &name, &keys::bytes(key)?),
+            (&Method::DELETE, _) => remove(&local, tenant, &name, &keys::bytes(key)?),
             (&Method::POST, Some(key)) => {
                 let key = keys::bytes(key)?;
                 let Pinning { pin } = parse(body).await?;
@@ -53,9 +53,9 @@ impl Inside {
                     Pin::Soft => name::Pin::Soft,
                     Pin::Hard => name::Pin::Hard,
                 };
-                let pinned = parts.local.master().pin(tenant, &key, to);
-                pinned.map_err(|error| refused(parts, error, &name, &key))?;
-                show(parts, tenant, &name, &key)
+                let pinned = local.master().pin(tenant, &key, to);
+                pinned.map_err(|error| refused(&local, error, &name, &key))?;
+                show(&local, tenant, &name, &key)
             }
             (&Method::POST, None) => {
                 Err(ApiError::NotFound("What can be done to an object is …/pin.".to_owned()))
@@ -65,29 +65,29 @@ impl Inside {
     }
 }
 
-fn show(parts: &Parts, tenant: Tenant, name: &str, key: &[u8]) -> Said {
-    let now = Inside::now(parts);
-    let look = parts.local.master().look(tenant, key, now);
-    let look = look.ok_or_else(|| absent(parts, tenant, name, key))?;
-    Ok(respond(StatusCode::OK, &look::object(parts, name, key, &look, now)))
+fn show(local: &Local, tenant: Tenant, name: &str, key: &[u8]) -> Said {
+    let now = Inside::now(local);
+    let look = local.master().look(tenant, key, now);
+    let look = look.ok_or_else(|| absent(local, tenant, name, key))?;
+    Ok(respond(StatusCode::OK, &look::object(local, name, key, &look, now)))
 }
 
-fn remove(parts: &Parts, tenant: Tenant, name: &str, key: &[u8]) -> Said {
-    let removed = parts.local.master().remove(tenant, key);
-    let version = removed.map_err(|error| refused(parts, error, name, key))?;
+fn remove(local: &Local, tenant: Tenant, name: &str, key: &[u8]) -> Said {
+    let removed = local.master().remove(tenant, key);
+    let version = removed.map_err(|error| refused(local, error, name, key))?;
     Ok(respond(StatusCode::OK, &json!({"status": "removed", "version": version.0})))
 }
 
-fn list(parts: &Parts, tenant: Tenant, query: &str) -> Said {
+fn list(local: &Local, tenant: Tenant, query: &str) -> Said {
     let query = Query::read(query, &["cursor", "count"])?;
     let cursor = query.number("cursor", 0, 0..=u64::from(u32::MAX))?;
     let count = query.number("count", KEYS, 1..=MOST_KEYS)?;
-    let (next, keys) = parts.local.master().scan(tenant, cursor, count as usize);
+    let (next, keys) = local.master().scan(tenant, cursor, count as usize);
     let keys: Vec<String> = keys.iter().map(|key| keys::shown(key)).collect();
     Ok(respond(StatusCode::OK, &json!({"keys": keys, "cursor": next})))
 }
 
-async fn remove_many(parts: &Parts, of: (Tenant, &str), query: &str) -> Said {
+async fn remove_many(local: &Local, of: (Tenant, &str), query: &str) -> Said {
     let (tenant, name) = of;
     let query = Query::read(query, &["prefix", "all"])?;
     let prefix = query.get("prefix").unwrap_or_default();
@@ -99,7 +99,7 @@ async fn remove_many(parts: &Parts, of: (Tenant, &str), query: &str) -> Said {
     }
     let (mut removed, mut cursor) = (0, 0);
     loop {
-        let (many, next) = parts.local.master().remove_prefix(tenant, prefix, cursor).map_err(|_| {
+        let (many, next) = local.master().remove_prefix(tenant, prefix, cursor).map_err(|_| {
             ApiError::StoreNotReady {
                 message: format!(
                     "{removed} were removed, and then it stopped: a node that is not known may bring back what is \
@@ -120,10 +120,10 @@ async fn remove_many(parts: &Parts, of: (Tenant, &str), query: &str) -> Said {
     Ok(respond(StatusCode::OK, &json!({"status": "removed", "removed": removed})))
 }
 
-fn refused(parts: &Parts, error: Error, name: &str, key: &[u8]) -> ApiError {
+fn refused(local: &Local, error: Error, name: &str, key: &[u8]) -> ApiError {
     match error {
-        Error::Absent => match parts.local.master().tenant_named(name) {
-            Some(tenant) => absent(parts, tenant, name, key),
+        Error::Absent => match local.master().tenant_named(name) {
+            Some(tenant) => absent(local, tenant, name, key),
             None => ApiError::Internal("a tenant was forgotten".to_owned()),
         },
         Error::Leaving => ApiError::Conflict(format!("Not now: {error}.")),
@@ -131,9 +131,9 @@ fn refused(parts: &Parts, error: Error, name: &str, key: &[u8]) -> ApiError {
     }
 }
 
-fn absent(parts: &Parts, tenant: Tenant, name: &str, key: &[u8]) -> ApiError {
+fn absent(local: &Local, tenant: Tenant, name: &str, key: &[u8]) -> ApiError {
     let key = keys::shown(key);
-    match parts.local.master().exists(tenant, key.as_bytes()) {
+    match local.master().exists(tenant, key.as_bytes()) {
         Presence::Unknown => ApiError::StoreNotReady {
             message: format!("Whether {name} has {key} is not known: not every node is."),
             retry_after: 1,

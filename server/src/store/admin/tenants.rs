@@ -5,6 +5,7 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Deserializer};
 use store::master::Quota;
 use store::master::name::{self, Tier};
+use store::node::desk::Local;
 
 use super::api::{Share, Tenant};
 use super::keys;
@@ -13,7 +14,6 @@ use crate::admin::parse;
 use crate::error::ApiError;
 use crate::http::json as respond;
 use crate::settings::Size;
-use crate::store::Parts;
 
 /// What is to change: what is not there stays; `null` takes a bound away.
 #[derive(Default, Deserialize)]
@@ -64,13 +64,14 @@ impl Inside {
         nothing_asked(query)?;
         let Some(name) = name else {
             must_be(&head.method, &Method::GET)?;
-            let parts = self.parts()?;
-            let all = parts.local.master().tenant_list();
-            let all: Vec<Tenant> = all.into_iter().map(|(tenant, name)| show(parts, tenant, &name)).collect();
+            let local = self.local()?;
+            let all = local.master().tenant_list();
+            let all: Vec<Tenant> =
+                all.into_iter().map(|(tenant, name)| show(&local, tenant, &name)).collect();
             return Ok(respond(StatusCode::OK, &all));
         };
         let name = keys::name(name)?;
-        let (parts, tenant) = self.tenant(&name)?;
+        let (local, tenant) = self.tenant(&name)?;
         match head.method {
             Method::GET => {}
             Method::PUT => {
@@ -78,7 +79,7 @@ impl Inside {
                 let fields: serde_json::Map<String, serde_json::Value> = parse(body).await?;
                 let change = serde_json::from_value::<Change>(fields.into());
                 let change = change.map_err(|error| ApiError::invalid(error.to_string()))?;
-                let master = parts.local.master();
+                let master = local.master();
                 let before = master.quota(tenant);
                 let weight = change.weight.unwrap_or(before.weight);
                 if !(1..=MOST_WEIGHT).contains(&weight) {
@@ -99,21 +100,21 @@ impl Inside {
             }
             _ => return Err(ApiError::Method(format!("{}; here it is GET or PUT", head.method))),
         }
-        Ok(respond(StatusCode::OK, &show(parts, tenant, &name)))
+        Ok(respond(StatusCode::OK, &show(&local, tenant, &name)))
     }
 
     /// The tenant of that name: one that was seen, or stands in the settings.
-    pub(super) fn tenant(&self, name: &str) -> Result<(&Parts, name::Tenant), ApiError> {
-        let parts = self.parts()?;
-        let master = parts.local.master();
+    pub(super) fn tenant(&self, name: &str) -> Result<(Local, name::Tenant), ApiError> {
+        let local = self.local()?;
+        let master = local.master();
         if let Some(tenant) = master.tenant_named(name) {
-            return Ok((parts, tenant));
+            return Ok((local, tenant));
         }
         let settings = &self.settings;
         let open = settings.tenants.is_empty() && name == store::resp::Tenant::default().name();
         if open || settings.tenants.iter().any(|tenant| tenant.name == name) {
             return match master.tenant(name) {
-                Ok(tenant) => Ok((parts, tenant)),
+                Ok(tenant) => Ok((local, tenant)),
                 Err(error) => Err(ApiError::Conflict(format!("{error}."))),
             };
         }
@@ -122,8 +123,8 @@ impl Inside {
     }
 }
 
-fn show(parts: &Parts, tenant: name::Tenant, name: &str) -> Tenant {
-    let master = parts.local.master();
+fn show(local: &Local, tenant: name::Tenant, name: &str) -> Tenant {
+    let master = local.master();
     let Quota { memory, disk, weight } = master.quota(tenant);
     Tenant {
         name: name.to_owned(),

@@ -1,0 +1,128 @@
+//! A master for each time that this process leads, and what the event stream says of it.
+//!
+//! The stream outlives masters. What one told goes when it leads no longer, and nothing that it says later is written down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use blocks::View;
+use parking_lot::{Mutex, RwLock};
+use store::link::Masters;
+use store::master::name::Tenant;
+use store::master::options::Options;
+use store::master::{Change, Deaf, Quota, Residency};
+use store::node::desk::{Finder, Local, Nobody};
+
+use super::admin::waiting_for;
+use super::residency::Residents;
+use crate::settings::{Size, Tiers};
+
+/// Makes masters.
+pub(super) struct Maker {
+    options: Options,
+    quotas: Vec<(String, Quota)>,
+    residents: Option<Arc<Residents>>,
+    /// The last one's, if it leads yet.
+    sheet: Mutex<Option<Arc<Sheet>>>,
+}
+
+/// What one master tells of its blocks, as long as it leads.
+struct Sheet {
+    residents: Arc<Residents>,
+    /// Held for reading while something is written down, so that nothing is once it has ended.
+    over: RwLock<bool>,
+}
+
+/// How often it is looked whether what the master knows is everything.
+const LOOK: Duration = Duration::from_millis(100);
+
+// === impl Maker ===
+
+impl Maker {
+    /// # Errors
+    /// A quota of a tenant too many, in words.
+    pub(super) fn new(tiers: &Tiers, options: Options, residents: Option<Arc<Residents>>) -> Self {
+        let bound = |size: Option<Size>| size.map(Size::get);
+        let quota = |quota: &crate::settings::Quota| Quota {
+            memory: bound(quota.memory),
+            disk: bound(quota.disk),
+            weight: quota.weight.max(1),
+        };
+        let quotas = tiers.quotas.iter().map(|(name, set)| (name.clone(), quota(set))).collect();
+        Self { options, quotas, residents, sheet: Mutex::default() }
+    }
+
+    /// A master that knows nothing, of this term.
+    ///
+    /// # Errors
+    /// A tenant too many, in words.
+    pub(super) fn make(&self, term: u32) -> Result<Local, String> {
+        let options = Options { term, ..self.options.clone() };
+        self.end();
+        let local = match &self.residents {
+            None => Local::new(options, Arc::new(Deaf), Arc::new(Nobody)),
+            Some(residents) => {
+                let sheet = Arc::new(Sheet { residents: residents.clone(), over: RwLock::new(false) });
+                *self.sheet.lock() = Some(sheet.clone());
+                Local::new(options, sheet.clone(), sheet)
+            }
+        };
+        for (name, quota) in &self.quotas {
+            let tenant =
+                local.master().tenant(name).map_err(|error| format!("tiers.quotas.{name}: {error}"))?;
+            local.master().set_quota(tenant, *quota);
+        }
+        Ok(local)
+    }
+
+    /// What the last master told is over.
+    fn end(&self) {
+        if let Some(sheet) = self.sheet.lock().take() {
+            *sheet.over.write() = true;
+            sheet.residents.state(View::Recovering);
+            sheet.residents.forget();
+        }
+    }
+
+    /// Has the stream say how far what is told can be relied on; never ends.
+    pub(super) async fn follow(&self, masters: &Masters) {
+        let Some(residents) = &self.residents else { return std::future::pending().await };
+        let mut exact = false;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let local = masters.now();
+            if local.is_none() {
+                self.end();
+            }
+            let now = local.is_some_and(|local| is_settled(&local));
+            if now != exact {
+                exact = now;
+                residents.state(if exact { View::Exact } else { View::Recovering });
+            }
+        }
+    }
+}
+
+/// Whether a master has heard everything from every node that it knows, and there is one.
+fn is_settled(local: &Local) -> bool {
+    let nodes = local.master().node_list();
+    !nodes.is_empty() && waiting_for(&nodes).is_none()
+}
+
+// === impl Sheet ===
+
+impl Residency for Sheet {
+    fn changed(&self, change: &Change<'_>) {
+        let over = self.over.read();
+        if !*over {
+            self.residents.changed(change);
+        }
+    }
+}
+
+impl Finder for Sheet {
+    fn keys(&self, prefixes: &[u64]) -> Vec<(Tenant, Box<[u8]>)> {
+        let over = self.over.read();
+        if *over { Vec::new() } else { self.residents.keys(prefixes) }
+    }
+}
