@@ -2,10 +2,11 @@
 //!
 //! The term is a number of its own and not the fence: fences are shared with other claims and grow fast, and versions of
 //! objects have room for a small one only. It is written under the fence of the claim, so that whoever lost the claim meanwhile
-//! writes nothing. It is never smaller than the minutes since 2026: a coordinator that lost everything gives out no term
-//! that nodes have seen, unless masters took turns more than once a minute.
+//! writes nothing. It is never smaller than the minutes since 2026: a coordinator that lost everything rarely gives out a term
+//! that nodes have seen; if it does they say so, and the next one is greater ([`Lead::after`]).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use coord::op::{Claimed, Expect, Op, Put, Reply};
@@ -33,6 +34,8 @@ struct Inner {
     address: String,
     lease: Duration,
     leader: Mutex<Option<String>>,
+    /// A term that somebody has seen, and that the coordinator may have forgotten.
+    after: AtomicU32,
     /// Claims that are being given up.
     leaves: Mutex<JoinSet<()>>,
 }
@@ -72,7 +75,8 @@ impl Coordinated {
         let term = Key::beside(&name, "store-term").map_err(|error| error.to_string())?;
         Name::new(&address).map_err(|error| format!("tiers.link.advertise: {address}: {error}"))?;
         let (leader, leaves) = (Mutex::default(), Mutex::default());
-        Ok(Self(Arc::new(Inner { coord, claim, term, clock, address, lease, leader, leaves })))
+        let after = AtomicU32::new(0);
+        Ok(Self(Arc::new(Inner { coord, claim, term, clock, address, lease, leader, after, leaves })))
     }
 
     /// Waits until what was held is given up, so that others need not wait for its end; not for long.
@@ -88,6 +92,10 @@ impl Coordinated {
 }
 
 impl Lead for Coordinated {
+    fn after(&self, term: u32) {
+        self.0.after.fetch_max(term, Ordering::AcqRel);
+    }
+
     fn hold(&self) -> Later<Held> {
         let inner = self.0.clone();
         Box::pin(async move { inner.hold().await })
@@ -146,7 +154,7 @@ impl Inner {
         match self.coord.ask_within(&op, self.lease).await.map_err(|error| error.to_string())? {
             Reply::Claimed(Claimed::Granted { fence }) => Ok(Ok(Claim { token, fence, asked })),
             Reply::Claimed(Claimed::Held { by, left }) => {
-                let leader = by.as_str().rsplit_once('/').map(|(address, _)| address.to_owned());
+                let leader = by.as_str().split_once('/').map(|(address, _)| address.to_owned());
                 Ok(Err((leader, left)))
             }
             other => Err(format!("the coordinator answered a claim with {other:?}")),
@@ -168,7 +176,7 @@ impl Inner {
                 .and_then(|text| text.parse().ok())
                 .ok_or_else(|| format!("the coordinator's key {} holds no term", self.term.name()))?,
         };
-        let term = next(last, self.clock.unix());
+        let term = next(last.max(self.after.load(Ordering::Acquire)), self.clock.unix());
         if term > LAST_TERM {
             return Err("there are no more terms".to_owned());
         }
@@ -245,7 +253,7 @@ mod tests {
 
     async fn coord() -> Coord {
         let backend = Registry::new().make(&Config::default()).await.unwrap();
-        Coord::new(backend, Name::new("test").unwrap(), 7)
+        Coord::new(backend, Name::new("store/test").unwrap(), 7)
     }
 
     fn master(coord: &Coord, address: &str) -> Coordinated {

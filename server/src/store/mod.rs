@@ -420,8 +420,8 @@ fn master_options(tiers: &Tiers) -> Options {
         wait_patience: millis(tiers.wait_patience),
         largest: tiers.max_value.get(),
         offload: match tiers.offload {
-            // Without a disk there is nowhere to write to.
-            _ if tiers.folder.is_none() => master::Offload::Off,
+            // Without a disk there is nowhere to write to. What nodes of other processes have is another matter.
+            _ if tiers.folder.is_none() && !tiers.link.is_used(&tiers.roles) => master::Offload::Off,
             Offload::AtCommit => master::Offload::AtCommit,
             Offload::AtEviction => master::Offload::AtEviction,
             Offload::Off => master::Offload::Off,

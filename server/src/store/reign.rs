@@ -13,7 +13,6 @@ use store::master::options::Options;
 use store::master::{Change, Deaf, Quota, Residency};
 use store::node::desk::{Finder, Local, Nobody};
 
-use super::admin::waiting_for;
 use super::residency::Residents;
 use crate::settings::{Size, Tiers};
 
@@ -105,8 +104,7 @@ impl Maker {
 
 /// Whether a master has heard everything from every node that it knows, and there is one.
 fn is_settled(local: &Local) -> bool {
-    let nodes = local.master().node_list();
-    !nodes.is_empty() && waiting_for(&nodes).is_none()
+    local.master().is_sure() && !local.master().node_list().is_empty()
 }
 
 // === impl Sheet ===

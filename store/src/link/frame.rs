@@ -79,6 +79,18 @@ pub struct Hello<'a> {
     pub to: Whom,
     /// What everybody must know.
     pub secret: &'a [u8],
+    /// The last time that a master led, as far as whoever speaks has seen.
+    pub seen: Reign,
+}
+
+/// One time that a master leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reign {
+    /// In which term.
+    pub term: u32,
+    /// By chance: two that lead in the same term are told apart by that. It must not be, and happens if whoever counts terms
+    /// forgets how far it had come.
+    pub mark: u64,
 }
 
 /// To whom somebody wants to speak.
@@ -101,6 +113,8 @@ pub enum Sorry {
     Version,
     /// Too many are there.
     Full,
+    /// This master leads in a term that is over: it gives up, and begins a later one.
+    Outdone,
 }
 
 /// Ours, and which version of it.
@@ -183,7 +197,7 @@ impl<'a> Wire<'a> for Hello<'a> {
             Whom::Master => 0,
             Whom::Node => 1,
         };
-        to.put(&u64::from_le_bytes(MAGIC)).put(&whom).put(&self.secret);
+        to.put(&u64::from_le_bytes(MAGIC)).put(&whom).put(&self.secret).put(&self.seen);
     }
 
     fn read(from: &mut Reader<'a>) -> Result<Self, Broken> {
@@ -195,7 +209,24 @@ impl<'a> Wire<'a> for Hello<'a> {
             1 => Whom::Node,
             _ => return Err(Broken("somebody to speak to")),
         };
-        Ok(Self { to, secret: from.take()? })
+        Ok(Self { to, secret: from.take()?, seen: from.take()? })
+    }
+}
+
+impl<'a> Wire<'a> for Reign {
+    fn write(&self, to: &mut Writer<'_>) {
+        to.put(&self.term).put(&self.mark);
+    }
+
+    fn read(from: &mut Reader<'a>) -> Result<Self, Broken> {
+        Ok(Self { term: from.take()?, mark: from.take()? })
+    }
+}
+
+impl Reign {
+    /// Whether this one is over for whoever has seen the other.
+    pub fn is_outdone_by(&self, seen: &Self) -> bool {
+        self.term < seen.term || self.term == seen.term && self.mark != seen.mark
     }
 }
 
@@ -206,6 +237,7 @@ impl<'a> Wire<'a> for Sorry {
             Self::Secret => to.put(&1_u8),
             Self::Version => to.put(&2_u8),
             Self::Full => to.put(&3_u8),
+            Self::Outdone => to.put(&4_u8),
         };
     }
 
@@ -215,6 +247,7 @@ impl<'a> Wire<'a> for Sorry {
             1 => Ok(Self::Secret),
             2 => Ok(Self::Version),
             3 => Ok(Self::Full),
+            4 => Ok(Self::Outdone),
             _ => Err(Broken("an excuse")),
         }
     }
@@ -227,6 +260,7 @@ impl std::fmt::Display for Sorry {
             Self::Secret => "its secret is another one: set the same `secret` everywhere",
             Self::Version => "it speaks another version",
             Self::Full => "too many are connected to it",
+            Self::Outdone => "there was a later term than its own: it begins anew",
         })
     }
 }
@@ -308,14 +342,12 @@ pub fn broken(broken: Broken) -> io::Error {
 /// What the socket says; `PermissionDenied` if this one is not welcome, with the reason.
 pub async fn greet(
     address: &str,
-    hello: Whom,
-    secret: &Secret,
+    hello: &Hello<'_>,
     within: Duration,
 ) -> io::Result<(TcpStream, Result<Vec<u8>, Sorry>)> {
     let mut stream = within_time(within, TcpStream::connect(address)).await?;
     stream.set_nodelay(true)?;
-    let hello = Hello { to: hello, secret: secret.bytes() };
-    write(&mut stream, Kind::Hello, within, |to| to.add(&hello)).await?;
+    write(&mut stream, Kind::Hello, within, |to| to.add(hello)).await?;
     let (head, said) = read(&mut stream, within).await?;
     match head.kind {
         Kind::Welcome => Ok((stream, Ok(said))),
@@ -324,7 +356,7 @@ pub async fn greet(
     }
 }
 
-/// Reads the hello of somebody who connected; `None` if they are not welcome, and were told so.
+/// Reads the hello of somebody who connected, and what they have seen; `None` if they are not welcome, and were told so.
 ///
 /// # Errors
 /// What the socket says.
@@ -333,13 +365,13 @@ pub async fn greeted(
     whom: Whom,
     secret: &Secret,
     within: Duration,
-) -> io::Result<Option<()>> {
+) -> io::Result<Option<Reign>> {
     stream.set_nodelay(true)?;
     let (head, said) = read(stream, within).await?;
     let sorry = match body::<Hello<'_>>(&said) {
         Ok(hello) if head.kind == Kind::Hello && hello.to == whom => {
             if secret.is(hello.secret) {
-                return Ok(Some(()));
+                return Ok(Some(hello.seen));
             }
             Sorry::Secret
         }

@@ -2,8 +2,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -14,6 +17,9 @@ use crate::node::desk::Later;
 pub trait Lead: Send + Sync + 'static {
     /// Waits until this process leads. Dropped, it no longer asks for it.
     fn hold(&self) -> Later<Held>;
+
+    /// Somebody has seen a master of this term: whoever counts terms had forgotten it. The next one held must be greater.
+    fn after(&self, term: u32);
 
     /// Where the master that leads can be reached, if that is known: nodes that come here are told.
     fn leader(&self) -> Option<String> {
@@ -38,15 +44,16 @@ pub const LAST_TERM: u32 = (1 << 24) - 1;
 /// Nobody else ever leads: for one master without a coordinator.
 #[derive(Debug)]
 pub struct Alone {
-    term: u32,
+    term: AtomicU32,
 }
 
 /// [`Alone`], with a term that is written down: each start has a greater one than any before.
 #[derive(Debug)]
 pub struct Noted {
     alone: Alone,
+    path: PathBuf,
     /// Locked as long as this process has it.
-    _file: File,
+    file: Mutex<File>,
 }
 
 /// As good as for ever.
@@ -69,13 +76,21 @@ pub(super) fn left(until: &watch::Receiver<Instant>) -> Duration {
 impl Alone {
     /// With this term.
     pub fn new(term: u32) -> Self {
-        Self { term }
+        Self { term: AtomicU32::new(term) }
+    }
+
+    fn term(&self) -> u32 {
+        self.term.load(Ordering::Acquire)
     }
 }
 
 impl Lead for Alone {
+    fn after(&self, term: u32) {
+        self.term.fetch_max(term.saturating_add(1), Ordering::AcqRel);
+    }
+
     fn hold(&self) -> Later<Held> {
-        let term = self.term;
+        let term = self.term();
         Box::pin(async move {
             let (always, until) = watch::channel(Instant::now() + ALWAYS);
             Held { term, until, keep: Box::new(always) }
@@ -108,20 +123,33 @@ impl Noted {
         if term > LAST_TERM {
             return Err(io::Error::other("there are no more terms"));
         }
-        // As long as what it replaces, or longer: half of it can only be seen as a greater one or as something else.
-        file.rewind()?;
-        file.write_all(format!("{term:010}\n").as_bytes())?;
-        file.sync_all()?;
-        Ok(Self { alone: Alone::new(term), _file: file })
+        note(&mut file, term)?;
+        let (path, file) = (path.to_owned(), Mutex::new(file));
+        Ok(Self { alone: Alone::new(term), path, file })
     }
 
     /// The term.
     pub fn term(&self) -> u32 {
-        self.alone.term
+        self.alone.term()
     }
 }
 
+fn note(file: &mut File, term: u32) -> io::Result<()> {
+    // As long as what it replaces, or longer: half of it can only be seen as a greater one or as something else.
+    file.rewind()?;
+    file.write_all(format!("{term:010}\n").as_bytes())?;
+    file.sync_all()
+}
+
 impl Lead for Noted {
+    fn after(&self, term: u32) {
+        self.alone.after(term);
+        // Written down or not, this process leads in no earlier one; a later process would be told the same.
+        if let Err(error) = note(&mut self.file.lock(), self.term()) {
+            tracing::warn!(%error, path = %self.path.display(), "the term of the master could not be written down");
+        }
+    }
+
     fn hold(&self) -> Later<Held> {
         self.alone.hold()
     }
@@ -140,6 +168,11 @@ mod tests {
             assert_eq!(noted.term(), term);
             assert!(Noted::open(&path).unwrap_err().to_string().contains("another process"));
         }
+        let noted = Noted::open(&path).unwrap();
+        noted.after(70);
+        assert_eq!(noted.term(), 71, "what somebody has seen is written down as well");
+        drop(noted);
+        assert_eq!(Noted::open(&path).unwrap().term(), 72);
         std::fs::write(&path, "soon").unwrap();
         assert!(Noted::open(&path).unwrap_err().to_string().contains("something else"));
         std::fs::write(&path, LAST_TERM.to_string()).unwrap();

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::book::{Book, Place};
 use super::codec::{Broken, Writer};
-use super::frame::{self, Kind, Whom, broken, within_time};
+use super::frame::{self, Hello, Kind, Reign, Whom, broken, within_time};
 use super::peer::{Fetch, Send, give};
 use super::settings::Settings;
 use crate::arena::{Block, Filling};
@@ -96,7 +96,8 @@ impl Inside {
 
     async fn connect(&self, place: &Place) -> io::Result<TcpStream> {
         let Settings { secret, connect, .. } = &self.settings;
-        let (stream, said) = frame::greet(&place.address, Whom::Node, secret, *connect).await?;
+        let hello = Hello { to: Whom::Node, secret: secret.bytes(), seen: Reign::default() };
+        let (stream, said) = frame::greet(&place.address, &hello, *connect).await?;
         let said = said.map_err(|sorry| io::Error::other(sorry.to_string()))?;
         let id: String = frame::body(&said)?;
         if id == place.id {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use super::ask::{Ask, Join, Promised};
 use super::book::{Book, Place};
 use super::codec::{Broken, Names, Reader, Wire};
-use super::frame::{self, HEAD, Head, Kind, LONGEST, Sorry, Whom, broken, frame};
+use super::frame::{self, HEAD, Head, Hello, Kind, LONGEST, Reign, Sorry, Whom, broken, frame};
 use super::settings::Settings;
 use crate::master::name::{Millis, Name, Node, Tenant, Version};
 use crate::master::{
@@ -54,8 +54,8 @@ struct Inside {
     up: watch::Sender<u64>,
     /// The session in which this node has joined.
     joined: AtomicU64,
-    /// The highest term seen.
-    term: AtomicU32,
+    /// The last that led, as far as was seen.
+    seen: Mutex<Reign>,
     book: Book,
     orders: Notify,
     space: Mutex<HashMap<Node, Listening>>,
@@ -138,7 +138,7 @@ impl Remote {
             at: Mutex::default(),
             up: watch::Sender::new(0),
             joined: AtomicU64::new(0),
-            term: AtomicU32::new(0),
+            seen: Mutex::default(),
             book: Book::default(),
             orders: Notify::new(),
             space: Mutex::default(),
@@ -169,7 +169,7 @@ impl Remote {
 
     /// The highest term that was seen.
     pub fn term(&self) -> u32 {
-        self.0.inside.term.load(Ordering::Acquire)
+        self.0.inside.seen.lock().term
     }
 
     /// Where other nodes are.
@@ -224,16 +224,8 @@ impl Inside {
                 Ok(Err(Sorry::NotMe(who))) => {
                     told = who.filter(|who| *who != next && turn % (2 * self.masters.len()) != 0);
                 }
-                Ok(Err(sorry)) => {
-                    tracing::warn!(master = next, "a master of the store is of no use: {sorry}");
-                }
-                Err(error) => {
-                    tracing::debug!(master = next, %error, "a master of the store cannot be reached");
-                    if grumbled.elapsed() >= GRUMBLE {
-                        grumbled = Instant::now();
-                        tracing::warn!(master = next, %error, "no master of the store is found; it is still looked for");
-                    }
-                }
+                Ok(Err(sorry)) => Self::grumble(&mut grumbled, &next, &sorry),
+                Err(error) => Self::grumble(&mut grumbled, &next, &error),
             }
             // A round is made without a rest, then each rest is longer.
             if told.is_none() && turn.is_multiple_of(self.masters.len().max(1)) {
@@ -245,21 +237,30 @@ impl Inside {
         }
     }
 
+    /// Says now and then why there is no master: soon it is another one, or somebody should look.
+    fn grumble(last: &mut Instant, master: &str, why: &dyn std::fmt::Display) {
+        tracing::debug!(master, %why, "no master of the store here");
+        if last.elapsed() >= GRUMBLE {
+            *last = Instant::now();
+            tracing::warn!(master, %why, "no master of the store is found; it is still looked for");
+        }
+    }
+
     async fn meet(&self, address: &str) -> io::Result<Result<(TcpStream, u32), Sorry>> {
         let Settings { secret, connect, .. } = &self.settings;
-        let (stream, said) = frame::greet(address, Whom::Master, secret, *connect).await?;
+        let seen = *self.seen.lock();
+        let hello = Hello { to: Whom::Master, secret: secret.bytes(), seen };
+        let (stream, said) = frame::greet(address, &hello, *connect).await?;
         let said = match said {
             Ok(said) => said,
             Err(sorry) => return Ok(Err(sorry)),
         };
-        let term: u32 = frame::body(&said)?;
-        let seen = self.term.fetch_max(term, Ordering::AcqRel);
-        if term < seen {
-            return Err(io::Error::other(format!(
-                "it leads in term {term}, and there was term {seen} already"
-            )));
+        let reign: Reign = frame::body(&said)?;
+        if reign.is_outdone_by(&seen) {
+            return Ok(Err(Sorry::Outdone));
         }
-        Ok(Ok((stream, term)))
+        *self.seen.lock() = reign;
+        Ok(Ok((stream, reign.term)))
     }
 
     /// No master is there: everything that was asked is answered by that.
@@ -680,7 +681,7 @@ impl Desk for Remote {
     }
 
     fn term(&self) -> u32 {
-        self.0.inside.term.load(Ordering::Acquire)
+        self.0.inside.seen.lock().term
     }
 
     fn parted(&self) -> Later<()> {

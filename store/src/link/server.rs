@@ -3,6 +3,7 @@
 //! Each time it leads it begins with a master that knows nothing, of a term of its own, and hears everything from the nodes.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::book::{Book, Place};
-use super::frame::{self, Kind, Sorry, Whom};
+use super::frame::{self, Kind, Reign, Sorry, Whom};
 use super::lead::{self, Held, LAST_TERM, Lead};
 use super::session;
 use super::settings::Settings;
@@ -38,13 +39,15 @@ struct Inside {
 /// A master, for as long as it leads.
 pub(super) struct Office {
     pub(super) desk: Local,
-    pub(super) term: u32,
+    reign: Reign,
     pub(super) book: Book,
     pub(super) settings: Settings,
     until: watch::Receiver<Instant>,
     /// Which session speaks for a node.
     seats: Mutex<HashMap<String, Arc<Seat>>>,
     ended: watch::Sender<bool>,
+    /// A term that somebody has seen, and that this one does not come after; 0: none.
+    outdone: watch::Sender<u32>,
 }
 
 /// The right of one session to speak for a node.
@@ -87,7 +90,7 @@ impl Masters {
 
     /// Which term this is, if this process leads.
     pub fn term(&self) -> Option<u32> {
-        self.office().map(|office| office.term)
+        self.office().map(|office| office.reign.term)
     }
 
     /// Where the master that leads is reached, if that is known.
@@ -122,35 +125,47 @@ impl Masters {
                 continue;
             }
             tracing::info!(term = held.term, "this master leads");
-            self.reign(held).await;
+            let outdone = self.reign(held).await;
+            if let Some(seen) = outdone {
+                tracing::warn!(
+                    seen,
+                    "a node has seen a later master: this one begins anew, in a term after that"
+                );
+                self.0.lead.after(seen);
+            }
             tracing::warn!("this master leads no longer");
         }
     }
 
-    /// As long as the lease lasts.
-    async fn reign(&self, mut held: Held) {
+    /// As long as the lease lasts, or until it shows that there was a later term.
+    async fn reign(&self, mut held: Held) -> Option<u32> {
         let desk = (self.0.make)(held.term);
+        let (outdone, mut seen) = watch::channel(0);
         let office = Arc::new(Office {
-            term: desk.term(),
+            reign: Reign { term: desk.term(), mark: RandomState::new().hash_one(held.term) },
             desk: desk.clone(),
             book: Book::default(),
             settings: self.0.settings.clone(),
             until: held.until.clone(),
             seats: Mutex::default(),
             ended: watch::Sender::new(false),
+            outdone,
         });
-        debug_assert_eq!(office.term, held.term, "a master has the term that it was made for");
+        debug_assert_eq!(office.reign.term, held.term, "a master has the term that it was made for");
         if !self.0.settings.settle.is_zero() {
             desk.master().doubt();
         }
         self.0.office.send_replace(Some(office.clone()));
-        tokio::select! {
-            () = desk.run() => {}
-            () = office.look_after() => {}
-            () = lost(&mut held.until) => {}
-        }
+        let outdone = tokio::select! {
+            () = desk.run() => None,
+            () = office.look_after() => None,
+            () = lost(&mut held.until) => None,
+            // The office outlives this.
+            seen = seen.wait_for(|seen| *seen > 0) => seen.ok().map(|seen| *seen),
+        };
         self.0.office.send_replace(None);
         office.ended.send_replace(true);
+        outdone
     }
 
     async fn accept(&self, listener: TcpListener, sessions: &mut JoinSet<()>) {
@@ -178,17 +193,22 @@ impl Masters {
             let _ = frame::write(&mut stream, Kind::Sorry, within, |to| to.add(&Sorry::Full)).await;
             return;
         }
-        match frame::greeted(&mut stream, Whom::Master, &settings.secret, within).await {
-            Ok(Some(())) => {}
+        let seen = match frame::greeted(&mut stream, Whom::Master, &settings.secret, within).await {
+            Ok(Some(seen)) => seen,
             Ok(None) => return tracing::warn!("somebody without the secret came to the master"),
             Err(error) => return tracing::debug!(%error, "somebody came to the master and said nothing"),
-        }
+        };
         let Some(office) = self.office() else {
             let sorry = Sorry::NotMe(self.0.lead.leader());
             let _ = frame::write(&mut stream, Kind::Sorry, within, |to| to.add(&sorry)).await;
             return;
         };
-        if frame::write(&mut stream, Kind::Welcome, within, |to| to.add(&office.term)).await.is_err() {
+        if office.reign.is_outdone_by(&seen) {
+            let _ = frame::write(&mut stream, Kind::Sorry, within, |to| to.add(&Sorry::Outdone)).await;
+            office.outdone.send_replace(seen.term);
+            return;
+        }
+        if frame::write(&mut stream, Kind::Welcome, within, |to| to.add(&office.reign)).await.is_err() {
             return;
         }
         let mut ended = office.ended.subscribe();

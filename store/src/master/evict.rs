@@ -85,7 +85,7 @@ impl Master {
             Verdict::Offload => {
                 if !self.offload(shard, at, node, now) {
                     // It cannot be written: what is needed now goes before what may be needed.
-                    shard.tally.moves.offloads_refused += 1;
+                    Self::offload_refused(shard, node);
                     return self.evict_one(shard, at, node, tier);
                 }
                 0

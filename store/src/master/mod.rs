@@ -236,6 +236,11 @@ impl Master {
         Moment::of(now, self.options.half_life)
     }
 
+    /// Whether everything is known: what is not found is not there.
+    pub fn is_sure(&self) -> bool {
+        !self.unsure()
+    }
+
     /// Whether nodes are not known completely: what is not found may yet be there.
     fn unsure(&self) -> bool {
         self.unsure.load(Ordering::Acquire) > 0

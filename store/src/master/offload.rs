@@ -15,6 +15,13 @@ impl Master {
     /// What was just committed goes to disk, if it is to be there at once.
     pub(super) fn offload_committed(&self, shard: &mut Shard, at: Place, node: &Member, now: Millis) {
         if self.options.offload == Offload::AtCommit && !self.offload(shard, at, node, now) {
+            Self::offload_refused(shard, node);
+        }
+    }
+
+    /// Counts it, unless the node has no disk at all: that is how it was set up, and no trouble.
+    pub(super) fn offload_refused(shard: &mut Shard, node: &Member) {
+        if node.lock().space[Tier::Disk.at()].capacity > 0 {
             shard.tally.moves.offloads_refused += 1;
         }
     }

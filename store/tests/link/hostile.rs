@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use store::link::ask::Ask;
 use store::link::codec::{Names, Reader, Wire};
-use store::link::frame::{HEAD, Head, Hello, Kind, LONGEST, NoNames, Whom, frame};
+use store::link::frame::{HEAD, Head, Hello, Kind, LONGEST, NoNames, Reign, Whom, frame};
 use store::master::name::{Millis, Name, Tenant, Tier, Version};
 use store::master::{Error, Found, Glance, News, Order, Refused, Reserved};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -121,10 +121,10 @@ fn a_count_is_believed_only_as_far_as_bytes_follow() {
 async fn greeted(address: std::net::SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let mut hello = Vec::new();
-    let greeting = Hello { to: Whom::Master, secret: b"a secret of tests" };
+    let greeting = Hello { to: Whom::Master, secret: b"a secret of tests", seen: Reign::default() };
     frame(&mut hello, Kind::Hello, 0, &NoNames, |to| to.add(&greeting));
     stream.write_all(&hello).await.unwrap();
-    let mut welcome = [0; HEAD + 4];
+    let mut welcome = [0; HEAD + 12];
     stream.read_exact(&mut welcome).await.unwrap();
     stream
 }

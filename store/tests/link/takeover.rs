@@ -39,6 +39,10 @@ impl Crown {
 }
 
 impl Lead for Heir {
+    fn after(&self, term: u32) {
+        self.crown.terms.fetch_max(term, Ordering::SeqCst);
+    }
+
     fn hold(&self) -> Later<Held> {
         let (mut on, terms) = (self.crown.on.subscribe(), self.crown.terms.clone());
         let (number, once) = (self.number, self.once);
@@ -176,10 +180,22 @@ async fn an_answer_that_comes_after_the_lease_is_not_believed_and_the_put_shows_
     checked(&second, &[&one]).await;
 }
 
+/// Leads in the term that it has, whatever it is told.
+struct Stubborn(store::link::Alone);
+
+impl Lead for Stubborn {
+    fn after(&self, _: u32) {}
+
+    fn hold(&self) -> Later<Held> {
+        self.0.hold()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_never_goes_back_to_a_lower_term() {
     let late = Chief::begin(7, options()).await;
-    let early = Chief::begin(3, options()).await;
+    let stubborn = Arc::new(Stubborn(store::link::Alone::new(3)));
+    let early = Chief::lead(stubborn, options(), settings(), None).await;
     let one = Plan::new("one", 8 * MIB, &[&late, &early]).begin().await;
     one.put(b"k", b"v").await.unwrap();
     let at = late.kill();
@@ -187,8 +203,27 @@ async fn a_node_never_goes_back_to_a_lower_term() {
         assert_eq!(one.put(b"k", b"w").await.unwrap_err().code, Code::Unavailable);
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+    until(|| early.masters.now().is_some()).await;
     assert!(early.desk().master().node_list().is_empty());
     let late = Chief::lead(Arc::new(store::link::Alone::new(8)), options(), settings(), Some(at)).await;
     assert_eq!(one.find(b"k").await.as_deref(), Some(b"v".as_slice()));
     checked(&late, &[&one]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_whose_terms_were_forgotten_is_told_and_begins_a_later_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut chief = Chief::begin(7, options()).await;
+    let home = Plan::new("one", 8 * MIB, &[&chief]).on(folder.path()).begin().await;
+    home.put(&key(1), &value(1, 0, 300)).await.unwrap();
+    // An earlier term, and the same one again: both are over for whoever has seen the first.
+    for (forgotten, next) in [(3, 8), (8, 9), (1, 10)] {
+        let at = chief.kill();
+        chief =
+            Chief::lead(Arc::new(store::link::Alone::new(forgotten)), options(), settings(), Some(at)).await;
+        until(|| chief.masters.term() == Some(next) && home.remote.is_up()).await;
+        assert_eq!(home.remote.term(), next);
+        assert_eq!(home.find(&key(1)).await.as_deref(), Some(&value(1, 0, 300)[..]));
+    }
+    checked(&chief, &[&home]).await;
 }

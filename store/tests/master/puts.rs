@@ -257,6 +257,11 @@ fn offloads_are_pushed_at_once_and_each_is_durable_or_reported() {
     world.work(0);
     assert_eq!(world.master.counters().moves.offloaded, 2);
     world.checked();
+    // Where there is no disk nothing is refused: nobody expects it.
+    let mut world = World::with_nodes(Options { offload: Offload::AtCommit, ..options() }, &[]);
+    world.add_node("n", 100 * MIB, 0);
+    world.put(&key(0), MIB);
+    assert_eq!(world.master.counters().moves.offloads_refused, 0);
     // One that its node never answers is given up, and what it may have written is dropped.
     let mut world = World::new(Options { offload: Offload::AtCommit, ..options() }, 100 * MIB);
     let version = world.put(b"k", MIB);

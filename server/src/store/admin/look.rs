@@ -229,11 +229,17 @@ pub(super) fn tier(tier: Tier) -> &'static str {
     }
 }
 
-/// Which nodes are not known, in words; none if all are.
-pub(in crate::store) fn waiting_for(nodes: &[NodeLook]) -> Option<String> {
+/// What keeps a master from knowing everything, in words; none if nothing does.
+pub(super) fn waiting_for(local: &Local) -> Option<String> {
+    let nodes = local.master().node_list();
     let unknown = nodes.iter().filter(|look| matches!(look.standing, Standing::Recovering | Standing::Away));
     let words: Vec<String> =
         unknown.map(|look| format!("node {} is {}", look.id, standing(look.standing))).collect();
+    if words.is_empty() && !local.master().is_sure() {
+        return Some(
+            "this master has just begun to lead, and there may be nodes of which it has not heard".to_owned(),
+        );
+    }
     (!words.is_empty()).then(|| words.join(", "))
 }
 

@@ -8,8 +8,6 @@ mod metrics;
 mod objects;
 mod tenants;
 
-pub(super) use look::waiting_for;
-
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -35,6 +33,7 @@ use crate::settings::{Role, Settings, Tiers};
 use api::{Candidate, Led, NodeSeen, Status};
 use drain::Drains;
 use keys::Query;
+use look::waiting_for;
 
 /// The door, open as long as this lives.
 pub(super) struct Door {
@@ -166,7 +165,7 @@ impl<'a> Seen<'a> {
             Some(Served { remote: Some(remote), .. }) if !remote.is_up() => {
                 Some(format!("the master of the store; {}", self.sought()))
             }
-            _ => self.local.as_ref().and_then(|local| waiting_for(&local.master().node_list())),
+            _ => self.local.as_ref().and_then(waiting_for),
         }
     }
 }
