@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::timeout;
 
 use super::meta::Meta;
 use super::peers::{Verdict, Which};
@@ -18,9 +17,8 @@ use crate::disk;
 use crate::master::News;
 use crate::master::name::{Name, Tier, Version};
 
-/// How often more is asked to leave for bytes that arrive, and how long that is waited for each time.
+/// How often more is asked to leave for bytes that arrive.
 const ROUNDS: usize = 100;
-const ROUND: Duration = Duration::from_millis(10);
 /// How often the master is asked about what was left behind.
 const LOOK: Duration = Duration::from_secs(1);
 /// Looks at the same copy, each twice as long after the last: then it is the master's.
@@ -110,14 +108,7 @@ impl Inner {
         if let Some(room) = self.arena.alloc(len) {
             return Some(room);
         }
-        for _ in 0..ROUNDS {
-            self.desk.make_room(self.number(), len as u64);
-            self.counts.made_room.fetch_add(1, Ordering::Relaxed);
-            if let Ok(Ok(room)) = timeout(ROUND, self.arena.obtain(len)).await {
-                return Some(room);
-            }
-        }
-        None
+        self.more_room(len, ROUNDS).await
     }
 }
 
