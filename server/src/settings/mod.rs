@@ -2,6 +2,7 @@
 
 pub mod check;
 mod files;
+pub mod keys;
 mod load;
 mod size;
 mod span;

@@ -212,12 +212,8 @@ fn node_options(tiers: &Tiers, id: &str) -> node::Options {
 fn resp_settings(settings: &Settings) -> Result<resp::Settings, String> {
     let tiers = &settings.tiers;
     let mut access = Access::default();
-    for (i, tenant) in settings.tenants.iter().enumerate() {
-        let path = &tenant.keys_file;
-        let text = std::fs::read_to_string(path);
-        let text =
-            text.map_err(|error| format!("tenants[{i}].keys_file: cannot read {}: {error}", path.display()))?;
-        for key in text.lines().map(str::trim).filter(|key| !key.is_empty()) {
+    for (tenant, keys) in settings.tenants.iter().zip(crate::settings::keys::of_tenants(&settings.tenants)?) {
+        for key in keys {
             access.allow(Tenant::new(&tenant.name), key.as_bytes());
         }
     }
@@ -263,5 +259,29 @@ mod tests {
         for _ in 0..20 {
             start(&settings).await.unwrap().stop().await;
         }
+    }
+
+    #[test]
+    fn a_key_file_that_is_empty_or_shared_opens_the_store_to_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let tenant = |name: &str, keys: &str| {
+            let keys_file = folder.path().join(name);
+            std::fs::write(&keys_file, keys).unwrap();
+            crate::settings::Tenant { name: name.to_owned(), keys_file, ..Default::default() }
+        };
+        let access = |tenants| {
+            let settings = Settings { tenants, ..Settings::default() };
+            resp_settings(&settings).map(|settings| settings.access)
+        };
+        assert!(access(vec![tenant("red", "\n")]).unwrap_err().contains("holds no key"));
+        let shared = access(vec![tenant("red", "key"), tenant("blue", "other\nkey")]);
+        assert!(shared.unwrap_err().contains("that `red` has already"));
+
+        let access = access(vec![tenant("red", "old\nnew"), tenant("blue", "other")]).unwrap();
+        assert!(!access.is_open());
+        let opens = |key: &[u8]| access.open(None, key).map(|tenant| tenant.name().to_owned());
+        assert_eq!(opens(b"new").as_deref(), Some("red"));
+        assert_eq!(opens(b"other").as_deref(), Some("blue"));
+        assert_eq!(opens(b""), None);
     }
 }
