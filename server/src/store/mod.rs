@@ -234,14 +234,12 @@ fn resp_settings(settings: &Settings) -> Result<resp::Settings, String> {
 
 /// Another number for each start: nobody outside can choose keys that collide.
 fn rand_seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one("seed")
+    crate::chance::number()
 }
 
 /// Which life of the node this is.
 fn life() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one("life")
+    crate::chance::number()
 }
 
 #[cfg(test)]
