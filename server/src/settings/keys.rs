@@ -1,6 +1,7 @@
 //! Keys that lie in files: read when something starts, refused where they could not do what they are for, and never shown.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use super::Tenant;
 
@@ -32,10 +33,23 @@ pub fn of_tenants(tenants: &[Tenant]) -> Result<Vec<Vec<String>>, String> {
     Ok(all)
 }
 
+/// The secret on the first line of a file; whatever follows is for people.
+///
+/// # Errors
+/// A file that cannot be read, or a first line with nothing on it, in words that begin with the setting.
+pub fn first_line(setting: &str, path: &Path) -> Result<String, String> {
+    let allowed = "allowed is a file whose first line is the secret";
+    let text = std::fs::read_to_string(path);
+    let text =
+        text.map_err(|error| format!("{setting}: cannot read {}: {error}; {allowed}", path.display()))?;
+    match text.lines().next().map(str::trim) {
+        Some(line) if !line.is_empty() => Ok(line.to_owned()),
+        _ => Err(format!("{setting}: the first line of {} is empty; {allowed}", path.display())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn tenants(folder: &Path, files: &[(&str, &str)]) -> Vec<Tenant> {
@@ -84,5 +98,29 @@ mod tests {
         let away = Tenant { keys_file: folder.path().join("away"), ..Tenant::default() };
         let error = of_tenants(&[away]).expect_err("it is away");
         assert!(error.starts_with("tenants[0].keys_file: cannot read ") && error.contains("away"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_is_the_first_line_of_its_file_and_no_error_shows_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        for text in [" secret \nmore", "secret", "secret\r\n\n"] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(first_line("a.key_file", &path).as_deref(), Ok("secret"));
+        }
+        std::fs::remove_file(&path).unwrap();
+        let refused = |words: &str| {
+            let error = first_line("a.key_file", &path).expect_err("it is wrong");
+            assert!(error.starts_with("a.key_file: ") && error.contains("key") && error.contains(words));
+            assert!(error.contains("allowed is") && !error.contains("secret2"), "{error}");
+            assert!(error.contains(path.to_str().unwrap()), "{error}");
+        };
+        refused("cannot read");
+        for text in ["", "\n", "  \nsecret2"] {
+            std::fs::write(&path, text).unwrap();
+            refused("is empty");
+        }
+        std::fs::write(&path, b"\xffsecret2").unwrap();
+        refused("cannot read");
     }
 }
