@@ -244,9 +244,14 @@ fn life() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
     use super::*;
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    /// On one thread nothing happens between the end of `stop` and what follows it: whatever holds the folder then is
+    /// something that was not waited for.
+    #[tokio::test]
     async fn what_was_stopped_leaves_its_folder_to_whoever_starts_next() {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();
@@ -254,8 +259,19 @@ mod tests {
         (settings.tiers.listen, settings.tiers.admin) = (any, any);
         settings.tiers.folder = Some(folder.path().to_owned());
         settings.tiers.disk = crate::settings::Size::mib(64);
-        for _ in 0..20 {
-            start(&settings).await.unwrap().stop().await;
+        let (folder, options) = node_options(&settings.tiers, "any").disk.unwrap();
+        for stays in [false, true] {
+            let running = start(&settings).await.unwrap();
+            let mut operator = TcpStream::connect(running.admin()).await.unwrap();
+            if stays {
+                // It has been answered, and keeps the connection for what it asks next.
+                operator.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+                operator.read_exact(&mut [0; 12]).await.unwrap();
+            } else {
+                drop(operator);
+            }
+            running.stop().await;
+            assert!(disk::Disk::open(&folder, options).is_ok(), "an operator stays: {stays}");
         }
     }
 
