@@ -99,7 +99,8 @@ pub async fn serve<Handler, Answering>(
         let accepted = tokio::select! {
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
             Some(_) = connections.join_next() => continue,
-            () = stopped(&mut stop) => return,
+            // Nothing that a connection holds is held when this ends.
+            () = stopped(&mut stop) => return connections.shutdown().await,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod batches;
 pub mod behind;
 pub mod bench;
+mod chance;
 pub mod cli;
 pub mod clock;
 pub mod demo;

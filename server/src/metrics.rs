@@ -48,10 +48,10 @@ const ENGINE: [OfEngine; 14] = [
         f64::from(u8::from(e.mismatch.is_some()))
     }),
     ("warmline_events_gaps_total", "counter", "Holes in the engine's event stream.", |e| {
-        e.views.iter().map(|view| view.gaps).sum::<u64>() as f64
+        e.views.iter().map(|view| view.counts.gaps).sum::<u64>() as f64
     }),
     ("warmline_events_restarts_total", "counter", "New lives of the engine.", |e| {
-        e.views.iter().map(|view| view.restarts).sum::<u64>() as f64
+        e.views.iter().map(|view| view.counts.restarts).sum::<u64>() as f64
     }),
     ("warmline_events_view_exact", "gauge", "1 if every view of the engine is exact.", |e| {
         let exact = !e.views.is_empty() && e.views.iter().all(|view| view.view == "exact");
@@ -154,13 +154,13 @@ fn store(out: &mut String, status: &Status, decided: &crate::fleet::Decided) {
             "warmline_events_store_gaps_total",
             "counter",
             "Holes in the store's event stream.",
-            store.view.gaps as f64,
+            store.view.counts.gaps as f64,
         ),
         (
             "warmline_events_store_restarts_total",
             "counter",
             "New lives of the store.",
-            store.view.restarts as f64,
+            store.view.counts.restarts as f64,
         ),
     ];
     for (name, kind, help, value) in rows {

@@ -14,7 +14,7 @@ use coord::backend::memory::Memory;
 use events::publish;
 use http::{Method, Request};
 use parking_lot::Mutex;
-use server::admin::api::{DryRun, Status, WarmingStatus};
+use server::admin::api::{DryRun, Status, WarmingCounts, WarmingStatus};
 use server::settings::{self, Engine, Settings, Span};
 use server::store::residency::Residents;
 use server::wiring;
@@ -290,6 +290,16 @@ async fn until(what: &str, is: impl Fn() -> bool) {
     panic!("{what}");
 }
 
+/// The turn of a prompt of four blocks comes: all of it lies in the store's memory by now.
+async fn came_in_time(world: &mut World, waits: JoinHandle<Answer>) -> WarmingCounts {
+    world.open().await;
+    let (status, route) = waits.await.unwrap();
+    assert_eq!(status, 200);
+    assert!(route.contains("; store=64; store-disk=0"), "{route}");
+    let ended = |_: &Status, warming: &WarmingStatus| warming.counts.in_time_blocks == 4;
+    world.until("all came in time", ended).await.store.unwrap().warming.unwrap().counts
+}
+
 // === Claims ===
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -310,12 +320,7 @@ async fn what_waits_is_warmed_and_comes_to_an_engine_that_may_load_it_from_memor
     store.tell(&asked, Tier::Memory, true);
     world.until("they are in memory", |_, warming| warming.blocks == 0).await;
     until("nothing more is wanted", || store.cooled().contains(&(0, id.clone()))).await;
-    world.open().await;
-    let (status, route) = waits.await.unwrap();
-    assert_eq!(status, 200);
-    assert!(route.contains("; store=64; store-disk=0"), "{route}");
-    let ended = |_: &Status, warming: &WarmingStatus| warming.counts.in_time_blocks == 4;
-    let counts = world.until("all came in time", ended).await.store.unwrap().warming.unwrap().counts;
+    let counts = came_in_time(&mut world, waits).await;
     assert_eq!((counts.asked_blocks, counts.taken_objects), (4, 4));
     assert_eq!((counts.late_blocks, counts.unused_blocks, counts.failed), (0, 0, 0));
     assert_eq!(store.warmed().len(), 1);
@@ -495,12 +500,7 @@ async fn a_real_store_has_it_in_memory_when_its_turn_comes() {
 
     let waits = world.send(asked.clone());
     until_lent(&world, &asked, [64, 0]).await;
-    world.open().await;
-    let (status, route) = waits.await.unwrap();
-    assert_eq!(status, 200);
-    assert!(route.contains("; store=64; store-disk=0"), "{route}");
-    let ended = |_: &Status, warming: &WarmingStatus| warming.counts.in_time_blocks == 4;
-    let counts = world.until("all came in time", ended).await.store.unwrap().warming.unwrap().counts;
+    let counts = came_in_time(&mut world, waits).await;
     assert_eq!((counts.asked_blocks, counts.taken_objects, counts.failed), (4, 4, 0));
     let warmed = store.local.master().counters().warmed;
     assert_eq!((warmed.asked, warmed.in_time), (4, 4), "{warmed:?}");

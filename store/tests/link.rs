@@ -12,6 +12,8 @@ mod histories;
 mod hostile;
 #[path = "link/kit.rs"]
 mod kit;
+#[path = "objects/mod.rs"]
+mod objects;
 #[path = "link/reach.rs"]
 mod reach;
 #[path = "link/takeover.rs"]

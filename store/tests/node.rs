@@ -4,6 +4,8 @@
 mod contract;
 #[path = "node/kit.rs"]
 mod kit;
+#[path = "objects/mod.rs"]
+mod objects;
 #[path = "node/serving.rs"]
 mod serving;
 #[path = "node/socket.rs"]

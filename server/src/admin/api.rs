@@ -227,6 +227,22 @@ pub struct ViewStatus {
     pub sequence: Option<u64>,
     /// Blocks that it holds.
     pub blocks: usize,
+    /// What has happened to its stream.
+    #[serde(flatten)]
+    pub counts: StreamCounts,
+    /// Runs whose tokens do not fill their blocks.
+    pub misfits: u64,
+    /// Replays that failed or were silent.
+    pub failed_replays: u64,
+    /// Silences of a publisher with a heartbeat that were too long.
+    pub silences: u64,
+    /// What last went wrong.
+    pub trouble: Option<String>,
+}
+
+/// What has happened to a stream since it was first followed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StreamCounts {
     /// Batches that were applied.
     pub batches: u64,
     /// Holes in the stream.
@@ -241,14 +257,22 @@ pub struct ViewStatus {
     pub refused: u64,
     /// Payloads that could not be read.
     pub undecodable: u64,
-    /// Runs whose tokens do not fill their blocks.
-    pub misfits: u64,
-    /// Replays that failed or were silent.
-    pub failed_replays: u64,
-    /// Silences of a publisher with a heartbeat that were too long.
-    pub silences: u64,
-    /// What last went wrong.
-    pub trouble: Option<String>,
+}
+
+impl From<&events::follow::Counters> for StreamCounts {
+    fn from(counters: &events::follow::Counters) -> Self {
+        let events::follow::Counters {
+            batches,
+            gaps,
+            restarts,
+            rebuilds,
+            snapshots,
+            refused,
+            undecodable,
+            ..
+        } = *counters;
+        Self { batches, gaps, restarts, rebuilds, snapshots, refused, undecodable }
+    }
 }
 
 /// What the index holds.

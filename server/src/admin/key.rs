@@ -4,6 +4,8 @@ use std::path::Path;
 
 use http::{HeaderMap, header};
 
+use crate::settings::keys::first_line;
+
 /// The key that an operator's door asks for, if any.
 pub(crate) struct Key(Option<String>);
 
@@ -14,14 +16,7 @@ impl Key {
     /// A file that cannot be read, or is empty, in words.
     pub(crate) fn read(path: Option<&Path>) -> Result<Self, String> {
         let Some(path) = path else { return Ok(Self(None)) };
-        let text = std::fs::read_to_string(path);
-        let text =
-            text.map_err(|error| format!("admin.key_file: cannot read {}: {error}", path.display()))?;
-        let line = text.lines().next().unwrap_or_default().trim().to_owned();
-        if line.is_empty() {
-            return Err(format!("admin.key_file: {} is empty", path.display()));
-        }
-        Ok(Self(Some(line)))
+        first_line("admin.key_file", path).map(|line| Self(Some(line)))
     }
 
     /// Whether whoever sent these headers may come in.

@@ -426,29 +426,13 @@ impl Route {
             ("--step-us", self.step_us),
             ("--decode-us", self.decode_us),
         ];
-        for (flag, found) in positive {
-            if !(found.is_finite() && found > 0.0) {
-                return Err(format!("{flag}: found {found}; allowed is more than 0"));
-            }
-        }
         let ranges = [
             ("--engines", self.engines, 1024),
             ("--block-size", self.block_size, 512),
             ("--cache-blocks", self.cache_blocks, 1 << 26),
             ("--history-blocks", self.history_blocks, 1 << 26),
         ];
-        for (flag, found, most) in ranges {
-            if !(1..=most).contains(&found) {
-                return Err(format!("{flag}: found {found}; allowed is 1 to {most}"));
-            }
-        }
-        if 512 % self.block_size != 0 {
-            return Err(format!(
-                "--block-size: found {}; allowed is what divides the trace's 512",
-                self.block_size
-            ));
-        }
-        Ok(())
+        sensible(&positive, &ranges, self.block_size)
     }
 }
 
@@ -505,11 +489,6 @@ impl Tiers {
             ("--link-rate", self.link_rate),
             ("--disk-rate", self.disk_rate),
         ];
-        for (flag, found) in positive {
-            if !(found.is_finite() && found > 0.0) {
-                return Err(format!("{flag}: found {found}; allowed is more than 0"));
-            }
-        }
         let ranges = [
             ("--engines", self.engines, 1024),
             ("--in-flight", self.in_flight, 1 << 20),
@@ -522,17 +501,31 @@ impl Tiers {
             ("--disk", self.disk as usize, 1 << 20),
             ("--threshold", self.threshold.into(), 255),
         ];
-        for (flag, found, most) in ranges {
-            if !(1..=most).contains(&found) {
-                return Err(format!("{flag}: found {found}; allowed is 1 to {most}"));
-            }
-        }
-        if 512 % self.block_size != 0 {
-            return Err(format!(
-                "--block-size: found {}; allowed is what divides the trace's 512",
-                self.block_size
-            ));
-        }
-        Ok(())
+        sensible(&positive, &ranges, self.block_size)
     }
+}
+
+/// Whether numbers that were given as flags make sense: the flag and what was found, and the most that is allowed.
+///
+/// # Errors
+/// The flag, what was found and what is allowed.
+fn sensible(
+    positive: &[(&str, f64)],
+    ranges: &[(&str, usize, usize)],
+    block_size: usize,
+) -> Result<(), String> {
+    for (flag, found) in positive {
+        if !(found.is_finite() && *found > 0.0) {
+            return Err(format!("{flag}: found {found}; allowed is more than 0"));
+        }
+    }
+    for (flag, found, most) in ranges {
+        if !(1..=*most).contains(found) {
+            return Err(format!("{flag}: found {found}; allowed is 1 to {most}"));
+        }
+    }
+    if 512 % block_size != 0 {
+        return Err(format!("--block-size: found {block_size}; allowed is what divides the trace's 512"));
+    }
+    Ok(())
 }

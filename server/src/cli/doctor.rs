@@ -16,7 +16,7 @@ use super::output::{self, Failure};
 use crate::clock::Clock;
 use crate::files::Files;
 use crate::prompt::{Kind, Request};
-use crate::settings::{self, Settings};
+use crate::settings::{self, Settings, keys::first_line};
 use crate::tokens::Tokeniser;
 
 /// How long an engine may take to answer.
@@ -186,8 +186,11 @@ fn examine_engine(
     findings: &mut Vec<Finding>,
 ) {
     let what = |part: &str| format!("engine {} {part}", engine.name);
-    let key = engine.key_file.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
-    let key = key.map(|text| text.lines().next().unwrap_or_default().trim().to_owned());
+    let key = match engine.key_file.as_deref().map(|path| first_line("key_file", path)).transpose() {
+        Ok(key) => key,
+        // The gateway would not start with it either.
+        Err(why) => return findings.push(finding(Verdict::Bad, &what("key"), why)),
+    };
     let client = Client::new(&engine.url, key, TIMEOUT);
     let models: Value = match client.get("/v1/models").and_then(|answer| answer.parse()) {
         Ok(models) => models,

@@ -13,6 +13,7 @@ use super::queue::show_partitions;
 use super::store_status;
 use crate::admin::api::{Attempt, Considered, DryRun, EngineStatus, Explanation, Status};
 use crate::posture::State;
+use crate::settings::keys::first_line;
 
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,13 +71,8 @@ pub(super) struct Route {
 
 impl Door {
     pub(super) fn client(&self) -> Result<Client, Failure> {
-        let key = self.admin_key_file.as_deref().map(|path| {
-            let text = std::fs::read_to_string(path);
-            text.map_err(|error| {
-                Failure::Input(format!("--admin-key-file: cannot read {}: {error}", path.display()))
-            })
-        });
-        let key = key.transpose()?.map(|text| text.lines().next().unwrap_or_default().trim().to_owned());
+        let key = self.admin_key_file.as_deref().map(|path| first_line("--admin-key-file", path));
+        let key = key.transpose().map_err(Failure::Input)?;
         Ok(Client::new(&self.admin, key, TIMEOUT))
     }
 }

@@ -13,7 +13,7 @@ use crate::{store, telemetry};
 
 /// Keep KV blocks in memory over disk, for engines that speak the Redis protocol.
 ///
-/// Try it: `warmline store --data /tmp/kv`, then `redis-cli -p 6380 set a b`. See docs/store.md.
+/// Try it: `warmline store --data ./kv`, then `redis-cli -p 6380 set a b`. See docs/store.md.
 #[derive(Args)]
 pub(super) struct Store {
     #[command(flatten)]

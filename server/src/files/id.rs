@@ -4,7 +4,6 @@
 //! unlike any other. In the order of their ids files go from new to old: a shelf lists names in one direction only, and
 //! what is asked for is the newest first.
 
-use std::hash::BuildHasher;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -74,8 +73,7 @@ fn digits(number: u128) -> String {
 }
 
 fn random() -> u128 {
-    // The standard library asks the system for chance once a thread, for its tables, and counts from there.
-    let half = || u128::from(std::collections::hash_map::RandomState::new().hash_one(0_u8));
+    let half = || u128::from(crate::chance::number());
     half() << 64 | half()
 }
 

@@ -17,7 +17,7 @@ use super::history::History;
 use super::truth::Truth;
 use super::{Engine, EngineId};
 use crate::route::Standing;
-use crate::settings;
+use crate::settings::{self, keys::first_line};
 
 /// One engine. Everything that changes is behind an atomic or a lock of its own.
 pub(crate) struct Member {
@@ -199,11 +199,9 @@ impl Load {
 }
 
 fn key(path: &std::path::Path) -> Result<HeaderValue, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("key_file: cannot read {}: {error}", path.display()))?;
-    let line = text.lines().next().unwrap_or_default().trim();
+    let line = first_line("key_file", path)?;
     let mut value = HeaderValue::from_str(&format!("Bearer {line}"))
-        .map_err(|_| format!("key_file: {} does not hold a key", path.display()))?;
+        .map_err(|_| format!("key_file: {} does not hold a key; allowed is ASCII text", path.display()))?;
     value.set_sensitive(true);
     Ok(value)
 }

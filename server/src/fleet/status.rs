@@ -6,7 +6,7 @@ use events::follow;
 
 use super::Fleet;
 use super::member::{Load, Member};
-use crate::admin::api::{EngineStatus, IndexStatus, Status, ViewStatus};
+use crate::admin::api::{EngineStatus, IndexStatus, Status, StreamCounts, ViewStatus};
 use crate::posture::posture;
 
 impl Fleet {
@@ -115,13 +115,7 @@ pub(super) fn view_status(rank: u32, status: follow::Status, blocks: usize) -> V
         connected: status.connected,
         sequence: status.last,
         blocks,
-        batches: status.counters.batches,
-        gaps: status.counters.gaps,
-        restarts: status.counters.restarts,
-        rebuilds: status.counters.rebuilds,
-        snapshots: status.counters.snapshots,
-        refused: status.counters.refused,
-        undecodable: status.counters.undecodable,
+        counts: StreamCounts::from(&status.counters),
         misfits: status.left_out.misfits,
         failed_replays: status.counters.failed_replays,
         silences: status.counters.silences,

@@ -49,33 +49,17 @@ impl Keys {
     /// A file that cannot be read, holds no key, or a key that two tenants have; in words.
     pub(super) fn load(tenants: &[settings::Tenant], seed: u64, replicas: Replicas) -> Result<Self, String> {
         let mut keys = Self { tenants: HashMap::new(), seed, replicas: replicas.clone() };
-        for (i, settings) in tenants.iter().enumerate() {
-            let path = &settings.keys_file;
-            let text = std::fs::read_to_string(path);
-            let text = text.map_err(|error| {
-                format!("tenants[{i}].keys_file: cannot read {}: {error}", path.display())
-            })?;
-            let lines: Vec<String> =
-                text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
-            if lines.is_empty() {
-                return Err(format!("tenants[{i}].keys_file: {} holds no key", path.display()));
-            }
+        for (settings, lines) in tenants.iter().zip(settings::keys::of_tenants(tenants)?) {
             let name = &settings.name;
             let tenant = Arc::new(Tenant {
                 settings: settings.clone(),
                 line: settings.name.as_str().into(),
                 in_flight: settings.max_in_flight.map(|most| replicas.limit(name, most)).transpose()?,
                 rates: Rates::of(settings, &replicas)?,
-                keys: lines.clone(),
+                keys: lines,
             });
-            for key in lines {
-                if let Some(other) = keys.tenants.insert(keys.hash(&key), tenant.clone()) {
-                    return Err(format!(
-                        "tenants[{i}].keys_file: {} holds a key that `{}` has already",
-                        path.display(),
-                        other.settings.name
-                    ));
-                }
+            for key in &tenant.keys {
+                keys.tenants.insert(keys.hash(key), tenant.clone());
             }
         }
         Ok(keys)

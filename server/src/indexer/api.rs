@@ -17,6 +17,7 @@ use super::metrics::{self, Asked};
 use super::question::{BARE, Kind, Question};
 use super::registry::{Refusal, Registration, Registry, Standing};
 use super::{answer, dump};
+use crate::admin::api::StreamCounts;
 use crate::clock::Clock;
 use crate::http::{Answer, Unread, answer as respond_with, body, json as respond};
 
@@ -98,13 +99,8 @@ struct Listener {
     /// The last sequence that is in the view.
     position: Option<u64>,
     blocks: usize,
-    batches: u64,
-    gaps: u64,
-    restarts: u64,
-    rebuilds: u64,
-    snapshots: u64,
-    refused: u64,
-    undecodable: u64,
+    #[serde(flatten)]
+    counts: StreamCounts,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<String>,
 }
@@ -308,13 +304,7 @@ impl From<Standing> for Listener {
             view: status.view.name(),
             position: status.last,
             blocks,
-            batches: status.counters.batches,
-            gaps: status.counters.gaps,
-            restarts: status.counters.restarts,
-            rebuilds: status.counters.rebuilds,
-            snapshots: status.counters.snapshots,
-            refused: status.counters.refused,
-            undecodable: status.counters.undecodable,
+            counts: StreamCounts::from(&status.counters),
             last_error: size.or(status.trouble),
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Span;
+use super::keys::first_line;
 use crate::shelf;
 
 /// Where what must last lies on this machine.
@@ -192,12 +193,7 @@ impl Files {
 /// A secret from the settings or from its file.
 fn key(name: &str, text: &str, file: Option<&Path>) -> Result<Option<String>, String> {
     let Some(path) = file else { return Ok(Some(text.to_owned()).filter(|text| !text.is_empty())) };
-    let wrong = |why: String| format!("files.{name}_file: {}: {why}", path.display());
-    let read = std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
-    match read.lines().next().map(str::trim) {
-        Some(line) if !line.is_empty() => Ok(Some(line.to_owned())),
-        _ => Err(wrong("its first line is empty".to_owned())),
-    }
+    first_line(&format!("files.{name}_file"), path).map(Some)
 }
 
 /// Secrets are not shown.
@@ -265,7 +261,7 @@ mod tests {
         let error = files.place().err().unwrap();
         assert!(error.contains("files.secret_key_file") && error.contains("empty"), "{error}");
         std::fs::remove_file(&secret).unwrap();
-        assert!(files.place().err().unwrap().contains("cannot be read"));
+        assert!(files.place().err().unwrap().contains("cannot read"));
         let shown = Files { access_key: "me".into(), secret_key: "proof".into(), ..bucket() };
         let dump = toml::to_string(&shown).unwrap();
         assert!(dump.contains("(hidden)") && !dump.contains("proof") && !dump.contains("\"me\""), "{dump}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use store::link;
 
-use super::Span;
+use super::{Span, keys};
 
 /// What a process of the store does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -160,16 +160,15 @@ impl Link {
 
     fn secret(&self) -> Result<link::Secret, String> {
         let Some(path) = &self.secret_file else { return Ok(link::Secret::default()) };
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| format!("tiers.link.secret_file: cannot read {}: {error}", path.display()))?;
-        match text.lines().next().map(str::trim) {
-            Some(secret) if secret.len() >= LEAST_SECRET => Ok(link::Secret::new(secret.as_bytes())),
-            _ => Err(format!(
+        let secret = keys::first_line("tiers.link.secret_file", path)?;
+        if secret.len() < LEAST_SECRET {
+            return Err(format!(
                 "tiers.link.secret_file: the first line of {} is shorter than {LEAST_SECRET} bytes; make one with \
                  `openssl rand -hex 32`",
                 path.display()
-            )),
+            ));
         }
+        Ok(link::Secret::new(secret.as_bytes()))
     }
 
     /// What others are told of an address on which this process listens.
@@ -243,10 +242,11 @@ mod tests {
         let path = folder.path().join("secret");
         let link = Link { secret_file: Some(path.clone()), ..Link::default() };
         assert!(link.settings().unwrap_err().contains("cannot read"));
-        for short in ["", "\n0123456789abcdef", "0123456789"] {
-            std::fs::write(&path, short).unwrap();
+        for (text, words) in [("", "is empty"), ("\n0123456789abcdef", "is empty"), ("0123456789", "openssl")]
+        {
+            std::fs::write(&path, text).unwrap();
             let why = link.settings().unwrap_err();
-            assert!(why.contains("openssl") && !why.contains("0123"), "{why}");
+            assert!(why.contains(words) && !why.contains("0123"), "{why}");
         }
         std::fs::write(&path, "0123456789abcdef\nmore").unwrap();
         assert_eq!(link.settings().unwrap().secret, link::Secret::new(b"0123456789abcdef"));

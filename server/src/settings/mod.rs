@@ -2,6 +2,7 @@
 
 pub mod check;
 mod files;
+pub mod keys;
 mod link;
 mod load;
 mod size;
@@ -452,17 +453,11 @@ impl Coordination {
     /// What the room of coordination needs to know of it.
     ///
     /// # Errors
-    /// A file that cannot be read, in words.
+    /// A file that cannot be read or is empty, in words.
     pub fn config(&self) -> Result<coord::backend::Config, String> {
         let dsn = match &self.dsn_file {
             None => self.dsn.clone(),
-            Some(path) => {
-                let text = std::fs::read_to_string(path);
-                let text = text.map_err(|error| {
-                    format!("coordination.dsn_file: cannot read {}: {error}", path.display())
-                })?;
-                text.lines().next().unwrap_or_default().trim().to_owned()
-            }
+            Some(path) => keys::first_line("coordination.dsn_file", path)?,
         };
         Ok(coord::backend::Config {
             backend: self.backend.clone(),

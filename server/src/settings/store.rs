@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Span;
+use super::keys::first_line;
 use crate::endpoint;
 
 /// The store as the gateway knows it. With neither `events` nor `address` there is none.
@@ -109,12 +110,8 @@ impl Store {
     /// A file that cannot be read or is empty, in words.
     pub fn key(&self) -> Result<Option<(String, String)>, String> {
         let Some(path) = &self.key_file else { return Ok(None) };
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| format!("store.key_file: cannot read {}: {error}", path.display()))?;
-        match text.lines().next().map(str::trim) {
-            Some(key) if !key.is_empty() => Ok(Some((self.tenant.clone(), key.to_owned()))),
-            _ => Err(format!("store.key_file: {} is empty", path.display())),
-        }
+        let key = first_line("store.key_file", path)?;
+        Ok(Some((self.tenant.clone(), key)))
     }
 }
 

@@ -42,8 +42,7 @@ fn kept(folder: &Path) -> Result<String, String> {
 }
 
 fn chance() -> String {
-    use std::hash::{BuildHasher, RandomState};
-    format!("node-{:016x}", RandomState::new().hash_one("id"))
+    format!("node-{:016x}", crate::chance::number())
 }
 
 #[cfg(test)]

@@ -242,7 +242,7 @@ async fn coordinated(
     let backend = registry.make(&config).await.map_err(|error| format!("coordination.{error}"))?;
     let instance = Name::new(format!("store-master/{address}"));
     let instance = instance.map_err(|error| format!("tiers.link.advertise: {error}"))?;
-    let coord = Coord::new(backend, instance, chance("master"));
+    let coord = Coord::new(backend, instance, crate::chance::number());
     let lease = settings.tiers.link.lease.get();
     Coordinated::new(coord, Clock::start(), address, lease).map(Some)
 }
@@ -471,12 +471,8 @@ fn node_options(tiers: &Tiers, id: &str) -> node::Options {
 fn resp_settings(settings: &Settings) -> Result<resp::Settings, String> {
     let tiers = &settings.tiers;
     let mut access = Access::default();
-    for (i, tenant) in settings.tenants.iter().enumerate() {
-        let path = &tenant.keys_file;
-        let text = std::fs::read_to_string(path);
-        let text =
-            text.map_err(|error| format!("tenants[{i}].keys_file: cannot read {}: {error}", path.display()))?;
-        for key in text.lines().map(str::trim).filter(|key| !key.is_empty()) {
+    for (tenant, keys) in settings.tenants.iter().zip(crate::settings::keys::of_tenants(&settings.tenants)?) {
+        for key in keys {
             access.allow(Tenant::new(&tenant.name), key.as_bytes());
         }
     }
@@ -497,24 +493,24 @@ fn resp_settings(settings: &Settings) -> Result<resp::Settings, String> {
 
 /// Another number for each start: nobody outside can choose keys that collide.
 fn rand_seed() -> u64 {
-    chance("seed")
+    crate::chance::number()
 }
 
 /// Which life of the node this is.
 fn life() -> u64 {
-    chance("life")
-}
-
-fn chance(what: &str) -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(what)
+    crate::chance::number()
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
     use super::*;
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    /// On one thread nothing happens between the end of `stop` and what follows it: whatever holds the folder then is
+    /// something that was not waited for.
+    #[tokio::test]
     async fn what_was_stopped_leaves_its_folder_to_whoever_starts_next() {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();
@@ -522,8 +518,43 @@ mod tests {
         (settings.tiers.listen, settings.tiers.admin) = (any, any);
         settings.tiers.folder = Some(folder.path().to_owned());
         settings.tiers.disk = crate::settings::Size::mib(64);
-        for _ in 0..20 {
-            start_whole(&settings).await.unwrap().running.stop().await;
+        let (folder, options) = node_options(&settings.tiers, "any").disk.unwrap();
+        for stays in [false, true] {
+            let running = start_whole(&settings).await.unwrap().running;
+            let mut operator = TcpStream::connect(running.admin()).await.unwrap();
+            if stays {
+                // It has been answered, and keeps the connection for what it asks next.
+                operator.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+                operator.read_exact(&mut [0; 12]).await.unwrap();
+            } else {
+                drop(operator);
+            }
+            running.stop().await;
+            assert!(disk::Disk::open(&folder, options).is_ok(), "an operator stays: {stays}");
         }
+    }
+
+    #[test]
+    fn a_key_file_that_is_empty_or_shared_opens_the_store_to_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let tenant = |name: &str, keys: &str| {
+            let keys_file = folder.path().join(name);
+            std::fs::write(&keys_file, keys).unwrap();
+            crate::settings::Tenant { name: name.to_owned(), keys_file, ..Default::default() }
+        };
+        let access = |tenants| {
+            let settings = Settings { tenants, ..Settings::default() };
+            resp_settings(&settings).map(|settings| settings.access)
+        };
+        assert!(access(vec![tenant("red", "\n")]).unwrap_err().contains("holds no key"));
+        let shared = access(vec![tenant("red", "key"), tenant("blue", "other\nkey")]);
+        assert!(shared.unwrap_err().contains("that `red` has already"));
+
+        let access = access(vec![tenant("red", "old\nnew"), tenant("blue", "other")]).unwrap();
+        assert!(!access.is_open());
+        let opens = |key: &[u8]| access.open(None, key).map(|tenant| tenant.name().to_owned());
+        assert_eq!(opens(b"new").as_deref(), Some("red"));
+        assert_eq!(opens(b"other").as_deref(), Some("blue"));
+        assert_eq!(opens(b""), None);
     }
 }

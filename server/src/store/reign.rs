@@ -124,3 +124,68 @@ impl Finder for Sheet {
         if *over { Vec::new() } else { self.residents.keys(prefixes) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use blocks::{PrefixHash, TokensHash};
+    use events::publish;
+    use store::master::Joining;
+    use store::master::name::{Block, Tier, Version};
+
+    use super::*;
+
+    fn residents(folder: &std::path::Path) -> Arc<Residents> {
+        let at = |name: &str| format!("ipc://{}", folder.join(name).display());
+        Residents::start(publish::Settings::of_relay(at("events"), at("replay"), 16)).unwrap()
+    }
+
+    fn came(number: u64) -> (Vec<u8>, Block) {
+        let prefix = PrefixHash::after(None, TokensHash(number));
+        let mut hash = [0; 32];
+        hash[..8].copy_from_slice(&prefix.0.to_le_bytes());
+        (number.to_le_bytes().to_vec(), Block { hash, parent: None, tokens: number })
+    }
+
+    fn say(master: &Local, sheet: &Sheet, number: u64) {
+        let (key, block) = came(number);
+        // Only a master gives out the words for tenants and nodes.
+        let tenant = master.master().tenant("a").unwrap();
+        let joining = Joining { id: "n", life: 1, memory: 1, disk: 1 };
+        let node = master.master().join(&joining).unwrap().node;
+        let (version, tier, here) = (Version(number), Tier::Memory, true);
+        sheet.changed(&Change { tenant, key: &key, version, size: 1, block: &block, node, tier, here });
+    }
+
+    fn told(residents: &Residents) -> usize {
+        while residents.counts().pending > 0 {
+            std::thread::yield_now();
+        }
+        residents.counts().told
+    }
+
+    #[test]
+    fn what_one_master_told_goes_when_another_leads_and_nothing_that_it_says_later_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let residents = residents(folder.path());
+        let maker = Maker::new(&Tiers::default(), Options::default(), Some(residents.clone()));
+        let sheet = |maker: &Maker| maker.sheet.lock().clone().unwrap();
+        let first = maker.make(1).unwrap();
+        assert_eq!(first.master().options().term, 1);
+        let old = sheet(&maker);
+        (0..500).for_each(|number| say(&first, &old, number));
+        assert_eq!(told(&residents), 500);
+        maker.make(2).unwrap();
+        assert_eq!((told(&residents), residents.counts().objects), (0, 0));
+        say(&first, &old, 1_000);
+        let new = sheet(&maker);
+        (0..7).for_each(|number| say(&first, &new, number));
+        assert_eq!(told(&residents), 7);
+        let of = |sheet: &Sheet, number: u64| {
+            let prefix = PrefixHash::after(None, TokensHash(number));
+            sheet.keys(&[prefix.0]).len()
+        };
+        assert_eq!((of(&new, 3), of(&new, 300), of(&old, 3)), (1, 0, 0));
+        maker.end();
+        assert_eq!((told(&residents), of(&new, 3)), (0, 0));
+    }
+}

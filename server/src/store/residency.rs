@@ -413,7 +413,6 @@ impl Teller {
                 .filter(|state| *state == View::Exact)
                 .into_iter()
                 .for_each(|state| self.publisher.state(state));
-            self.publish_counts();
             if looked > 0 {
                 continue;
             }
@@ -451,8 +450,11 @@ impl Teller {
                     self.say(&mut tale, BATCH);
                 }
             }
-            // Only now: whoever waits until nothing is pending finds everything said.
+            // Only now: whoever waits until nothing is pending finds everything said and counted.
             self.say(&mut tale, 1);
+            if !changed.is_empty() {
+                self.publish_counts();
+            }
             book.pending.fetch_sub(changed.len(), Ordering::SeqCst);
         }
         looked

@@ -3,7 +3,7 @@
 //! Entries are found by content, so it does not matter whether a conversation's new rendering extends the old one:
 //! templates rewrite history, and whatever they leave alone is found again wherever it stands.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -65,7 +65,7 @@ impl Segments {
             .build()
             .expect("capacities are set");
         Self {
-            seed: RandomState::new().hash_one(0),
+            seed: crate::chance::number(),
             cache: Cache::with_options(options, ByBytes, Hashed, DefaultLifecycle::default()),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),

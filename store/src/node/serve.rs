@@ -23,7 +23,7 @@ use crate::resp::refusal::{Code, Refusal};
 
 /// How often a put asks for more to leave, when what is free is enough but lies in too many parts.
 const ROUNDS: usize = 200;
-/// How long it waits each time.
+/// How long whoever asks so waits each time.
 const ROUND: Duration = Duration::from_millis(10);
 /// How often a put that waits for a tenant's quota asks again by itself.
 const LEASE: Duration = Duration::from_millis(50);
@@ -261,17 +261,25 @@ impl Inner {
             return Answer::now(filling);
         }
         Answer::later(async move {
-            for _ in 0..ROUNDS {
-                // More leaves than was asked for: next to something that leaves there may be a part that is long enough.
-                self.desk.make_room(self.number(), len as u64);
-                self.counts.made_room.fetch_add(1, Ordering::Relaxed);
-                if let Ok(Ok(room)) = timeout(ROUND, self.arena.obtain(len)).await {
-                    filling.room = Some(room);
-                    return Ok(filling);
-                }
+            if let Some(room) = self.more_room(len, ROUNDS).await {
+                filling.room = Some(room);
+                return Ok(filling);
             }
             Err(Refusal::new(Code::Full, format!("memory for {len} bytes is free in too many parts")))
         })
+    }
+
+    /// Memory of which enough is free, but in too many parts: more is asked to leave, up to so many times.
+    pub(super) async fn more_room(&self, len: usize, rounds: usize) -> Option<arena::Filling> {
+        for _ in 0..rounds {
+            // More leaves than was asked for: next to something that leaves there may be a part that is long enough.
+            self.desk.make_room(self.number(), len as u64);
+            self.counts.made_room.fetch_add(1, Ordering::Relaxed);
+            if let Ok(Ok(room)) = timeout(ROUND, self.arena.obtain(len)).await {
+                return Some(room);
+            }
+        }
+        None
     }
 
     /// Memory for what goes on to another node.

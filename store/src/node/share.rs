@@ -8,7 +8,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::timeout;
 
 use super::desk::Away;
 use super::meta::Meta;
@@ -19,9 +18,8 @@ use crate::disk;
 use crate::master::name::{Name, Tier, Version};
 use crate::master::{News, Reckoned};
 
-/// How often more is asked to leave for bytes that arrive, and how long that is waited for each time.
+/// How often more is asked to leave for bytes that arrive.
 const ROUNDS: usize = 100;
-const ROUND: Duration = Duration::from_millis(10);
 /// How often the master is asked about what was left behind.
 const LOOK: Duration = Duration::from_millis(250);
 /// Looks at the same copy, each twice as long after the last, two minutes in all: then it is the master's.
@@ -114,14 +112,7 @@ impl Inner {
         if let Some(room) = self.arena.alloc(len) {
             return Some(room);
         }
-        for _ in 0..ROUNDS {
-            self.desk.make_room(self.number(), len as u64);
-            self.counts.made_room.fetch_add(1, Ordering::Relaxed);
-            if let Ok(Ok(room)) = timeout(ROUND, self.arena.obtain(len)).await {
-                return Some(room);
-            }
-        }
-        None
+        self.more_room(len, ROUNDS).await
     }
 
     /// The master has them not: they are forgotten here. One that was told everything in between may have taken them for whole,

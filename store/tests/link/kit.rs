@@ -10,15 +10,16 @@ use bytes::Bytes;
 use store::disk;
 use store::link::{Alone, Lead, Masters, Net, PeerServer, Remote, Secret, Settings};
 use store::master::Deaf;
-use store::master::options::{Options, Promotion};
+use store::master::options::Options;
 use store::node::desk::{Local, Nobody};
 use store::node::{self, Node};
-use store::resp::contract::{Part, Put, Sink, Store, Tenant, Written};
+use store::resp::contract::{Part, Put, Store, Tenant, Written};
 use store::resp::refusal::{Code, Refusal};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
-pub(crate) const MIB: u64 = 1 << 20;
+use crate::objects;
+pub(crate) use crate::objects::{MIB, key, options, value};
 
 /// What a test of seconds needs: whatever is silent is noticed at once.
 pub(crate) fn settings() -> Settings {
@@ -31,10 +32,6 @@ pub(crate) fn settings() -> Settings {
         pause: Duration::from_millis(50),
         ..Settings::default()
     }
-}
-
-pub(crate) fn options() -> Options {
-    Options { lease: 0, promotion: Promotion { on: true, ..Promotion::default() }, ..Options::default() }
 }
 
 /// A process with a master, as far as anybody can see.
@@ -147,13 +144,7 @@ impl Plan {
         let remote = Remote::start(self.settings.clone(), self.masters.clone(), address);
         let mut options = node::Options::new(&self.id, self.memory);
         options.reading = 64 * MIB;
-        let budget = disk::Options {
-            budget_bytes: 256 * MIB,
-            segment_bytes: 4 * MIB,
-            durability: disk::Durability::Write,
-            delay: Duration::ZERO,
-            ..disk::Options::default()
-        };
+        let budget = objects::disk(256 * MIB);
         let mut disk = None;
         if let Some(folder) = self.folder.clone() {
             options.disk = Some((folder.clone(), budget));
@@ -184,9 +175,7 @@ impl Home {
     }
 
     pub(crate) async fn put_as(&self, key: &[u8], value: &[u8], put: Put) -> Result<Written, Refusal> {
-        let mut sink = self.node.reserve(&self.tenant, key, value.len()).wait().await?;
-        sink.space().copy_from_slice(value);
-        sink.commit(put).wait().await
+        objects::put_as(&self.node, &self.tenant, key, value, put).await
     }
 
     pub(crate) async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Refusal> {
@@ -267,15 +256,6 @@ pub(crate) async fn checked(chief: &Chief, homes: &[&Home]) {
         assert_eq!(known.memory.here, look.memory.asked, "what {} holds is what is accounted for", look.id);
         assert_eq!(look.arriving, 0);
     }
-}
-
-/// A value that tells of which key and turn it is, in every part of it.
-pub(crate) fn value(key: usize, turn: usize, len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at * 31 + key * 7 + turn * 101 + (at >> 8)) as u8).collect()
-}
-
-pub(crate) fn key(number: usize) -> Vec<u8> {
-    format!("key-{number}").into_bytes()
 }
 
 // === What lies between them ===

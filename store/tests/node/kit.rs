@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use store::disk;
 use store::master::Deaf;
-use store::master::options::{Options, Promotion};
+use store::master::options::Options;
 use store::node::desk::{Local, Nobody};
 use store::node::{self, Node};
-use store::resp::contract::{Part, Put, Sink, Store, Tenant, Written};
+use store::resp::contract::{Part, Put, Store, Tenant, Written};
 use store::resp::refusal::Refusal;
 
-pub(crate) const MIB: u64 = 1 << 20;
+use crate::objects;
+pub(crate) use crate::objects::{MIB, disk, key, options};
 
 /// A node and its master.
 pub(crate) struct World {
@@ -21,22 +22,6 @@ pub(crate) struct World {
     pub(crate) node: Node,
     pub(crate) tenant: Tenant,
     ticks: tokio::task::JoinHandle<()>,
-}
-
-/// What the master of a test is like: promotion on, at the second touch.
-pub(crate) fn options() -> Options {
-    Options { lease: 0, promotion: Promotion { on: true, ..Promotion::default() }, ..Options::default() }
-}
-
-/// A disk of a few small segments.
-pub(crate) fn disk(budget: u64) -> disk::Options {
-    disk::Options {
-        budget_bytes: budget,
-        segment_bytes: budget / 64,
-        durability: disk::Durability::Write,
-        delay: Duration::ZERO,
-        ..disk::Options::default()
-    }
 }
 
 impl World {
@@ -48,7 +33,7 @@ impl World {
     pub(crate) async fn begin_on(memory: u64, master: Options, disk: Option<disk::Disk>) -> Self {
         let on_disk = disk.as_ref().map(|disk| disk.space().budget);
         let mut options = node::Options::new("one", memory);
-        options.disk = on_disk.map(|budget| (Path::new("").into(), self::disk(budget)));
+        options.disk = on_disk.map(|budget| (Path::new("").into(), objects::disk(budget)));
         let desk = Local::new(master, Arc::new(Deaf), Arc::new(Nobody));
         let node = Node::begin(options, Arc::new(desk.clone()), None, 1, disk).await.unwrap();
         let runs = desk.clone();
@@ -61,9 +46,7 @@ impl World {
     }
 
     pub(crate) async fn put_as(&self, key: &[u8], value: &[u8], put: Put) -> Result<Written, Refusal> {
-        let mut sink = self.node.reserve(&self.tenant, key, value.len()).wait().await?;
-        sink.space().copy_from_slice(value);
-        sink.commit(put).wait().await
+        objects::put_as(&self.node, &self.tenant, key, value, put).await
     }
 
     pub(crate) async fn get(&self, key: &[u8]) -> Option<Bytes> {
@@ -105,9 +88,5 @@ impl World {
 
 /// A value that tells of which key and turn it is.
 pub(crate) fn value(key: usize, len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at * 31 + key * 7 + (at >> 8)) as u8).collect()
-}
-
-pub(crate) fn key(number: usize) -> Vec<u8> {
-    format!("key-{number}").into_bytes()
+    objects::value(key, 0, len)
 }

@@ -41,7 +41,7 @@ pub(super) struct Door {
     inside: Arc<Inside>,
     serving: JoinHandle<()>,
     // Dropping it ends the connections.
-    _stop: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
 }
 
 /// What is behind the door.
@@ -101,7 +101,7 @@ impl Door {
             async move { inside.answer(request).await }
         };
         let serving = tokio::spawn(serve(listener, handler, stopped));
-        Ok(Self { address, inside, serving, _stop: stop })
+        Ok(Self { address, inside, serving, stop })
     }
 
     /// This is where the master is.
@@ -118,9 +118,10 @@ impl Door {
 
     /// Answers nothing more; nothing is held for it from then on.
     pub(super) async fn close(&mut self) {
-        self.serving.abort();
-        // It was ended: that is what it says.
-        let _ = (&mut self.serving).await;
+        self.stop.send_replace(true);
+        if let Err(error) = (&mut self.serving).await {
+            tracing::error!(%error, "the operator's door ended by itself");
+        }
     }
 
     pub(super) fn address(&self) -> SocketAddr {
