@@ -486,6 +486,41 @@ def test_candidates_are_shown_hottest_first_cleared_and_promoted_when_there_is_r
     assert counted["admitted"] == ended + store.metric("promotions_in_flight") and counted["completed"] >= 1
 
 
+def test_settings_that_are_read_again_count_at_once_or_are_said_to_wait(begin):
+    store = begin("--memory", "4MiB", "--disk", "64MiB", settings='[tiers.quotas.default]\nmemory = "1MiB"\n')
+    client = store.client()
+    log = (store.folder / "log").read_text
+
+    def reload(settings, words):
+        store.config.write_text(settings)
+        store.process.send_signal(signal.SIGHUP)
+        until(lambda: words in log(), f"the log to say {words}")
+
+    assert client.set("a", value("a", 1000))
+    with pytest.raises(redis.ResponseError, match="TOOLARGE"):
+        client.set("b", value("b", 2 << 20))
+    reload('[tiers]\noffload = "off"\nmax_connections = 7\n[tiers.promotion]\non = false\n',
+           "waits for a restart: tiers.max_connections, tiers.offload")
+    assert "promotion=true quotas=true" in log() and "begin anew" in log()
+    assert client.set("b", value("b", 2 << 20)), "its bound is gone"
+    assert store.get("/tenants/default")["memory"]["quota"] is None
+    store.written()
+    for i in range(40):
+        client.set(f"f{i}", value(i, 100_000))
+    store.written()
+    assert store.tiers("a") == {"disk"}
+    assert all(client.get("a") == value("a", 1000) for _ in range(10))
+    assert store.tiers("a") == {"disk"} and store.get("/candidates")["total"] == 0, "nothing is promoted any more"
+    reload('[tiers]\nhigh = 7000\n', "make no sense: tiers.high")
+    assert client.get("a") == value("a", 1000)
+    reload('[tiers.promotion]\nthreshold = "two"\n', "invalid type")
+    assert store.process.poll() is None
+    reload("", "promotion=true quotas=false")
+    for _ in range(3):
+        assert client.get("a") == value("a", 1000)
+    until(lambda: "memory" in store.tiers("a"), "it to be promoted again")
+
+
 def test_quotas_are_shown_and_set_while_it_runs(begin):
     store = begin("--memory", "32MiB", settings='[tiers.quotas.default]\nmemory = "8MiB"\nweight = 2\n')
     client = store.client()

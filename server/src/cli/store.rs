@@ -61,29 +61,29 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn run(self, registry: &Registry) -> Result<(), Failure> {
-        let json = self.json;
         let settings = self.settings()?;
         telemetry::start(&settings.log).map_err(Failure::Input)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(serve(settings, registry, json))
+        runtime.block_on(serve(&self, settings, registry))
     }
 
-    fn settings(self) -> Result<Settings, Failure> {
+    /// What is set now: flags over variables over the file.
+    fn settings(&self) -> Result<Settings, Failure> {
         let mut settings = self.source.settings()?;
         let tiers = &mut settings.tiers;
         tiers.listen = self.listen.unwrap_or(tiers.listen);
         tiers.admin = self.admin_listen.unwrap_or(tiers.admin);
-        tiers.folder = self.data.or(tiers.folder.take());
+        tiers.folder = self.data.clone().or(tiers.folder.take());
         tiers.memory = self.memory.unwrap_or(tiers.memory);
         tiers.disk = self.disk.unwrap_or(tiers.disk);
-        tiers.events = self.events.or(tiers.events.take());
-        tiers.replay = self.replay.or(tiers.replay.take());
+        tiers.events = self.events.clone().or(tiers.events.take());
+        tiers.replay = self.replay.clone().or(tiers.replay.take());
         tiers.offload = self.offload.unwrap_or(tiers.offload);
         if !self.roles.is_empty() {
-            tiers.roles = self.roles;
+            tiers.roles.clone_from(&self.roles);
         }
         if !self.master.is_empty() {
-            tiers.link.masters = self.master;
+            tiers.link.masters.clone_from(&self.master);
         }
         tiers.link.master_listen = self.master_listen.unwrap_or(tiers.link.master_listen);
         tiers.link.node_listen = self.node_listen.unwrap_or(tiers.link.node_listen);
@@ -92,13 +92,13 @@ impl Store {
     }
 }
 
-async fn serve(settings: Settings, registry: &Registry, json: bool) -> Result<(), Failure> {
+async fn serve(flags: &Store, settings: Settings, registry: &Registry) -> Result<(), Failure> {
     // Starting may take as long as there is no master, and is to be ended by a signal, too.
     let running = tokio::select! {
         running = store::start(&settings, registry) => running.map_err(Failure::Input)?,
         () = super::serve::signal() => return Ok(()),
     };
-    if json {
+    if flags.json {
         let at = |address: Option<SocketAddr>| address.map(|address| address.to_string());
         let told = serde_json::json!({
             "listen": at(running.address()),
@@ -109,10 +109,50 @@ async fn serve(settings: Settings, registry: &Registry, json: bool) -> Result<()
         output::line(&told.to_string())?;
     }
     say(&settings, &running);
-    super::serve::signal().await;
+    tokio::select! {
+        () = super::serve::signal() => {}
+        () = reload(flags, &running) => {}
+    }
     tracing::info!("stopping: no new clients, what arrives is written to disk");
     running.stop().await;
     Ok(())
+}
+
+/// Reads the settings again on each SIGHUP; never ends.
+async fn reload(flags: &Store, running: &store::Running) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangs_up = match signal(SignalKind::hangup()) {
+        Ok(hangs_up) => hangs_up,
+        Err(error) => {
+            tracing::warn!(%error, "SIGHUP cannot be heard; settings are read at the start only");
+            return std::future::pending().await;
+        }
+    };
+    loop {
+        hangs_up.recv().await;
+        let settings = flags.settings().map_err(|failure| match failure {
+            Failure::Input(why) | Failure::Work(why) => why,
+            Failure::Unheard => "nobody listens".to_owned(),
+        });
+        match settings.and_then(|settings| running.reload(&settings)) {
+            Ok(store::Reloaded { promotion, quotas, waiting }) => {
+                tracing::info!(
+                    promotion,
+                    quotas,
+                    "the settings were read again; what is new of these counts now"
+                );
+                if promotion {
+                    tracing::info!("candidates for promotion, and what was counted of them, begin anew");
+                }
+                if !waiting.is_empty() {
+                    tracing::warn!("changed, and waits for a restart: {}", waiting.join(", "));
+                }
+            }
+            Err(why) => {
+                tracing::error!("the settings are as they were, since the new ones make no sense: {why}");
+            }
+        }
+    }
 }
 
 /// What somebody who has just started it wants to know.

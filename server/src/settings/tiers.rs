@@ -174,6 +174,16 @@ impl Tiers {
         self.roles.contains(&role)
     }
 
+    /// The keys that say something else in the other one, without those that count at once when they are read again.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let table = |tiers: &Self| toml::Table::try_from(tiers).unwrap_or_default();
+        let (here, there) = (table(self), table(other));
+        let keys = here.keys().chain(there.keys()).filter(|key| here.get(*key) != there.get(*key));
+        let keys: std::collections::BTreeSet<_> =
+            keys.filter(|key| !["promotion", "quotas"].contains(&key.as_str())).collect();
+        keys.into_iter().map(|key| format!("tiers.{key}")).collect()
+    }
+
     /// The first thing that makes no sense, in words.
     ///
     /// # Errors

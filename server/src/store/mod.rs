@@ -88,8 +88,20 @@ pub struct Served {
     pub remote: Option<Remote>,
 }
 
+/// What came of settings that were read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Whether something else is set about promotion: candidates begin anew.
+    pub promotion: bool,
+    /// Whether tenants may use something else.
+    pub quotas: bool,
+    /// Settings that changed, and wait for a restart.
+    pub waiting: Vec<String>,
+}
+
 /// A master at work.
 struct Leading {
+    maker: Arc<Maker>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     lead: Option<Coordinated>,
@@ -145,7 +157,7 @@ pub async fn start(settings: &Settings, registry: &Registry) -> Result<Running, 
     // Whoever asks while the disk is read, or a master is looked for, is told so.
     let door = Door::open(settings).await?;
     let residents = residents(tiers)?;
-    let maker = Maker::new(tiers, master_options(tiers), residents.clone());
+    let maker = Arc::new(Maker::new(tiers, master_options(tiers), residents.clone()));
     let split = tiers.link.is_used(&tiers.roles);
     let (seat, leading, master_link) = match (tiers.plays(Role::Master), split) {
         (false, _) => (Seat::Elsewhere, None, None),
@@ -153,7 +165,8 @@ pub async fn start(settings: &Settings, registry: &Registry) -> Result<Running, 
             let local = maker.make(Options::default().term)?;
             let ticks = local.clone();
             let ticking = tokio::spawn(async move { ticks.run().await });
-            let leading = Leading { stop: watch::Sender::new(false), tasks: vec![ticking], lead: None };
+            let stop = watch::Sender::new(false);
+            let leading = Leading { maker, stop, tasks: vec![ticking], lead: None };
             (Seat::Own(local), Some(leading), None)
         }
         (true, true) => {
@@ -183,7 +196,7 @@ pub async fn start(settings: &Settings, registry: &Registry) -> Result<Running, 
 async fn lead(
     settings: &Settings,
     registry: &Registry,
-    maker: Maker,
+    maker: Arc<Maker>,
 ) -> Result<(Masters, Leading, SocketAddr), String> {
     let link = &settings.tiers.link;
     let (listener, address) = listen("tiers.link.master_listen", link.master_listen).await?;
@@ -201,7 +214,6 @@ async fn lead(
                 .to_owned());
         }
     };
-    let maker = Arc::new(maker);
     // A tenant too many would be so each time: it is found now.
     drop(maker.make(1)?);
     let makes = maker.clone();
@@ -217,15 +229,15 @@ async fn lead(
     };
     let masters = Masters::new(link.settings()?, lead, make);
     let (stop, mut stopped) = watch::channel(false);
-    let (leads, follows) = (masters.clone(), masters.clone());
+    let (leads, follows, tells) = (masters.clone(), masters.clone(), maker.clone());
     let tasks = vec![
         tokio::spawn(async move {
             let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
             leads.serve(listener, stop).await;
         }),
-        tokio::spawn(async move { maker.follow(&follows).await }),
+        tokio::spawn(async move { tells.follow(&follows).await }),
     ];
-    Ok((masters, Leading { stop, tasks, lead: coordinated }, address))
+    Ok((masters, Leading { maker, stop, tasks, lead: coordinated }, address))
 }
 
 /// The right to lead as the coordinator gives it; none if there is none that others share.
@@ -342,6 +354,22 @@ impl Running {
     /// What it is made of.
     pub fn parts(&self) -> &Parts {
         &self.parts
+    }
+
+    /// Has what these settings say about promotion and quotas count from now on; what of the rest is new waits for a restart.
+    ///
+    /// # Errors
+    /// What makes no sense, in words; then nothing changes.
+    pub fn reload(&self, settings: &Settings) -> Result<Reloaded, String> {
+        let (old, new) = (&self.parts.settings, &settings.tiers);
+        new.check()?;
+        let [promotion, quotas] = match &self.leading {
+            None => [false; 2],
+            Some(leading) => {
+                leading.maker.set(new, master_options(new), self.parts.master.local().as_ref())?
+            }
+        };
+        Ok(Reloaded { promotion, quotas, waiting: old.differences(new) })
     }
 
     /// Lets clients finish their commands and objects reach the disk, then ends. Other masters lead at once.

@@ -2,6 +2,7 @@
 //!
 //! The stream outlives masters. What one told goes when it leads no longer, and nothing that it says later is written down.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +19,17 @@ use crate::settings::{Size, Tiers};
 
 /// Makes masters.
 pub(super) struct Maker {
-    options: Options,
-    quotas: Vec<(String, Quota)>,
+    /// What the next one begins with.
+    set: Mutex<Set>,
     residents: Option<Arc<Residents>>,
     /// The last one's, if it leads yet.
     sheet: Mutex<Option<Arc<Sheet>>>,
+}
+
+/// What is set for a master.
+struct Set {
+    options: Options,
+    quotas: BTreeMap<String, Quota>,
 }
 
 /// What one master tells of its blocks, as long as it leads.
@@ -38,17 +45,34 @@ const LOOK: Duration = Duration::from_millis(100);
 // === impl Maker ===
 
 impl Maker {
-    /// # Errors
-    /// A quota of a tenant too many, in words.
+    /// For masters that tell these.
     pub(super) fn new(tiers: &Tiers, options: Options, residents: Option<Arc<Residents>>) -> Self {
-        let bound = |size: Option<Size>| size.map(Size::get);
-        let quota = |quota: &crate::settings::Quota| Quota {
-            memory: bound(quota.memory),
-            disk: bound(quota.disk),
-            weight: quota.weight.max(1),
-        };
-        let quotas = tiers.quotas.iter().map(|(name, set)| (name.clone(), quota(set))).collect();
-        Self { options, quotas, residents, sheet: Mutex::default() }
+        Self { set: Mutex::new(Set::of(tiers, options)), residents, sheet: Mutex::default() }
+    }
+    /// What is said about promotion and quotas counts from now on, for this master and those after it; which of both is new.
+    ///
+    /// # Errors
+    /// A tenant too many, in words.
+    pub(super) fn set(
+        &self,
+        tiers: &Tiers,
+        options: Options,
+        local: Option<&Local>,
+    ) -> Result<[bool; 2], String> {
+        let mut set = self.set.lock();
+        let now = Set::of(tiers, options);
+        let changed = [now.options.promotion != set.options.promotion, now.quotas != set.quotas];
+        if let Some(local) = local {
+            if changed[0] {
+                local.master().set_promotion(now.options.promotion.clone());
+            }
+            let gone = set.quotas.keys().filter(|name| !now.quotas.contains_key(*name));
+            let free = gone.map(|name| (name.clone(), Quota::default()));
+            bound(local, &free.chain(now.quotas.clone()).collect())?;
+        }
+        set.options.promotion = now.options.promotion;
+        set.quotas = now.quotas;
+        Ok(changed)
     }
 
     /// A master that knows nothing, of this term.
@@ -56,8 +80,9 @@ impl Maker {
     /// # Errors
     /// A tenant too many, in words.
     pub(super) fn make(&self, term: u32) -> Result<Local, String> {
-        let options = Options { term, ..self.options.clone() };
         self.end();
+        let set = self.set.lock();
+        let options = Options { term, ..set.options.clone() };
         let local = match &self.residents {
             None => Local::new(options, Arc::new(Deaf), Arc::new(Nobody)),
             Some(residents) => {
@@ -66,11 +91,7 @@ impl Maker {
                 Local::new(options, sheet.clone(), sheet)
             }
         };
-        for (name, quota) in &self.quotas {
-            let tenant =
-                local.master().tenant(name).map_err(|error| format!("tiers.quotas.{name}: {error}"))?;
-            local.master().set_quota(tenant, *quota);
-        }
+        bound(&local, &set.quotas)?;
         Ok(local)
     }
 
@@ -102,9 +123,33 @@ impl Maker {
     }
 }
 
+/// Tenants may use so much from now on.
+fn bound(local: &Local, quotas: &BTreeMap<String, Quota>) -> Result<(), String> {
+    for (name, quota) in quotas {
+        let tenant = local.master().tenant(name).map_err(|error| format!("tiers.quotas.{name}: {error}"))?;
+        local.master().set_quota(tenant, *quota);
+    }
+    Ok(())
+}
+
 /// Whether a master has heard everything from every node that it knows, and there is one.
 fn is_settled(local: &Local) -> bool {
     local.master().is_sure() && !local.master().node_list().is_empty()
+}
+
+// === impl Set ===
+
+impl Set {
+    fn of(tiers: &Tiers, options: Options) -> Self {
+        let bound = |size: Option<Size>| size.map(Size::get);
+        let quota = |quota: &crate::settings::Quota| Quota {
+            memory: bound(quota.memory),
+            disk: bound(quota.disk),
+            weight: quota.weight.max(1),
+        };
+        let quotas = tiers.quotas.iter().map(|(name, set)| (name.clone(), quota(set))).collect();
+        Set { options, quotas }
+    }
 }
 
 // === impl Sheet ===

@@ -144,7 +144,7 @@ impl Master {
     /// A read of an object that cannot be promoted now: -> candidate, or a candidate still with a fresh budget.
     pub(super) fn record(&self, shard: &mut Shard, at: Place, why: Later, score: u8, now: Millis) {
         let heard = self.stirred.count(why);
-        let options = &self.options.promotion;
+        let options = self.promotion();
         let fresh = !Self::is_candidate(shard, at);
         let Some(candidate) = self.candidate(shard, at, score, now) else { return };
         candidate.hit(score, options.threshold);
@@ -158,7 +158,7 @@ impl Master {
     /// Somebody waits for an object that cannot be promoted now. False if there are too many candidates.
     pub(super) fn want(&self, shard: &mut Shard, at: Place, why: Later, demand: Demand, now: Millis) -> bool {
         let heard = self.stirred.count(why);
-        let backoff = self.options.promotion.backoff;
+        let backoff = self.promotion().backoff;
         let fresh = !Self::is_candidate(shard, at);
         let Some(candidate) = self.candidate(shard, at, 0, now) else { return false };
         candidate.wanted.push(demand);
@@ -198,12 +198,12 @@ impl Master {
 
     /// What was kept waits for its backoff, or was tried too often.
     pub(super) fn again(&self, shard: &mut Shard, at: Place, now: Millis) {
-        let options = &self.options.promotion;
+        let options = self.promotion();
         let Some(object) = shard.rows.get(at.row()) else { return };
         let state = shard.states.get_mut(&object.tenant);
         let Some(candidate) = state.and_then(|s| s.candidates.get_mut(&(at.row() as u32))) else { return };
         candidate.retry_after = now.plus(options.wait(candidate.retries));
-        if candidate.is_spent(options, now) {
+        if candidate.is_spent(&options, now) {
             self.expire(shard, at);
         }
     }
@@ -214,7 +214,7 @@ impl Master {
         let Some(object) = shard.rows.get(at.row()) else { return };
         let state = shard.states.get_mut(&object.tenant);
         let Some(candidate) = state.and_then(|s| s.candidates.get_mut(&(at.row() as u32))) else { return };
-        candidate.refused(&self.options.promotion, why, now);
+        candidate.refused(&self.promotion(), why, now);
         candidate.heard = heard;
         shard.tally.candidates.admission_rejected += 1;
         let again = &mut shard.tally.again;
@@ -228,7 +228,7 @@ impl Master {
             Later::Watermark | Later::NoMemory | Later::Failed | Later::TimedOut => &mut again.watermark,
         };
         *gate += 1;
-        if candidate.is_spent(&self.options.promotion, now) {
+        if candidate.is_spent(&self.promotion(), now) {
             self.expire(shard, at);
         }
     }
@@ -288,7 +288,7 @@ impl Master {
         let object = shard.rows.get_mut(at.row())?;
         let state = shard.states.get_mut(&object.tenant)?;
         if !object.flags.has(Flags::CANDIDATE) {
-            let limit = self.options.promotion.candidates;
+            let limit = self.promotion().candidates;
             let one_more = |many: usize| (many < limit).then_some(many + 1);
             let counted = &self.busy.candidates;
             if counted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {

@@ -201,7 +201,7 @@ impl Master {
 
     /// Counts a read from disk; promotes, or records a candidate.
     fn hit_disk(&self, shard: &mut Shard, at: Place, now: Millis) -> Option<Tried> {
-        if !self.options.promotion.on {
+        if !self.promotion().on {
             return None;
         }
         let object = &shard.rows[at.row()];
@@ -211,7 +211,7 @@ impl Master {
         let tried = self.admit(shard, at, &Ask { score, demand: None, retry: false }, now);
         match tried {
             Tried::Later(why) => self.record(shard, at, why, score, now),
-            Tried::Never(Never::InFlight) if score >= self.options.promotion.threshold => {
+            Tried::Never(Never::InFlight) if score >= self.promotion().threshold => {
                 // Whoever asked for it first may leave: it is wanted all the same.
                 if let Some(task) = shard.tasks.get_mut(&(at.row() as u32)) {
                     task.history.hot = true;

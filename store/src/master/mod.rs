@@ -53,6 +53,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -63,7 +64,7 @@ use heat::Moment;
 use name::{Millis, Node, Tenant, Tier, Version};
 use node::Member;
 use object::{Flags, Object};
-use options::{MAX_NODES, MAX_TENANTS, Options};
+use options::{MAX_NODES, MAX_TENANTS, Options, Promotion};
 use order::Place;
 use promote::End;
 use shard::Shard;
@@ -88,6 +89,8 @@ pub use warm::Warm;
 /// Where every object is, and what lives where.
 pub struct Master {
     options: Options,
+    /// Those of the options, or what was set since.
+    promotion: ArcSwap<Promotion>,
     shards: Box<[Mutex<Shard>]>,
     nodes: Box<[OnceLock<Member>]>,
     node_names: RwLock<HashMap<Box<str>, Node>>,
@@ -158,13 +161,26 @@ impl Master {
             unsure: AtomicUsize::new(0),
             cursor: AtomicUsize::new(0),
             stirred: Stirred::default(),
+            promotion: ArcSwap::from_pointee(options.promotion.clone()),
             options,
         }
     }
 
-    /// What was set.
+    /// What was set when it began.
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// What is set about promotion now.
+    pub fn promotion(&self) -> arc_swap::Guard<Arc<Promotion>> {
+        self.promotion.load()
+    }
+
+    /// From now on this is set about promotion. Candidates, and what was counted of them, begin anew: they were chosen by what
+    /// was set before. Promotions that are under way go on.
+    pub fn set_promotion(&self, promotion: Promotion) {
+        self.promotion.store(Arc::new(promotion.clamped(self.shards.len())));
+        self.clear_candidates();
     }
 
     /// Everything that was counted.

@@ -145,15 +145,21 @@ impl Options {
         self.low = self.low.min(self.high);
         self.steps = self.steps.max(1);
         self.largest = self.largest.min(u32::MAX.into());
-        self.promotion.threshold = self.promotion.threshold.max(1);
-        self.promotion.shards_a_tick = self.promotion.shards_a_tick.clamp(1, self.shards);
-        self.promotion.tries_a_tick = self.promotion.tries_a_tick.max(1);
-        self.promotion.backoff = self.promotion.backoff.max(1);
+        self.promotion = self.promotion.clamped(self.shards);
         self
     }
 }
 
 impl Promotion {
+    /// The same, with what makes no sense replaced by the nearest that does.
+    pub(super) fn clamped(mut self, shards: usize) -> Self {
+        self.threshold = self.threshold.max(1);
+        self.shards_a_tick = self.shards_a_tick.clamp(1, shards);
+        self.tries_a_tick = self.tries_a_tick.max(1);
+        self.backoff = self.backoff.max(1);
+        self
+    }
+
     /// How long a candidate waits after so many retries.
     pub(super) fn wait(&self, retries: u32) -> u64 {
         let doubled = self.backoff.saturating_mul(1 << retries.min(40));

@@ -165,7 +165,7 @@ impl Master {
 
     /// From which disk to which memory, or why not.
     fn gates(&self, shard: &Shard, at: Place, ask: &Ask, now: Millis) -> Result<(Node, Node), Tried> {
-        let options = &self.options.promotion;
+        let options = self.promotion();
         if !options.on {
             return Err(Tried::Never(Never::Off));
         }
@@ -239,7 +239,7 @@ impl Master {
         let task = TaskId { at, number };
         let row = at.row() as u32;
         let Some(object) = shard.rows.get_mut(at.row()) else { return Tried::Never(Never::Gone) };
-        let deadline = now.plus(self.options.promotion.patience);
+        let deadline = now.plus(self.promotion().patience);
         let tenant = object.tenant;
         let waits = shard.states.get(&tenant).and_then(|state| state.candidates.get(&row));
         let wanted_by = waits.and_then(Candidate::deadline).into_iter().chain(ask.demand.map(|d| d.deadline));
@@ -271,7 +271,7 @@ impl Master {
             }
             None => Candidate::new(ask.score, now),
         };
-        history.hit(ask.score, self.options.promotion.threshold);
+        history.hit(ask.score, self.promotion().threshold);
         history.wanted.extend(ask.demand);
         let task = Task { number, holder, target, staged: false, deadline, slip, history };
         shard.tasks.insert(row, task);
@@ -329,7 +329,7 @@ impl Master {
             return Err(Error::NoMemory);
         }
         found.staged = true;
-        found.deadline = now.plus(self.options.promotion.patience);
+        found.deadline = now.plus(self.promotion().patience);
         Ok(Staging { target: found.target, version: object.version, deadline: found.deadline })
     }
 
@@ -379,7 +379,7 @@ impl Master {
         self.busy.tasks.fetch_sub(1, Ordering::Relaxed);
         let Some(object) = shard.rows.get_mut(at.row()) else { return };
         object.flags.clear(Flags::PROMOTING);
-        object.lease = object.lease.max(now.plus(self.options.promotion.lease));
+        object.lease = object.lease.max(now.plus(self.promotion().lease));
         // It comes with the heat that brought it here, for whoever would displace it.
         object.heat = super::heat::Heat::of(task.history.score, self.moment(now));
         if !task.history.wanted.is_empty() {

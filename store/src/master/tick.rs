@@ -56,7 +56,7 @@ impl Master {
             return ticked;
         }
         let mut due = Vec::new();
-        let shards = self.options.promotion.shards_a_tick;
+        let shards = self.promotion().shards_a_tick;
         let first = self.cursor.fetch_add(shards, Ordering::Relaxed);
         for at in (first..first + shards).map(|at| at % self.shards.len()) {
             let mut shard = self.shards[at].lock();
@@ -68,7 +68,7 @@ impl Master {
             ticked.expired += self.collect(&mut shard, at, now, &mut due);
         }
         due.sort_unstable_by_key(|due| due.turn);
-        due.truncate(self.options.promotion.tries_a_tick);
+        due.truncate(self.promotion().tries_a_tick);
         let mut in_vain = InVain::new();
         for due in due {
             ticked.tried += 1;
@@ -79,12 +79,12 @@ impl Master {
 
     /// Candidates of a shard that are due, and how many were given up instead.
     fn collect(&self, shard: &mut Shard, at: usize, now: Millis, due: &mut Vec<Due>) -> usize {
-        let options = &self.options.promotion;
+        let options = self.promotion();
         let mut spent = Rows::new();
         let mut late = Rows::new();
         for (tenant, state) in &shard.states {
             for (row, candidate) in &state.candidates {
-                if candidate.is_spent(options, now) {
+                if candidate.is_spent(&options, now) {
                     spent.push(*row);
                 } else if candidate.is_late(now) {
                     late.push(*row);
@@ -129,14 +129,14 @@ impl Master {
             let (size, lately) = self.lately(&shard, at, now);
             let tried = self.admit(&mut shard, at, &Ask { score, demand: None, retry: true }, now);
             match tried {
-                Tried::Later(Later::Watermark) if !last && self.options.promotion.exchange => {}
+                Tried::Later(Later::Watermark) if !last && self.promotion().exchange => {}
                 Tried::Later(why) => self.refused(&mut shard, at, why, now),
                 Tried::Queued(_) | Tried::Never(_) => {}
             }
             Some((tried, lately, size))
         };
         match try_once(false) {
-            Some((Tried::Later(Later::Watermark), lately, size)) if self.options.promotion.exchange => {
+            Some((Tried::Later(Later::Watermark), lately, size)) if self.promotion().exchange => {
                 self.exchange(at, due.version, (lately, size), in_vain, now);
                 matches!(try_once(true), Some((Tried::Queued(_), ..)))
             }

@@ -194,6 +194,32 @@ fn keys_are_independent_and_the_gauge_is_right() {
 }
 
 #[test]
+fn what_is_set_anew_counts_at_once_and_what_the_old_settings_chose_is_forgotten() {
+    let mut world = full(options().promotion);
+    for number in 0..10 {
+        read(&mut world, &key(number), 2);
+    }
+    assert_eq!(world.master.candidates(), 10);
+    let now = Promotion { candidates: 3, threshold: 2, shards_a_tick: usize::MAX, ..options().promotion };
+    world.master.set_promotion(now);
+    assert_eq!((world.master.candidates(), candidates(&world)), (0, Candidates::default()));
+    for number in 0..10 {
+        read(&mut world, &key(number), 1);
+    }
+    assert_eq!(world.master.candidates(), 3, "there may be only so many from now on; what is hot still is");
+    assert_eq!(candidates(&world).dropped_limit, 7);
+    world.pass(60_000);
+    world.master.tick(world.now);
+    world.checked();
+    world.master.set_promotion(Promotion { on: false, ..options().promotion });
+    for number in 0..10 {
+        read(&mut world, &key(number), 3);
+    }
+    assert_eq!((world.master.candidates(), candidates(&world).recorded), (0, 0));
+    world.checked();
+}
+
+#[test]
 fn reload_clears_candidates_and_their_counters_even_while_others_record() {
     let mut world = full(options().promotion);
     for number in 0..100 {
