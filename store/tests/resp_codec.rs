@@ -6,7 +6,7 @@ use store::client;
 use store::resp::contract::Part;
 use store::resp::decode::{Decoder, Limits, Step};
 use store::resp::out::{COPIED, Out, Protocol, SLICES};
-use store::resp::{Refusal, glob, inline};
+use store::resp::{Code, Refusal, glob, inline};
 
 const LIMITS: Limits = Limits { argument: 100, arguments: 50, head: 4_000 };
 
@@ -211,21 +211,36 @@ fn the_table_of_commands_can_be_searched() {
         let found = store::resp::command::find(command.name.to_ascii_lowercase().as_bytes()).unwrap();
         assert_eq!(found.name, command.name);
     }
+    let accepts = |name: &str| {
+        let command = store::resp::command::find(name.as_bytes()).unwrap();
+        (1..7).filter(|count| command.accepts(*count)).collect::<Vec<usize>>()
+    };
+    assert_eq!((accepts("GET"), accepts("DEL")), (vec![2], vec![2, 3, 4, 5, 6]));
+    assert_eq!(accepts("MSET"), [3, 5], "each key has a value");
     assert!(store::resp::command::find(b"").is_none());
     assert!(store::resp::command::find(b"GETT").is_none());
 }
 
+/// The last that a decoder says of these bytes.
+fn said(decoder: &mut Decoder, mut bytes: &[u8]) -> String {
+    loop {
+        match decoder.step() {
+            Step::More if !bytes.is_empty() => {
+                let space = decoder.space();
+                let count = space.len().min(bytes.len());
+                space[..count].copy_from_slice(&bytes[..count]);
+                decoder.filled(count);
+                bytes = &bytes[count..];
+            }
+            Step::Broken(broken) => return broken.0.into_owned(),
+            other => return format!("{other:?}"),
+        }
+    }
+}
+
 #[test]
 fn limits_are_kept_and_said_in_the_words_of_redis() {
-    let broken = |bytes: &[u8]| -> String {
-        let mut decoder = Decoder::new(LIMITS);
-        decoder.space()[..bytes.len()].copy_from_slice(bytes);
-        decoder.filled(bytes.len());
-        match decoder.step() {
-            Step::Broken(broken) => broken.0.into_owned(),
-            other => format!("{other:?}"),
-        }
-    };
+    let broken = |bytes: &[u8]| said(&mut Decoder::new(LIMITS), bytes);
     assert_eq!(broken(b"*51\r\n"), "invalid multibulk length");
     assert_eq!(broken(b"*50\r\n"), "More");
     assert_eq!(broken(b"*x\r\n"), "invalid multibulk length");
@@ -236,4 +251,134 @@ fn limits_are_kept_and_said_in_the_words_of_redis() {
     let long: Vec<u8> =
         (0..50).flat_map(|_| format!("$100\r\n{}\r\n", "x".repeat(100)).into_bytes()).collect();
     assert_eq!(broken(&[b"*50\r\n".as_slice(), &long].concat()), "too big request");
+}
+
+#[test]
+fn a_bound_is_the_last_that_passes() {
+    let check = |stranger: bool, well: &[u8], passes: &str, beyond: &[u8], words: &str| {
+        for (bytes, expected) in [(well, passes), (beyond, words)] {
+            let mut decoder = Decoder::new(LIMITS);
+            decoder.distrust(stranger);
+            let (said, shown) = (said(&mut decoder, bytes), bytes.len().min(40));
+            assert_eq!(said, expected, "{:?}", String::from_utf8_lossy(&bytes[..shown]));
+        }
+    };
+    let typed = |words: usize| format!("{}\n", "x ".repeat(words)).into_bytes();
+    let endless = |len: usize| vec![b'x'; len];
+    check(true, b"*10\r\n", "More", b"*11\r\n", "unauthenticated multibulk length");
+    check(true, b"*1\r\n$16384\r\n", "More", b"*1\r\n$16385\r\n", "unauthenticated bulk length");
+    check(true, &endless(16_383), "More", &endless(16_384), "too big inline request");
+    check(false, &endless(65_535), "More", &endless(65_536), "too big inline request");
+    check(false, b"*1\r\n$536870912\r\n", "More", b"*1\r\n$536870913\r\n", "invalid bulk length");
+    check(false, &typed(50), "Ready", &typed(51), "invalid multibulk length");
+    check(false, b"*1\r", "More", b"*1\rx", "invalid multibulk length");
+}
+
+#[test]
+fn a_list_of_nothing_is_nothing() {
+    for none in [&b"*0\r\n"[..], b"*-1\r\n", b"\r\n", b" \n"] {
+        let mut decoder = Decoder::new(LIMITS);
+        assert_eq!((said(&mut decoder, none), decoder.midway()), ("More".to_owned(), false));
+        assert_eq!(said(&mut decoder, b"*1\r\n$4\r\nPING\r\n"), "Ready", "and what follows is a command");
+    }
+}
+
+#[test]
+fn an_argument_that_is_too_long_is_left_out_and_only_its_command_suffers() {
+    let sent = |len: usize| encode(&[b"GET".to_vec(), vec![b'x'; len]]);
+    let typed = |len: usize| format!("GET {}\r\n", "x".repeat(len)).into_bytes();
+    let mut decoder = Decoder::new(LIMITS);
+    for (bytes, too_long) in [
+        (sent(100), None),
+        (sent(101), Some(101)),
+        (sent(100), None),
+        (typed(100), None),
+        (typed(101), Some(101)),
+        (sent(10_000_000), Some(10_000_000)),
+        (typed(1), None),
+    ] {
+        assert_eq!(said(&mut decoder, &bytes), "Ready");
+        assert_eq!(decoder.too_long(), too_long);
+        decoder.done();
+    }
+    assert!(decoder.held() < 1 << 20, "what was left out was never kept: {} bytes", decoder.held());
+}
+
+#[test]
+fn numbers_at_the_edges() {
+    let cases = [
+        ("0", Some(0)),
+        ("-0", None),
+        ("00", None),
+        ("01", None),
+        ("-1", Some(-1)),
+        ("-", None),
+        ("", None),
+        ("+1", None),
+        ("1 ", None),
+        ("9223372036854775807", Some(i64::MAX)),
+        ("9223372036854775808", None),
+        ("-9223372036854775808", Some(i64::MIN)),
+        ("-9223372036854775809", None),
+        ("92233720368547758070", None),
+    ];
+    for (text, number) in cases {
+        assert_eq!(inline::number(text.as_bytes()), number, "{text}");
+    }
+}
+
+#[test]
+fn words_of_a_line_are_those_of_a_shell() {
+    let check = |line: &[u8], expected: Option<&[&[u8]]>| {
+        let (mut words, mut places) = (Vec::new(), Vec::new());
+        let whole = inline::split(line, &mut words, &mut places);
+        let words: Vec<&[u8]> =
+            places.iter().map(|(from, to)| &words[*from as usize..*to as usize]).collect();
+        assert_eq!(whole.map(|()| &words[..]), expected, "{}", line.escape_ascii());
+    };
+    check(b" a\tbc  ", Some(&[b"a", b"bc"]));
+    check(br#""\x41\x0a\xfz""#, Some(&[b"A\nxfz"]));
+    check(br#""\n\r\t\b\a\"\\\q""#, Some(&[b"\n\r\t\x08\x07\"\\q"]));
+    check(br"'it\'s' '\n' ''", Some(&[b"it's", b"\\n", b""]));
+    check(br#"a"b c" d"#, Some(&[b"ab c", b"d"]));
+    for open in [&br#""a"b"#[..], b"'a'b", br#""a"#, b"'a", br#""a\""#] {
+        check(open, None);
+    }
+}
+
+#[test]
+fn each_version_has_its_own_words_for_what_the_other_lacks() {
+    type Say = fn(&mut Out);
+    let written = |protocol: Protocol, say: Say| {
+        let (mut out, mut sent) = (Out::default(), BytesMut::new());
+        out.protocol = protocol;
+        say(&mut out);
+        send(&mut out, &mut sent, usize::MAX);
+        String::from_utf8(sent.to_vec()).unwrap()
+    };
+    let cases: [(Say, &str, &str); 7] = [
+        (Out::null, "$-1\r\n", "_\r\n"),
+        (Out::null_list, "*-1\r\n", "_\r\n"),
+        (|out| out.set(3), "*3\r\n", "~3\r\n"),
+        (|out| out.map(3), "*6\r\n", "%3\r\n"),
+        (|out| out.text("ab"), "$2\r\nab\r\n", "=6\r\ntxt:ab\r\n"),
+        (|out| out.number(i64::MIN), ":-9223372036854775808\r\n", ":-9223372036854775808\r\n"),
+        (|out| out.refuse(&Refusal::err("a\r\nb\nc\rd")), "-ERR a  b c d\r\n", "-ERR a  b c d\r\n"),
+    ];
+    for (say, two, three) in cases {
+        assert_eq!((&*written(Protocol::Two, say), &*written(Protocol::Three, say)), (two, three));
+    }
+}
+
+#[test]
+fn a_refusal_is_read_as_it_was_written() {
+    for code in Code::ALL {
+        let refusal = Refusal::new(code, "some words");
+        assert_eq!(Refusal::read(&refusal.to_string()), refusal);
+    }
+    // A line that begins with no word at all brings its own words, and so does a bare word.
+    for line in [" words", "", "EXECABORT it was", "ERR"] {
+        assert_eq!(Refusal::read(line).to_string().trim_end(), line.trim_end());
+    }
+    assert_eq!(Refusal::read(" words").code, Code::Other);
 }

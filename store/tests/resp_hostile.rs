@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use store::client::{Client, Error, Options};
 use store::resp::access::Access;
+use store::resp::command::TABLE;
 use store::resp::fake::{Fake, Pace};
 use store::resp::{Code, Put, Server, Settings, Tenant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -176,6 +177,7 @@ async fn one_connection_too_many_is_told_so() {
     }
     let seen = ground.server.seen();
     assert_eq!((seen.connections, seen.turned_away), (MOST, 10_000 - MOST as u64));
+    assert_eq!(seen.accepted, MOST as u64, "who was turned away was never let in");
     for client in &mut kept {
         client.ping().await.unwrap();
     }
@@ -285,6 +287,28 @@ async fn a_key_opens_its_tenant_and_no_other() {
     let mut stream = ground.raw().await;
     stream.write_all(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$100000\r\n").await.unwrap();
     assert_eq!(last_words(&mut stream).await, "-ERR Protocol error: unauthenticated bulk length\r\n");
+}
+
+#[tokio::test]
+async fn who_has_not_said_who_they_are_is_told_nothing_but_that() {
+    let mut access = Access::default();
+    access.allow(Tenant::new("a"), b"secret-a");
+    let ground = ground(Settings { access, ..Settings::default() }).await;
+    let mut stream = ground.raw().await;
+    let closed = TABLE.iter().filter(|command| !["AUTH", "HELLO", "QUIT", "RESET"].contains(&command.name));
+    let closed: Vec<_> = closed.collect();
+    for command in &closed {
+        let more = command.arity.unsigned_abs() as usize - 1;
+        let words = "$1\r\n1\r\n".repeat(more);
+        let sent = format!("*{}\r\n${}\r\n{}\r\n{words}", more + 1, command.name.len(), command.name);
+        stream.write_all(sent.as_bytes()).await.unwrap();
+    }
+    stream.write_all(b"QUIT\r\n").await.unwrap();
+    let words = last_words(&mut stream).await;
+    assert_eq!(words, "-NOAUTH Authentication required.\r\n".repeat(closed.len()) + "+OK\r\n");
+    ground.until("it is counted", |ground| ground.server.seen().connections == 0).await;
+    assert_eq!(ground.server.seen().refusals, [("NOAUTH", closed.len() as u64)]);
+    assert_eq!(ground.fake.used(), 0);
 }
 
 #[tokio::test]

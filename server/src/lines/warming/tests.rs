@@ -29,6 +29,15 @@ fn each_block_is_asked_for_once_for_whoever_comes_first() {
     // Nothing is new.
     let steps = plan.step(SECOND, &[one(1, 2, [1, 2, 3]), one(2, 5, [1, 2, 9])], &[]);
     assert_eq!((asked(&steps).len(), steps.cool.len()), (0, 0));
+    assert_eq!(plan.counts.shared_blocks, 2, "it is said once a request");
+}
+
+#[test]
+fn a_block_that_is_named_twice_is_asked_for_once_and_no_turn_is_nearer_than_a_second() {
+    let mut plan = Plan::new(10);
+    let soon = InLine { turn_in: Duration::from_millis(3), ..one(1, 1, [1, 2, 1]) };
+    let steps = plan.step(SECOND, &[soon], &[]);
+    assert_eq!((asked(&steps), steps.ask[0].within), (vec![vec![1, 2]], SECOND));
 }
 
 #[test]
@@ -48,6 +57,7 @@ fn the_beginning_of_a_prompt_has_the_room_that_there_is() {
     let line = [one(1, 1, [1, 2]), one(2, 2, [3, 4, 5])];
     assert_eq!(asked(&plan.step(SECOND, &line, &[])), [vec![1, 2], vec![3]]);
     assert_eq!((plan.blocks(), plan.counts.over_budget), (3, 1));
+    assert_eq!(asked(&plan.step(SECOND, &line, &[])).len(), 0, "there is no room yet");
     // Two have come to memory: there is room again.
     let line = [one(1, 1, []), one(2, 2, [3, 4, 5])];
     assert_eq!(asked(&plan.step(SECOND, &line, &[])), [vec![4, 5]]);
