@@ -11,7 +11,7 @@ import threading
 import pytest
 import redis
 
-from conftest import BINARY, ENVIRONMENT, HTTP, command, free_port, until
+from conftest import BINARY, ENVIRONMENT, HTTP, Engine, Gateway, command, free_port, until
 from replicas import Redis
 from stores import value
 
@@ -86,8 +86,8 @@ class Fleet:
 
     LINK = '\n[tiers.link]\nlease = "600ms"\nsilence = "1s"\nsettle = "700ms"\nlost = "1m"\n'
 
-    def __init__(self, folder, redis, masters=2, nodes=2, both=False, link="", memory="64MiB"):
-        self.folder, self.parts = folder, {}
+    def __init__(self, folder, redis, masters=2, nodes=2, both=False, link="", memory="64MiB", tells=False):
+        self.folder, self.parts, self.tells = folder, {}, {}
         coordination = f'[coordination]\nbackend = "redis"\ndsn = "{redis.dsn}"\n' if redis else ""
         settings = coordination + self.LINK + link
         names = [f"m{n}" for n in range(masters)] + ([] if both else [f"n{n}" for n in range(nodes)])
@@ -98,6 +98,9 @@ class Fleet:
             known = [] if plays == "master" else self.master_ports
             data = ["--data", folder / name] if plays != "master" or not redis else []
             tiers = ["--memory", memory, "--disk", "256MiB"]
+            if tells and plays == "master":
+                self.tells[name] = [f"tcp://127.0.0.1:{free_port()}" for _ in range(2)]
+                tiers += ["--events", self.tells[name][0], "--replay", self.tells[name][1]]
             self.parts[name] = Part(folder, name, plays, ports[name], known, settings, *data, *tiers)
         for part in self.parts.values():
             part.told()
@@ -435,6 +438,38 @@ def test_one_master_without_a_coordinator_notes_its_terms(fleet):
     second = command("store", "--roles", "master", "--data", fleet.folder / "m0", "--master-listen", "127.0.0.1:0",
                      "--admin-listen", "127.0.0.1:0")
     assert second.returncode == 2 and "another process has it" in second.stderr
+
+
+def test_a_gateway_follows_whoever_leads(fleet, tmp_path):
+    fleet = fleet(tells=True)
+    leader = fleet.ready()
+    node = fleet["n0"].client_port
+    engine = Engine(tmp_path, "e", "--store", f"127.0.0.1:{node}")
+    told = [",".join(endpoints) for endpoints in zip(*fleet.tells.values())]
+    extra = f'[store]\nevents = "{told[0]}"\nreplay = "{told[1]}"\naddress = "127.0.0.1:{node},127.0.0.1:{fleet["n1"].client_port}"\n'
+    gateway = Gateway(tmp_path, [engine], extra=extra)
+    try:
+        asked = "a prompt that is long enough for some blocks " * 20
+        assert gateway.chat(asked).status_code == 200
+
+        def knows(part):
+            store = gateway.status()["store"]
+            at = fleet.tells[next(name for name, known in fleet.parts.items() if known is part)][0]
+            return store if store["in_reach"] and store["view"]["blocks"] and store["events"] == at else None
+        blocks = until(lambda: knows(leader), "the gateway to know what the store holds", seconds=60)["view"]["blocks"]
+        leader.kill()
+        other = next(part for part in fleet.masters() if part is not leader)
+        until(lambda: (knows(other) or {"view": {"blocks": 0}})["view"]["blocks"] >= blocks, "it to hear it from the next one", seconds=60)
+        # An engine that has nothing loads from the store what the gateway counts on.
+        engine.run.kill()
+        engine.start()
+        until(lambda: gateway.engine("e")["views"][0]["blocks"] == 0, "the engine's blocks to be gone", seconds=60)
+        answer = until(lambda: (lambda a: a if a.status_code == 200 else None)(gateway.chat(asked)), "an answer", seconds=60)
+        assert "store=" in answer.headers["x-warmline-route"] and "store=0" not in answer.headers["x-warmline-route"]
+        assert answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
+    finally:
+        gateway.run.kill()
+        engine.run.kill()
 
 
 # === Who may not come in, and what is set wrong ===

@@ -12,11 +12,13 @@ use crate::endpoint;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Store {
-    /// Where its KV events are, such as `tcp://10.0.0.9:5557`; none: nothing is known of what it holds.
+    /// Where its KV events are, such as `tcp://10.0.0.9:5557`; of several masters each, with commas. None: nothing is known of
+    /// what it holds.
     pub events: Option<String>,
-    /// Where its replay socket is.
+    /// Where its replay sockets are, in the same order.
     pub replay: Option<String>,
-    /// Where it speaks the protocol of Redis, `host:port`; none: nothing is warmed.
+    /// Where it speaks the protocol of Redis, `host:port`; several nodes with commas, the next if one is away. None: nothing is
+    /// warmed.
     pub address: Option<String>,
     /// Whose blocks are warmed there. The key decides, where keys are asked for.
     pub tenant: String,
@@ -58,13 +60,20 @@ impl Default for Store {
 }
 
 impl Store {
+    /// What stands in a list with commas.
+    pub fn each(list: Option<&str>) -> impl Iterator<Item = &str> {
+        list.into_iter().flat_map(|list| list.split(',')).map(str::trim)
+    }
+
     /// Whether all of it makes sense together.
     ///
     /// # Errors
     /// The key, what was found and what is allowed.
     pub(super) fn check(&self) -> Result<(), String> {
         for (key, found) in [("events", &self.events), ("replay", &self.replay)] {
-            found.as_deref().map_or(Ok(()), endpoint::check).map_err(|why| format!("store.{key}: {why}"))?;
+            for one in Self::each(found.as_deref()) {
+                endpoint::check(one).map_err(|why| format!("store.{key}: {why}"))?;
+            }
         }
         let wrong = |key: &str, why: String| Err(format!("store.{key}: {why}"));
         if self.events.is_none() && (self.replay.is_some() || self.address.is_some()) {
@@ -73,7 +82,18 @@ impl Store {
                 "it is missing; what the store holds is known by its events only".to_owned(),
             );
         }
-        if let Some(address) = &self.address {
+        let many = |list: &Option<String>| Self::each(list.as_deref()).count();
+        if self.replay.is_some() && many(&self.replay) != many(&self.events) {
+            return wrong(
+                "replay",
+                format!(
+                    "found {} for {} in events; allowed is one for each",
+                    many(&self.replay),
+                    many(&self.events)
+                ),
+            );
+        }
+        for address in Self::each(self.address.as_deref()) {
             let well = address.parse::<http::uri::Authority>().is_ok_and(|at| at.port_u16().is_some());
             if !well || address.contains('@') {
                 return wrong("address", format!("found `{address}`; allowed is host:port"));

@@ -11,7 +11,10 @@ use super::plan::Ask;
 
 /// The way to the store.
 pub(super) struct Link {
-    address: String,
+    /// Nodes of it, any of which will do.
+    addresses: Vec<String>,
+    /// Which of them is asked.
+    at: usize,
     options: Options,
     client: Option<Client>,
     /// Until then it is left alone.
@@ -26,10 +29,11 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 const NAMES: usize = 1_024;
 
 impl Link {
-    pub(super) fn new(address: &str, key: Option<(String, String)>, patience: Duration) -> Self {
+    pub(super) fn new(addresses: Vec<String>, key: Option<(String, String)>, patience: Duration) -> Self {
         let options = Options { key, patience, largest: 1 << 20 };
         Self {
-            address: address.to_owned(),
+            addresses,
+            at: 0,
             options,
             client: None,
             shunned_until: Duration::ZERO,
@@ -79,7 +83,7 @@ impl Link {
         };
         if self.trouble.is_none() {
             tracing::warn!(
-                store = self.address,
+                store = self.address(),
                 why,
                 "the store does not warm what waits; requests go on without"
             );
@@ -87,23 +91,59 @@ impl Link {
         self.trouble = Some(why);
         // Whatever it has been asked is taken back with the connection.
         self.client = None;
-        self.shunned_until = now + self.pause;
-        self.pause = (self.pause * 2).min(PAUSE.1);
+        self.at += 1;
+        // The next one is asked at once; all of them have a rest after a round.
+        if self.at.is_multiple_of(self.addresses.len().max(1)) {
+            self.shunned_until = now + self.pause;
+            self.pause = (self.pause * 2).min(PAUSE.1);
+        }
+    }
+
+    fn address(&self) -> &str {
+        let at = self.at % self.addresses.len().max(1);
+        self.addresses.get(at).map_or("", String::as_str)
     }
 
     async fn say(&mut self, words: &[&[u8]]) -> Result<Reply, Error> {
-        let client = match &mut self.client {
-            Some(client) => client,
-            none => none.insert(Client::connect(&self.address, self.options.clone()).await?),
+        let client = if let Some(client) = &mut self.client {
+            client
+        } else {
+            let client = Client::connect(self.address(), self.options.clone()).await?;
+            self.client.insert(client)
         };
         let reply = match client.one(words).await? {
             Reply::Refused(refusal) => return Err(refusal.into()),
             reply => reply,
         };
         if self.trouble.take().is_some() {
-            tracing::info!(store = self.address, "the store warms what waits again");
+            tracing::info!(store = self.address(), "the store warms what waits again");
         }
         self.pause = PAUSE.0;
         Ok(reply)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_node_is_asked_at_once_and_all_have_a_rest_after_a_round() {
+        let nodes = ["a:1", "b:2"].map(str::to_owned).to_vec();
+        let mut link = Link::new(nodes, None, Duration::from_secs(1));
+        let error = || Error::from(std::io::Error::other("away"));
+        let at = Duration::from_secs;
+        assert_eq!((link.address(), link.may(at(0))), ("a:1", true));
+        link.failed(&error(), at(10));
+        assert_eq!((link.address(), link.may(at(10))), ("b:2", true));
+        link.failed(&error(), at(10));
+        assert_eq!((link.address(), link.may(at(10)), link.may(at(11))), ("a:1", false, true));
+        assert!(link.trouble.as_ref().is_some_and(|why| why.contains("away")));
+        // Each rest is longer, up to a bound.
+        for round in 0..10 {
+            link.failed(&error(), at(100 * round));
+            link.failed(&error(), at(100 * round));
+        }
+        assert!(!link.may(at(900) + PAUSE.1 / 2) && link.may(at(900) + PAUSE.1));
     }
 }

@@ -64,8 +64,12 @@ impl Warming {
     /// A key that cannot be read, in words.
     pub(super) fn new(fleet: &Fleet, replicas: &Replicas) -> Result<Option<Arc<Self>>, String> {
         let settings = fleet.settings().store.clone();
-        let Some(address) = settings.address.as_ref().filter(|_| settings.warm) else { return Ok(None) };
-        let link = Link::new(address, settings.key()?, settings.patience.get());
+        let nodes: Vec<String> =
+            settings::Store::each(settings.address.as_deref()).map(str::to_owned).collect();
+        if nodes.is_empty() || !settings.warm {
+            return Ok(None);
+        }
+        let link = Link::new(nodes, settings.key()?, settings.patience.get());
         Ok(Some(Arc::new(Self {
             fleet: fleet.clone(),
             replicas: replicas.clone(),
