@@ -162,6 +162,7 @@ impl Scheduler {
 
     /// Moves a lane to where it belongs. Paused, held back and empty are looked at here, and every change passes here.
     pub(super) fn review(&mut self, id: LaneId) {
+        self.changes += 1;
         let Some(queue) = self.queues.get(id.queue.0 as usize) else { return };
         let Some(lane) = queue.lanes.get(id.class) else { return };
         let nothing = lane.known().items().is_empty();
@@ -197,6 +198,7 @@ impl Scheduler {
             return;
         }
         lane.at = to;
+        self.changes += 1;
         let seat_id = lane.seat;
         let seat = &mut self.seats[seat_id as usize];
         let target = &mut self.targets[seat.target as usize];
@@ -239,6 +241,7 @@ impl Scheduler {
 
     /// A seat has turns from now on.
     pub(super) fn seat_ready(&mut self, id: u32) {
+        self.changes += 1;
         let seat = &mut self.seats[id as usize];
         let target = &mut self.targets[seat.target as usize];
         target.turns[seat.class.number()].fair.join(seat.member(id), &mut seat.tag);
