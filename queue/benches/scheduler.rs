@@ -200,7 +200,7 @@ fn ahead() {
     for queues in QUEUES {
         let (sched, ..) = populated(queues);
         let look = |most: usize| {
-            let took = |_| {
+            let took = |_: usize| {
                 let begun = processor();
                 for _ in 0..LOOKS {
                     black_box(sched.ahead(most, now));

@@ -230,7 +230,7 @@ impl<'a> Walk<'a> {
                 self.classes[class.number()].again.insert((tag, id), Some(seat));
             }
             let ready = std::array::from_fn(|class| !self.classes[class].is_empty());
-            pass_over(self.owed.each_mut(), ready, class, cost.tokens, &self.sched.options.share);
+            pass_over(self.owed.iter_mut(), ready, class, cost.tokens, &self.sched.options.share);
             return Some(next);
         }
         None

@@ -310,14 +310,15 @@ impl Scheduler {
         seat.users += 1;
         seat.fair.charge(member(id), &mut lane.tag, cost.tokens, weight, ready);
         let weight = self.tenants[seat.tenant as usize].weight;
-        let target = seat.target;
-        let turns = &mut self.targets[target as usize].turns;
+        let target = &mut self.targets[seat.target as usize];
+        target.starts += u64::from(!volatile);
+        let turns = &mut target.turns;
         let ready = seat.at == SeatAt::Ready;
         let member = seat.member(seat_id);
         turns[id.class.number()].fair.charge(member, &mut seat.tag, cost.tokens, weight, ready);
         // One at its own limit is not passed over by anybody.
         let ready = std::array::from_fn(|class| !turns[class].fair.is_empty() && !full[class]);
-        let owed = turns.each_mut().map(|turns| &mut turns.owed);
+        let owed = turns.iter_mut().map(|turns| &mut turns.owed);
         pass_over(owed, ready, id.class, cost.tokens, &self.options.share);
         self.enter_pools(id.queue, cost, now);
         self.leases += 1;
@@ -333,10 +334,7 @@ impl Scheduler {
         if volatile {
             self.drop_volatile(id, item.key);
             self.confirm(entry, lease);
-            return Some(Start { entry, lane: id, item, lease, place, volatile });
-        }
-        self.targets[target as usize].starts += 1;
-        if low {
+        } else if low {
             self.want(id);
         }
         Some(Start { entry, lane: id, item, lease, place, volatile })
@@ -389,8 +387,8 @@ impl Scheduler {
 }
 
 /// Q5: a class was served; what that is to the others, and to its own share.
-pub(super) fn pass_over(
-    owed: [&mut i64; CLASSES],
+pub(super) fn pass_over<'a>(
+    owed: impl Iterator<Item = &'a mut i64>,
     ready: [bool; CLASSES],
     served: Class,
     tokens: u32,

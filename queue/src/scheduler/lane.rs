@@ -153,6 +153,8 @@ impl Scheduler {
         let result = change(lane.inbox_mut());
         lane.feed();
         let after = lane.known().items().len();
+        // Of a full one the last may be another.
+        self.changes += u64::from(after != before || after == CAPACITY);
         if !volatile {
             self.cached = self.cached + after - before;
         }
@@ -162,7 +164,6 @@ impl Scheduler {
 
     /// Moves a lane to where it belongs. Paused, held back and empty are looked at here, and every change passes here.
     pub(super) fn review(&mut self, id: LaneId) {
-        self.changes += 1;
         let Some(queue) = self.queues.get(id.queue.0 as usize) else { return };
         let Some(lane) = queue.lanes.get(id.class) else { return };
         let nothing = lane.known().items().is_empty();

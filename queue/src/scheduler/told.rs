@@ -273,7 +273,7 @@ impl Scheduler {
     }
 
     fn charge_more(&mut self, run: &Run, more: i64) {
-        self.changes += 1;
+        self.changes += u64::from(more != 0);
         let seat = &mut self.seats[run.seat as usize];
         let queue = &mut self.queues[run.lane.queue.0 as usize];
         if let Some(lane) = queue.lanes.get_mut(run.lane.class) {

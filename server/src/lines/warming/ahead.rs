@@ -29,7 +29,8 @@ pub(super) struct Ahead {
     coming: Vec<(Duration, Next)>,
     paces: HashMap<Box<str>, Pace>,
     prompts: HashMap<EntryId, Prompt>,
-    reading: Option<JoinHandle<Vec<(EntryId, Option<Asked>)>>>,
+    /// Whose prompts are being read.
+    reading: Option<(Vec<EntryId>, JoinHandle<Vec<(EntryId, Option<Asked>)>>)>,
 }
 
 /// What is known of the prompt of an entry whose turn comes.
@@ -71,7 +72,9 @@ pub(super) struct Jobs {
 
 /// What is asked of it.
 pub(super) struct Wish<'a> {
-    /// How many of those whose turn comes.
+    /// How many of those whose turn comes are known.
+    pub(super) listed: usize,
+    /// How many of these are looked at.
     pub(super) most: usize,
     /// What comes later is left alone, but for the first of each model.
     pub(super) horizon: Duration,
@@ -100,7 +103,7 @@ impl Ahead {
         self.take_read().await;
         let mut jobs = Jobs::default();
         if self.is_due(room, now) {
-            let coming = room.ahead(wish.most);
+            let coming = room.ahead(wish.listed);
             self.list(coming, now, wish.horizon);
             // Before it is asked what became of the others: what starts from now on is noted.
             turned.watch(self.coming.iter().map(|(_, next)| next.entry));
@@ -123,7 +126,8 @@ impl Ahead {
         wish: &Wish<'_>,
         done: &Arc<Notify>,
     ) {
-        if self.reading.is_some() || self.remembered() >= REMEMBERED {
+        let mut room_left = REMEMBERED.saturating_sub(self.remembered());
+        if self.reading.is_some() || room_left == 0 {
             return;
         }
         let unread = |(_, next): &(Duration, Next)| {
@@ -135,21 +139,22 @@ impl Ahead {
             return;
         }
         let (room, reader, done) = (room.clone(), reader.clone(), done.clone());
-        self.reading = Some(tokio::task::spawn_blocking(move || {
-            let mut left = REMEMBERED;
+        let ids = unread.clone();
+        let reading = tokio::task::spawn_blocking(move || {
             let mut read = Vec::with_capacity(unread.len());
             for id in unread {
                 // What cannot be read is said by whoever is to run it.
                 let asks = room.payload(id).ok().and_then(|payload| reader(&payload));
-                left = left.saturating_sub(asks.as_ref().map_or(0, |asks| asks.tokens.len()));
+                room_left = room_left.saturating_sub(asks.as_ref().map_or(0, |asks| asks.tokens.len()));
                 read.push((id, asks));
-                if left == 0 {
+                if room_left == 0 {
                     break;
                 }
             }
             done.notify_one();
             read
-        }));
+        });
+        self.reading = Some((ids, reading));
     }
 
     /// Whether anything may have changed.
@@ -229,9 +234,9 @@ impl Ahead {
 
     /// Takes in what was read.
     async fn take_read(&mut self) {
-        let Some(reading) = self.reading.take_if(|reading| reading.is_finished()) else { return };
-        // A payload on which somebody panics is none that is warmed: its entry is asked for again when others have been.
-        let Ok(read) = reading.await else { return };
+        let Some((ids, reading)) = self.reading.take_if(|(_, reading)| reading.is_finished()) else { return };
+        // If somebody panics over one of them, none of them is warmed, rather than all of them read for ever.
+        let read = reading.await.unwrap_or_else(|_| ids.into_iter().map(|id| (id, None)).collect());
         for (id, asks) in read {
             if let Some(prompt) = self.prompts.get_mut(&id) {
                 prompt.asks = asks.map_or(Asks::Nothing, |asks| Asks::This(Arc::new(Pending::of_job(asks))));

@@ -1,4 +1,4 @@
-//! What waits in line is warmed in the store: its prefix is brought from disk to memory before its turn comes.
+//! What waits, in line or in a log, is warmed in the store: its prefix is brought from disk to memory before its turn comes.
 //!
 //! A task of its own looks at the line whenever somebody comes or leaves, and now and then, and at what of the logs would
 //! start next ([`ahead`]); no request ever waits for it, and no decision. What it sees is what the store's events have told, so
@@ -160,6 +160,7 @@ impl Warming {
     ) {
         let Some(reader) = self.reader.get() else { return };
         let wish = Wish {
+            listed: self.settings.warm_requests,
             most: self.settings.warm_requests.saturating_sub(seen.line.len()),
             horizon: self.fleet.settings().queue.max_wait.get(),
             knows: &|who| plan.knows(who),
