@@ -182,7 +182,7 @@ fn what_is_said_to_come_next_comes_next() {
             world.check_said();
         }
         let most = [5, 64, 1_000][seed as usize % 3];
-        let waiting: usize = world.sim.rows.iter().map(|(_, rows)| rows.len()).sum();
+        let waiting: usize = world.sim.rows.values().map(BTreeMap::len).sum();
         let said = world.ahead(most);
         let listed: usize = said.values().map(Vec::len).sum();
         assert!(listed <= most.min(waiting), "seed {seed}");

@@ -121,7 +121,9 @@ impl Scheduler {
     pub fn read_ahead(&mut self, unread: &[LaneId]) -> bool {
         let before = self.hungry.len();
         if self.cached < self.options.cached {
-            unread.iter().for_each(|lane| self.want(*lane));
+            for lane in unread {
+                self.want(*lane);
+            }
         }
         self.hungry.len() > before
     }

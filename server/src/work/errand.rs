@@ -1,5 +1,6 @@
 //! A request that waits in a log: what is asked of which path, and what came of it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use blocks::{BlockSize, Chain, Hasher, Seed};
@@ -146,7 +147,7 @@ impl Errand {
         let bytes = Bytes::copy_from_slice(self.body.get().as_bytes());
         let asked = Request::read(self.kind(), &bytes).ok()?;
         let (tokens, way) = tokens(&asked, fleet)?;
-        let cache_salt = asked.cache_salt.map(|salt| salt.into_owned());
+        let cache_salt = asked.cache_salt.map(Cow::into_owned);
         Some(Asked { model: asked.model.into_owned(), tokens, way, cache_salt })
     }
 

@@ -30,8 +30,11 @@ pub(super) struct Ahead {
     paces: HashMap<Box<str>, Pace>,
     prompts: HashMap<EntryId, Prompt>,
     /// Whose prompts are being read.
-    reading: Option<(Vec<EntryId>, JoinHandle<Vec<(EntryId, Option<Asked>)>>)>,
+    reading: Option<(Vec<EntryId>, JoinHandle<Read>)>,
 }
+
+/// What was read: none, for what has no prompt that can be had here.
+type Read = Vec<(EntryId, Option<Asked>)>;
 
 /// What is known of the prompt of an entry whose turn comes.
 struct Prompt {
