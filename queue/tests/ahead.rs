@@ -32,7 +32,7 @@ fn lane(queue: QueueId, class: u8) -> LaneId {
 }
 
 fn options() -> Options {
-    Options { overtake: 2, reach: 4, patience: 40, share: [0, 300, 200, 100], ..Options::default() }
+    Options { overtake: 2, reach: 4, patience: 4, share: [0, 300, 200, 100], ..Options::default() }
 }
 
 struct World {
@@ -49,7 +49,9 @@ impl World {
         let mut sim = Sim::new(options());
         let mut queues = Vec::new();
         for (tenant, weight) in TENANTS {
-            sim.sched.tenancy(tenant, Tenancy { weight, limits: Limits::default() });
+            // Places are kept free for one of them: it has turns of its own.
+            let limits = Limits { guaranteed: u32::from(tenant == "c") * 2, ..Limits::default() };
+            sim.sched.tenancy(tenant, Tenancy { weight, limits });
             for target in TARGETS {
                 for order in ORDERS {
                     let terms = Terms { order, weight: 1 + queues.len() as u32 % 3, ..Terms::of(target) };
@@ -80,7 +82,13 @@ impl World {
 
     /// Something happens.
     fn step(&mut self) {
-        match self.chance.below(12) {
+        match self.chance.below(13) {
+            12 if !self.sim.runs.is_empty() => {
+                let at = self.chance.below(self.sim.runs.len() as u64) as usize;
+                let (run, used) = (self.sim.runs[at].clone(), self.chance.cost(64));
+                self.sim.end(&run, used);
+                self.free(NONE_FREE);
+            }
             0..=5 => {
                 let (queue, class) = (self.some_queue(), self.chance.below(4) as u8);
                 if self.sim.rows.get(&lane(queue, class)).is_some_and(|rows| rows.len() >= CAPACITY) {
@@ -94,6 +102,10 @@ impl World {
                 let some = 1 + self.chance.below(3) as i64;
                 self.free(some);
                 for run in self.sim.start_all() {
+                    // Some run on.
+                    if self.chance.one_in(4) {
+                        continue;
+                    }
                     let used = self.chance.cost(64);
                     // What ends frees its place, and others start there.
                     self.sim.end(&run, used);
