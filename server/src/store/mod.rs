@@ -162,7 +162,7 @@ pub async fn start(settings: &Settings, registry: &Registry) -> Result<Running, 
     let (seat, leading, master_link) = match (tiers.plays(Role::Master), split) {
         (false, _) => (Seat::Elsewhere, None, None),
         (true, false) => {
-            let local = maker.make(Options::default().term)?;
+            let local = maker.make(Options::default().term);
             let ticks = local.clone();
             let ticking = tokio::spawn(async move { ticks.run().await });
             let stop = watch::Sender::new(false);
@@ -214,20 +214,8 @@ async fn lead(
                 .to_owned());
         }
     };
-    // A tenant too many would be so each time: it is found now.
-    drop(maker.make(1)?);
     let makes = maker.clone();
-    let make = move |term| {
-        makes.make(term).unwrap_or_else(|why| {
-            tracing::error!("this master has not all quotas: {why}");
-            Local::new(
-                Options { term, ..Options::default() },
-                Arc::new(store::master::Deaf),
-                Arc::new(store::node::desk::Nobody),
-            )
-        })
-    };
-    let masters = Masters::new(link.settings()?, lead, make);
+    let masters = Masters::new(link.settings()?, lead, move |term| makes.make(term));
     let (stop, mut stopped) = watch::channel(false);
     let (leads, follows, tells) = (masters.clone(), masters.clone(), maker.clone());
     let tasks = vec![
@@ -306,7 +294,8 @@ async fn serve(settings: &Settings, own: Option<Local>) -> Result<(Served, Servi
 fn bind(key: &str, wanted: SocketAddr) -> Result<(TcpSocket, SocketAddr), String> {
     let bound = || {
         let socket = if wanted.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?;
+        // What an earlier process left behind is no reason to wait; but of free ports none is to be had twice.
+        socket.set_reuseaddr(wanted.port() != 0)?;
         socket.bind(wanted)?;
         let address = socket.local_addr()?;
         Ok((socket, address))
@@ -365,9 +354,7 @@ impl Running {
         new.check()?;
         let [promotion, quotas] = match &self.leading {
             None => [false; 2],
-            Some(leading) => {
-                leading.maker.set(new, master_options(new), self.parts.master.local().as_ref())?
-            }
+            Some(leading) => leading.maker.set(new, master_options(new), self.parts.master.local().as_ref()),
         };
         Ok(Reloaded { promotion, quotas, waiting: old.differences(new) })
     }

@@ -50,15 +50,7 @@ impl Maker {
         Self { set: Mutex::new(Set::of(tiers, options)), residents, sheet: Mutex::default() }
     }
     /// What is said about promotion and quotas counts from now on, for this master and those after it; which of both is new.
-    ///
-    /// # Errors
-    /// A tenant too many, in words.
-    pub(super) fn set(
-        &self,
-        tiers: &Tiers,
-        options: Options,
-        local: Option<&Local>,
-    ) -> Result<[bool; 2], String> {
+    pub(super) fn set(&self, tiers: &Tiers, options: Options, local: Option<&Local>) -> [bool; 2] {
         let mut set = self.set.lock();
         let now = Set::of(tiers, options);
         let changed = [now.options.promotion != set.options.promotion, now.quotas != set.quotas];
@@ -68,18 +60,15 @@ impl Maker {
             }
             let gone = set.quotas.keys().filter(|name| !now.quotas.contains_key(*name));
             let free = gone.map(|name| (name.clone(), Quota::default()));
-            bound(local, &free.chain(now.quotas.clone()).collect())?;
+            bound(local, &free.chain(now.quotas.clone()).collect());
         }
         set.options.promotion = now.options.promotion;
         set.quotas = now.quotas;
-        Ok(changed)
+        changed
     }
 
     /// A master that knows nothing, of this term.
-    ///
-    /// # Errors
-    /// A tenant too many, in words.
-    pub(super) fn make(&self, term: u32) -> Result<Local, String> {
+    pub(super) fn make(&self, term: u32) -> Local {
         self.end();
         let set = self.set.lock();
         let options = Options { term, ..set.options.clone() };
@@ -91,8 +80,8 @@ impl Maker {
                 Local::new(options, sheet.clone(), sheet)
             }
         };
-        bound(&local, &set.quotas)?;
-        Ok(local)
+        bound(&local, &set.quotas);
+        local
     }
 
     /// What the last master told is over.
@@ -124,12 +113,13 @@ impl Maker {
 }
 
 /// Tenants may use so much from now on.
-fn bound(local: &Local, quotas: &BTreeMap<String, Quota>) -> Result<(), String> {
+fn bound(local: &Local, quotas: &BTreeMap<String, Quota>) {
     for (name, quota) in quotas {
-        let tenant = local.master().tenant(name).map_err(|error| format!("tiers.quotas.{name}: {error}"))?;
-        local.master().set_quota(tenant, *quota);
+        match local.master().tenant(name) {
+            Ok(tenant) => local.master().set_quota(tenant, *quota),
+            Err(error) => tracing::error!("tiers.quotas.{name} counts for nothing: {error}"),
+        }
     }
-    Ok(())
 }
 
 /// Whether a master has heard everything from every node that it knows, and there is one.
@@ -214,12 +204,12 @@ mod tests {
         let residents = residents(folder.path());
         let maker = Maker::new(&Tiers::default(), Options::default(), Some(residents.clone()));
         let sheet = |maker: &Maker| maker.sheet.lock().clone().unwrap();
-        let first = maker.make(1).unwrap();
+        let first = maker.make(1);
         assert_eq!(first.master().options().term, 1);
         let old = sheet(&maker);
         (0..500).for_each(|number| say(&first, &old, number));
         assert_eq!(told(&residents), 500);
-        maker.make(2).unwrap();
+        maker.make(2);
         assert_eq!((told(&residents), residents.counts().objects), (0, 0));
         say(&first, &old, 1_000);
         let new = sheet(&maker);
