@@ -12,7 +12,7 @@ use std::time::Duration;
 use coord::op::{Claimed, Expect, Op, Put, Reply};
 use coord::{Coord, Key, Name};
 use parking_lot::Mutex;
-use store::link::lead::LAST_TERM;
+use store::link::lead::{LAST_TERM, SPARE, minutes};
 use store::link::{Held, Lead};
 use store::node::desk::Later;
 use tokio::sync::watch;
@@ -59,10 +59,6 @@ struct Claim {
 const DRIFT: u32 = 50;
 /// The shortest time between two tries.
 const BREATH: Duration = Duration::from_millis(20);
-/// 2026-01-01, in seconds since 1970.
-const EPOCH: u64 = 1_767_225_600;
-/// Terms that are left for counting when the minutes have come so far.
-const SPARE: u32 = 1 << 20;
 
 impl Coordinated {
     /// For a master that is reached at this address, with leases of this length.
@@ -218,7 +214,7 @@ impl Inner {
 
 /// The term after this one, at that time.
 fn next(last: u32, unix: Duration) -> u32 {
-    let minutes = u32::try_from(unix.as_secs().saturating_sub(EPOCH) / 60).unwrap_or(0);
+    let minutes = minutes(unix);
     // A clock that is far ahead must not use them up.
     let floor = if minutes > LAST_TERM - SPARE { 0 } else { minutes };
     last.saturating_add(1).max(floor)
@@ -316,6 +312,9 @@ mod tests {
         }
         assert!(timeout(2 * LEASE, b.hold()).await.is_ok());
     }
+
+    /// 2026-01-01, in seconds since 1970.
+    const EPOCH: u64 = 1_767_225_600;
 
     #[test]
     fn terms_count_up_and_begin_again_beyond_what_a_lost_coordinator_gave_out() {

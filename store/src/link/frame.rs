@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::codec::{Broken, Names, Reader, Wire, Writer};
+use super::lead::LAST_TERM;
 use super::settings::Secret;
 use crate::master::name::{Millis, Tenant};
 
@@ -115,6 +116,8 @@ pub enum Sorry {
     Full,
     /// This master leads in a term that is over: it gives up, and begins a later one.
     Outdone,
+    /// The term that somebody says to have seen cannot have been.
+    Incredible,
 }
 
 /// Ours, and which version of it.
@@ -219,7 +222,8 @@ impl<'a> Wire<'a> for Reign {
     }
 
     fn read(from: &mut Reader<'a>) -> Result<Self, Broken> {
-        Ok(Self { term: from.take()?, mark: from.take()? })
+        let (term, mark) = (from.take()?, from.take()?);
+        if term > LAST_TERM { Err(Broken("a term")) } else { Ok(Self { term, mark }) }
     }
 }
 
@@ -238,6 +242,7 @@ impl<'a> Wire<'a> for Sorry {
             Self::Version => to.put(&2_u8),
             Self::Full => to.put(&3_u8),
             Self::Outdone => to.put(&4_u8),
+            Self::Incredible => to.put(&5_u8),
         };
     }
 
@@ -248,6 +253,7 @@ impl<'a> Wire<'a> for Sorry {
             2 => Ok(Self::Version),
             3 => Ok(Self::Full),
             4 => Ok(Self::Outdone),
+            5 => Ok(Self::Incredible),
             _ => Err(Broken("an excuse")),
         }
     }
@@ -261,6 +267,10 @@ impl std::fmt::Display for Sorry {
             Self::Version => "it speaks another version",
             Self::Full => "too many are connected to it",
             Self::Outdone => "there was a later term than its own: it begins anew",
+            Self::Incredible => {
+                "it does not believe the term that this node has seen: its clock is wrong, or another store's master was \
+                 found before; restarted, this node has seen none"
+            }
         })
     }
 }

@@ -204,6 +204,19 @@ impl Masters {
             return;
         };
         if office.reign.is_outdone_by(&seen) {
+            let clock = office.desk.clock();
+            let believed = lead::credible(Duration::from_millis(clock.outside(clock.now())));
+            if seen.term > believed {
+                tracing::error!(
+                    seen = seen.term,
+                    believed,
+                    "somebody says to have seen a term that cannot have been: the clock of this machine is wrong, or that is \
+                     no node of this store"
+                );
+                let sorry = Sorry::Incredible;
+                let _ = frame::write(&mut stream, Kind::Sorry, within, |to| to.add(&sorry)).await;
+                return;
+            }
             let _ = frame::write(&mut stream, Kind::Sorry, within, |to| to.add(&Sorry::Outdone)).await;
             office.outdone.send_replace(seen.term);
             return;

@@ -8,6 +8,7 @@ use store::link::{Held, Lead};
 use store::node::desk::{Desk, Later};
 use store::resp::contract::{Only, Put, Sink, Store, Written};
 use store::resp::refusal::Code;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -208,6 +209,30 @@ async fn a_node_never_goes_back_to_a_lower_term() {
     let late = Chief::lead(Arc::new(store::link::Alone::new(8)), options(), settings(), Some(at)).await;
     assert_eq!(one.find(b"k").await.as_deref(), Some(b"v".as_slice()));
     checked(&late, &[&one]).await;
+}
+
+/// Somebody who knows the secret said to have seen the last term of all: the master gave up, and could lead in none after that;
+/// what it had written down kept it from leading ever again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn terms_are_not_used_up_by_whoever_says_to_have_seen_the_last_one() {
+    let chief = Chief::begin(7, options()).await;
+    let home = Plan::new("one", 8 * MIB, &[&chief]).begin().await;
+    home.put(b"k", b"v").await.unwrap();
+    // A frame's length, kind and number; the greeting, to a master, without a secret; a term and a mark.
+    let hello = |term: u32| {
+        let body = [&b"wlink\0\0\x01\0"[..], &[0; 4], &term.to_le_bytes(), &[9; 8]].concat();
+        [&(body.len() as u32).to_le_bytes()[..], &[1], &[0; 8], &body].concat()
+    };
+    for (seen, sorry) in [(store::link::lead::LAST_TERM, 5), (u32::MAX, 2), (u32::MAX - 1, 2), (1 << 23, 5)] {
+        let mut stream = tokio::net::TcpStream::connect(chief.address).await.unwrap();
+        stream.write_all(&hello(seen)).await.unwrap();
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).await.unwrap();
+        assert_eq!((said[4], said.last()), (3, Some(&sorry)), "{seen}");
+    }
+    assert_eq!(chief.masters.term(), Some(7), "it leads on");
+    assert_eq!(home.find(b"k").await.as_deref(), Some(b"v".as_slice()));
+    checked(&chief, &[&home]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
