@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -33,7 +33,16 @@ struct Inside {
     make: Box<dyn Fn(u32) -> Local + Send + Sync>,
     /// The master, while this process leads.
     office: watch::Sender<Option<Arc<Office>>>,
+    /// The last term in which this process led, and leads no longer.
+    over: AtomicU32,
     connected: AtomicUsize,
+}
+
+/// One time that this process leads. However it ends, it is over before the right to lead is given up: another master may lead
+/// from then on.
+struct Time<'a> {
+    inside: &'a Inside,
+    office: Arc<Office>,
 }
 
 /// A master, for as long as it leads.
@@ -75,7 +84,8 @@ impl Masters {
         make: impl Fn(u32) -> Local + Send + Sync + 'static,
     ) -> Self {
         let (make, office) = (Box::new(make), watch::Sender::new(None));
-        Self(Arc::new(Inside { settings, lead, make, office, connected: AtomicUsize::new(0) }))
+        let (over, connected) = (AtomicU32::new(0), AtomicUsize::new(0));
+        Self(Arc::new(Inside { settings, lead, make, office, over, connected }))
     }
 
     /// The master, if this process leads for certain.
@@ -91,6 +101,11 @@ impl Masters {
     /// Which term this is, if this process leads.
     pub fn term(&self) -> Option<u32> {
         self.office().map(|office| office.reign.term)
+    }
+
+    /// The last term in which this process led, and leads no longer; 0: none.
+    pub fn over(&self) -> u32 {
+        self.0.over.load(Ordering::Acquire)
     }
 
     /// Where the master that leads is reached, if that is known.
@@ -109,9 +124,6 @@ impl Masters {
             () = stop => {}
             () = self.lead() => {}
             () = self.accept(listener, &mut sessions) => {}
-        }
-        if let Some(office) = self.0.office.send_replace(None) {
-            office.ended.send_replace(true);
         }
         sessions.shutdown().await;
     }
@@ -155,17 +167,16 @@ impl Masters {
         if !self.0.settings.settle.is_zero() {
             desk.master().doubt();
         }
-        self.0.office.send_replace(Some(office.clone()));
-        let outdone = tokio::select! {
+        // After what is held: it goes first.
+        let time = Time::begin(&self.0, office);
+        let office = &time.office;
+        tokio::select! {
             () = desk.run() => None,
             () = office.look_after() => None,
             () = lost(&mut held.until) => None,
             // The office outlives this.
             seen = seen.wait_for(|seen| *seen > 0) => seen.ok().map(|seen| *seen),
-        };
-        self.0.office.send_replace(None);
-        office.ended.send_replace(true);
-        outdone
+        }
     }
 
     async fn accept(&self, listener: TcpListener, sessions: &mut JoinSet<()>) {
@@ -269,12 +280,29 @@ impl Drop for Guest {
     }
 }
 
+// === impl Time ===
+
+impl<'a> Time<'a> {
+    fn begin(inside: &'a Inside, office: Arc<Office>) -> Self {
+        inside.office.send_replace(Some(office.clone()));
+        Self { inside, office }
+    }
+}
+
+impl Drop for Time<'_> {
+    fn drop(&mut self) {
+        self.office.ended.send_replace(true);
+        self.inside.over.fetch_max(self.office.reign.term, Ordering::AcqRel);
+        self.inside.office.send_replace(None);
+    }
+}
+
 // === impl Office ===
 
 impl Office {
     /// For how long this process certainly leads.
     pub(super) fn left(&self) -> Duration {
-        lead::left(&self.until)
+        if *self.ended.borrow() { Duration::ZERO } else { lead::left(&self.until) }
     }
 
     /// A session speaks for a node from now on, and no other does.

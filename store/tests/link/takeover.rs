@@ -1,14 +1,17 @@
 //! Masters die, come back, and take over from each other.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use store::link::{Held, Lead};
-use store::node::desk::{Desk, Later};
+use store::link::{Held, Lead, Masters};
+use store::master::Deaf;
+use store::master::options::Options;
+use store::node::desk::{Desk, Later, Local, Nobody};
 use store::resp::contract::{Only, Put, Sink, Store, Written};
 use store::resp::refusal::Code;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -179,6 +182,46 @@ async fn an_answer_that_comes_after_the_lease_is_not_believed_and_the_put_shows_
     );
     assert_eq!(one.find(b"k").await.as_deref(), Some(b"2".as_slice()));
     checked(&second, &[&one]).await;
+}
+
+/// Leads once, and notes whether its master still decided when the right to lead was given up.
+struct Watched {
+    masters: Arc<OnceLock<Masters>>,
+    decided: Arc<OnceLock<bool>>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let masters = self.masters.get().unwrap();
+        self.decided.set(masters.now().is_some() || masters.over() != 5).unwrap();
+    }
+}
+
+struct Once(std::sync::Mutex<Option<Watched>>);
+
+impl Lead for Once {
+    fn after(&self, _: u32) {}
+
+    fn hold(&self) -> Later<Held> {
+        let Some(keep) = self.0.lock().unwrap().take() else { return Box::pin(std::future::pending()) };
+        let (always, until) = watch::channel(Instant::now() + Duration::from_mins(10));
+        Box::pin(async move { Held { term: 5, until, keep: Box::new((keep, always)) } })
+    }
+}
+
+/// A master that was told to stop gave up its lease first, and could let in a put when another led already.
+#[tokio::test]
+async fn a_master_that_stops_decides_nothing_any_more_when_it_gives_up_its_lease() {
+    let (masters, decided) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
+    let watched = Watched { masters: masters.clone(), decided: decided.clone() };
+    let make = |term| Local::new(Options { term, ..options() }, Arc::new(Deaf), Arc::new(Nobody));
+    let once = Once(std::sync::Mutex::new(Some(watched)));
+    let leads = Masters::new(settings(), Arc::new(once), make);
+    masters.set(leads.clone()).ok().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    leads.serve(listener, until(|| leads.now().is_some())).await;
+    assert_eq!(decided.get(), Some(&false));
+    assert_eq!((leads.term(), leads.over()), (None, 5));
 }
 
 /// Leads in the term that it has, whatever it is told.
