@@ -259,12 +259,22 @@ impl<'a> Wire<'a> for Sorry {
     }
 }
 
+impl Sorry {
+    /// The same, said of them where they came to.
+    pub(super) fn of_them(&self) -> &'static str {
+        match self {
+            Self::Secret => "they came without the secret; set the same `secret_file` everywhere",
+            _ => "that is no greeting, or for another role, or of another version",
+        }
+    }
+}
+
 impl std::fmt::Display for Sorry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::NotMe(_) => "it does not lead",
-            Self::Secret => "its secret is another one: set the same `secret` everywhere",
-            Self::Version => "it speaks another version",
+            Self::Secret => "its secret is another one: set the same `secret_file` everywhere",
+            Self::Version => "it is no master or node that is sought here, or of another version",
             Self::Full => "too many are connected to it",
             Self::Outdone => "there was a later term than its own: it begins anew",
             Self::Incredible => {
@@ -366,7 +376,7 @@ pub async fn greet(
     }
 }
 
-/// Reads the hello of somebody who connected, and what they have seen; `None` if they are not welcome, and were told so.
+/// Reads the hello of somebody who connected, and what they have seen; or why they are not welcome, as they were told.
 ///
 /// # Errors
 /// What the socket says.
@@ -375,18 +385,18 @@ pub async fn greeted(
     whom: Whom,
     secret: &Secret,
     within: Duration,
-) -> io::Result<Option<Reign>> {
+) -> io::Result<Result<Reign, Sorry>> {
     stream.set_nodelay(true)?;
     let (head, said) = read(stream, within).await?;
     let sorry = match body::<Hello<'_>>(&said) {
         Ok(hello) if head.kind == Kind::Hello && hello.to == whom => {
             if secret.is(hello.secret) {
-                return Ok(Some(hello.seen));
+                return Ok(Ok(hello.seen));
             }
             Sorry::Secret
         }
         Ok(_) | Err(_) => Sorry::Version,
     };
     write(stream, Kind::Sorry, within, |to| to.add(&sorry)).await?;
-    Ok(None)
+    Ok(Err(sorry))
 }

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -60,8 +61,9 @@ pub(super) struct Office {
 }
 
 /// The right of one session to speak for a node.
-#[derive(Default)]
 pub(super) struct Seat {
+    /// For which life of it.
+    life: u64,
     /// Held for reading while something is done for the session, for writing when another takes its place: nothing of an old
     /// session is done after a new one has joined.
     gone: RwLock<bool>,
@@ -183,9 +185,9 @@ impl Masters {
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => {
+                    Ok((stream, from)) => {
                         let (this, guest) = (self.clone(), Guest::enter(&self.0));
-                        sessions.spawn(async move { this.welcome(stream, guest).await });
+                        sessions.spawn(async move { this.welcome(stream, from, guest).await });
                     }
                     Err(error) => {
                         tracing::warn!(%error, "a connection to the master could not be accepted");
@@ -197,7 +199,7 @@ impl Masters {
         }
     }
 
-    async fn welcome(&self, mut stream: TcpStream, guest: Guest) {
+    async fn welcome(&self, mut stream: TcpStream, from: SocketAddr, guest: Guest) {
         let settings = &self.0.settings;
         let within = settings.silence;
         if !guest.fits {
@@ -205,9 +207,13 @@ impl Masters {
             return;
         }
         let seen = match frame::greeted(&mut stream, Whom::Master, &settings.secret, within).await {
-            Ok(Some(seen)) => seen,
-            Ok(None) => return tracing::warn!("somebody without the secret came to the master"),
-            Err(error) => return tracing::debug!(%error, "somebody came to the master and said nothing"),
+            Ok(Ok(seen)) => seen,
+            Ok(Err(sorry)) => {
+                return tracing::warn!(%from, "somebody came to the master and was sent away: {}", sorry.of_them());
+            }
+            Err(error) => {
+                return tracing::debug!(%from, %error, "somebody came to the master and said nothing");
+            }
         };
         let Some(office) = self.office() else {
             let sorry = Sorry::NotMe(self.0.lead.leader());
@@ -219,6 +225,7 @@ impl Masters {
             let believed = lead::credible(Duration::from_millis(clock.outside(clock.now())));
             if seen.term > believed {
                 tracing::error!(
+                    %from,
                     seen = seen.term,
                     believed,
                     "somebody says to have seen a term that cannot have been: the clock of this machine is wrong, or that is \
@@ -307,8 +314,18 @@ impl Office {
 
     /// A session speaks for a node from now on, and no other does.
     pub(super) fn seat(&self, join: &super::ask::Join) -> Result<(Joined, Arc<Seat>), crate::master::Error> {
-        let seat = Arc::new(Seat::default());
+        let seat = Arc::new(Seat::of(join.life));
         let mut seats = self.seats.lock();
+        // Two lives that are both alive would take the place from each other for ever, and each would forget what the other told.
+        // One that is dead is gone once its connection is, or has been silent for too long.
+        if seats.get(&join.id).is_some_and(|seat| seat.life != join.life) {
+            tracing::error!(
+                node = join.id,
+                address = join.address,
+                "two processes have the id of one node: the second one is refused as long as the first is alive"
+            );
+            return Err(crate::master::Error::Taken);
+        }
         if let Some(old) = seats.insert(join.id.clone(), seat.clone()) {
             old.leave();
         }
@@ -320,17 +337,27 @@ impl Office {
             Said::Now(joined) => joined?,
             Said::Later(_) => return Err(crate::master::Error::NotExact),
         };
+        tracing::info!(node = join.id, address = join.address, "a node has joined");
         self.book.set(joined.node, Place { id: join.id.clone(), address: join.address.clone() });
         Ok((joined, seat))
     }
 
     /// A session that spoke for a node has ended: unless another does, the node is away.
-    pub(super) fn stand_up(&self, id: &str, node: Node, seat: &Arc<Seat>) {
+    pub(super) fn stand_up(&self, id: &str, node: Node, seat: &Arc<Seat>, why: &str) {
         let mut seats = self.seats.lock();
         if seats.get(id).is_some_and(|current| Arc::ptr_eq(current, seat)) {
             seats.remove(id);
             // It joined, so it is known.
             let _ = self.desk.master().away(node);
+            if !self.left().is_zero() {
+                let lost = self.settings.lost;
+                tracing::warn!(
+                    node = id,
+                    why,
+                    ?lost,
+                    "a node is away; what only it has is not read, and forgotten once it is lost"
+                );
+            }
         }
     }
 
@@ -368,6 +395,10 @@ impl Office {
 // === impl Seat ===
 
 impl Seat {
+    fn of(life: u64) -> Self {
+        Self { life, gone: RwLock::default(), left: Notify::default() }
+    }
+
     /// Does something for the session, unless its place was taken.
     pub(super) fn act<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
         let gone = self.gone.read();

@@ -261,9 +261,10 @@ async fn terms_are_not_used_up_by_whoever_says_to_have_seen_the_last_one() {
     let chief = Chief::begin(7, options()).await;
     let home = Plan::new("one", 8 * MIB, &[&chief]).begin().await;
     home.put(b"k", b"v").await.unwrap();
-    // A frame's length, kind and number; the greeting, to a master, without a secret; a term and a mark.
+    // A frame's length, kind and number; the greeting, to a master; the secret, a term and a mark.
     let hello = |term: u32| {
-        let body = [&b"wlink\0\0\x01\0"[..], &[0; 4], &term.to_le_bytes(), &[9; 8]].concat();
+        let body =
+            [&b"wlink\0\0\x01\0\x11\0\0\0a secret of tests"[..], &term.to_le_bytes(), &[9; 8]].concat();
         [&(body.len() as u32).to_le_bytes()[..], &[1], &[0; 8], &body].concat()
     };
     for (seen, sorry) in [(store::link::lead::LAST_TERM, 5), (u32::MAX, 2), (u32::MAX - 1, 2), (1 << 23, 5)] {
