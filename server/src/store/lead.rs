@@ -124,7 +124,14 @@ impl Inner {
                 }
                 Ok(Err((leader, left))) => {
                     if said != leader {
-                        tracing::info!(leader, "another master leads; this one stands by");
+                        if leader.as_ref() == Some(&self.address) {
+                            tracing::info!(
+                                ?left,
+                                "an earlier life of this master has the lease yet; this one waits for its end"
+                            );
+                        } else {
+                            tracing::info!(leader, "another master leads; this one stands by");
+                        }
                         said.clone_from(&leader);
                     }
                     *self.leader.lock() = leader;
@@ -133,6 +140,9 @@ impl Inner {
                 }
                 Err(why) => {
                     tracing::warn!("it is not known who leads: {why}");
+                    // Whoever led may not have been able to renew its lease, either.
+                    *self.leader.lock() = None;
+                    said = None;
                     self.lease / 3
                 }
             };
@@ -193,8 +203,10 @@ impl Inner {
         let (inner, token, fence) = (self.clone(), claim.token.clone(), claim.fence);
         let renewed = token.clone();
         let renews = tokio::spawn(async move {
+            let mut pause = inner.lease / 3;
             loop {
-                sleep(inner.lease / 3).await;
+                sleep(pause).await;
+                pause = inner.lease / 3;
                 let asked = Instant::now();
                 let op = Op::Renew { key: inner.claim.clone(), token: renewed.clone(), ttl: inner.lease };
                 match inner.coord.ask_within(&op, inner.lease / 3).await {
@@ -203,6 +215,8 @@ impl Inner {
                     // It may be renewed in time yet.
                     Err(error) if *lasts.borrow() > Instant::now() => {
                         tracing::warn!(%error, "the lease of this master could not be renewed, and is tried again");
+                        // It was waited for already.
+                        pause = inner.lease / 20;
                     }
                     Err(error) => return tracing::warn!(%error, "the lease of this master is over"),
                 }
