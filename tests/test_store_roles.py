@@ -416,6 +416,8 @@ def test_without_a_coordinator_nobody_leads_for_longer_than_a_lease_and_all_go_o
         until(lambda: said(lambda: client.get("k")) == "UNAVAILABLE", "the node to be without a master", seconds=60)
         waits = whole["n0"].ask("/readyz")
         assert waits.status_code == 503 and "none answers at" in waits.text
+        until(lambda: all(part.ask("/readyz").status_code == 503 for part in whole.masters()), "masters to say so", seconds=60)
+        assert all("not known who leads" in part.ask("/readyz").text for part in whole.masters())
         # It comes back empty: nobody there knows how far terms had come.
         coordinator.start()
         leader = whole.ready()

@@ -12,7 +12,7 @@ use std::time::Duration;
 use coord::op::{Claimed, Expect, Op, Put, Reply};
 use coord::{Coord, Key, Name};
 use parking_lot::Mutex;
-use store::link::lead::LAST_TERM;
+use store::link::lead::{LAST_TERM, SPARE, minutes};
 use store::link::{Held, Lead};
 use store::node::desk::Later;
 use tokio::sync::watch;
@@ -59,10 +59,6 @@ struct Claim {
 const DRIFT: u32 = 50;
 /// The shortest time between two tries.
 const BREATH: Duration = Duration::from_millis(20);
-/// 2026-01-01, in seconds since 1970.
-const EPOCH: u64 = 1_767_225_600;
-/// Terms that are left for counting when the minutes have come so far.
-const SPARE: u32 = 1 << 20;
 
 impl Coordinated {
     /// For a master that is reached at this address, with leases of this length.
@@ -128,7 +124,14 @@ impl Inner {
                 }
                 Ok(Err((leader, left))) => {
                     if said != leader {
-                        tracing::info!(leader, "another master leads; this one stands by");
+                        if leader.as_ref() == Some(&self.address) {
+                            tracing::info!(
+                                ?left,
+                                "an earlier life of this master has the lease yet; this one waits for its end"
+                            );
+                        } else {
+                            tracing::info!(leader, "another master leads; this one stands by");
+                        }
                         said.clone_from(&leader);
                     }
                     *self.leader.lock() = leader;
@@ -137,6 +140,9 @@ impl Inner {
                 }
                 Err(why) => {
                     tracing::warn!("it is not known who leads: {why}");
+                    // Whoever led may not have been able to renew its lease, either.
+                    *self.leader.lock() = None;
+                    said = None;
                     self.lease / 3
                 }
             };
@@ -197,8 +203,10 @@ impl Inner {
         let (inner, token, fence) = (self.clone(), claim.token.clone(), claim.fence);
         let renewed = token.clone();
         let renews = tokio::spawn(async move {
+            let mut pause = inner.lease / 3;
             loop {
-                sleep(inner.lease / 3).await;
+                sleep(pause).await;
+                pause = inner.lease / 3;
                 let asked = Instant::now();
                 let op = Op::Renew { key: inner.claim.clone(), token: renewed.clone(), ttl: inner.lease };
                 match inner.coord.ask_within(&op, inner.lease / 3).await {
@@ -207,6 +215,8 @@ impl Inner {
                     // It may be renewed in time yet.
                     Err(error) if *lasts.borrow() > Instant::now() => {
                         tracing::warn!(%error, "the lease of this master could not be renewed, and is tried again");
+                        // It was waited for already.
+                        pause = inner.lease / 20;
                     }
                     Err(error) => return tracing::warn!(%error, "the lease of this master is over"),
                 }
@@ -218,7 +228,7 @@ impl Inner {
 
 /// The term after this one, at that time.
 fn next(last: u32, unix: Duration) -> u32 {
-    let minutes = u32::try_from(unix.as_secs().saturating_sub(EPOCH) / 60).unwrap_or(0);
+    let minutes = minutes(unix);
     // A clock that is far ahead must not use them up.
     let floor = if minutes > LAST_TERM - SPARE { 0 } else { minutes };
     last.saturating_add(1).max(floor)
@@ -316,6 +326,9 @@ mod tests {
         }
         assert!(timeout(2 * LEASE, b.hold()).await.is_ok());
     }
+
+    /// 2026-01-01, in seconds since 1970.
+    const EPOCH: u64 = 1_767_225_600;
 
     #[test]
     fn terms_count_up_and_begin_again_beyond_what_a_lost_coordinator_gave_out() {

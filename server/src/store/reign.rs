@@ -12,7 +12,7 @@ use store::link::Masters;
 use store::master::name::Tenant;
 use store::master::options::Options;
 use store::master::{Change, Deaf, Quota, Residency};
-use store::node::desk::{Finder, Local, Nobody};
+use store::node::desk::{Desk, Finder, Local, Nobody};
 
 use super::residency::Residents;
 use crate::settings::{Size, Tiers};
@@ -22,8 +22,16 @@ pub(super) struct Maker {
     /// What the next one begins with.
     set: Mutex<Set>,
     residents: Option<Arc<Residents>>,
-    /// The last one's, if it leads yet.
-    sheet: Mutex<Option<Arc<Sheet>>>,
+    pad: Mutex<Pad>,
+}
+
+/// What is told now.
+#[derive(Default)]
+struct Pad {
+    /// By the last master, if it leads yet.
+    sheet: Option<Arc<Sheet>>,
+    /// Whether it was said that this is everything.
+    exact: bool,
 }
 
 /// What is set for a master.
@@ -34,6 +42,8 @@ struct Set {
 
 /// What one master tells of its blocks, as long as it leads.
 struct Sheet {
+    /// Of which term its master is.
+    term: u32,
     residents: Arc<Residents>,
     /// Held for reading while something is written down, so that nothing is once it has ended.
     over: RwLock<bool>,
@@ -47,8 +57,9 @@ const LOOK: Duration = Duration::from_millis(100);
 impl Maker {
     /// For masters that tell these.
     pub(super) fn new(tiers: &Tiers, options: Options, residents: Option<Arc<Residents>>) -> Self {
-        Self { set: Mutex::new(Set::of(tiers, options)), residents, sheet: Mutex::default() }
+        Self { set: Mutex::new(Set::of(tiers, options)), residents, pad: Mutex::default() }
     }
+
     /// What is said about promotion and quotas counts from now on, for this master and those after it; which of both is new.
     pub(super) fn set(&self, tiers: &Tiers, options: Options, local: Option<&Local>) -> [bool; 2] {
         let mut set = self.set.lock();
@@ -69,14 +80,15 @@ impl Maker {
 
     /// A master that knows nothing, of this term.
     pub(super) fn make(&self, term: u32) -> Local {
-        self.end();
+        self.end(u32::MAX);
         let set = self.set.lock();
         let options = Options { term, ..set.options.clone() };
         let local = match &self.residents {
             None => Local::new(options, Arc::new(Deaf), Arc::new(Nobody)),
             Some(residents) => {
-                let sheet = Arc::new(Sheet { residents: residents.clone(), over: RwLock::new(false) });
-                *self.sheet.lock() = Some(sheet.clone());
+                let over = RwLock::new(false);
+                let sheet = Arc::new(Sheet { term, residents: residents.clone(), over });
+                self.pad.lock().sheet = Some(sheet.clone());
                 Local::new(options, sheet.clone(), sheet)
             }
         };
@@ -84,10 +96,12 @@ impl Maker {
         local
     }
 
-    /// What the last master told is over.
-    fn end(&self) {
-        if let Some(sheet) = self.sheet.lock().take() {
+    /// What the last master told is over, if it is of this term or an earlier one.
+    fn end(&self, last: u32) {
+        let mut pad = self.pad.lock();
+        if let Some(sheet) = pad.sheet.take_if(|sheet| sheet.term <= last) {
             *sheet.over.write() = true;
+            pad.exact = false;
             sheet.residents.state(View::Recovering);
             sheet.residents.forget();
         }
@@ -95,19 +109,27 @@ impl Maker {
 
     /// Has the stream say how far what is told can be relied on; never ends.
     pub(super) async fn follow(&self, masters: &Masters) {
-        let Some(residents) = &self.residents else { return std::future::pending().await };
-        let mut exact = false;
+        if self.residents.is_none() {
+            return std::future::pending().await;
+        }
         loop {
             tokio::time::sleep(LOOK).await;
+            // Not whatever was told when nobody is seen to lead: a master is made a moment before it is.
+            self.end(masters.over());
             let local = masters.now();
-            if local.is_none() {
-                self.end();
-            }
-            let now = local.is_some_and(|local| is_settled(&local));
-            if now != exact {
-                exact = now;
-                residents.state(if exact { View::Exact } else { View::Recovering });
-            }
+            let knows = local.filter(is_settled).map(|local| local.term());
+            self.say(knows);
+        }
+    }
+
+    /// Says whether what is told is everything: it is if it is told by the master of the term that knows.
+    fn say(&self, knows: Option<u32>) {
+        let mut pad = self.pad.lock();
+        let Some(sheet) = pad.sheet.clone() else { return };
+        let exact = knows == Some(sheet.term);
+        if exact != pad.exact {
+            pad.exact = exact;
+            sheet.residents.state(if exact { View::Exact } else { View::Recovering });
         }
     }
 }
@@ -203,7 +225,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let residents = residents(folder.path());
         let maker = Maker::new(&Tiers::default(), Options::default(), Some(residents.clone()));
-        let sheet = |maker: &Maker| maker.sheet.lock().clone().unwrap();
+        let sheet = |maker: &Maker| maker.pad.lock().sheet.clone().unwrap();
         let first = maker.make(1);
         assert_eq!(first.master().options().term, 1);
         let old = sheet(&maker);
@@ -220,7 +242,50 @@ mod tests {
             sheet.keys(&[prefix.0]).len()
         };
         assert_eq!((of(&new, 3), of(&new, 300), of(&old, 3)), (1, 0, 0));
-        maker.end();
+        maker.end(1);
+        assert_eq!((told(&residents), of(&new, 3)), (7, 1), "only what is over ends");
+        maker.end(2);
         assert_eq!((told(&residents), of(&new, 3)), (0, 0));
+    }
+
+    struct Never;
+
+    impl store::link::Lead for Never {
+        fn after(&self, _: u32) {}
+
+        fn hold(&self) -> store::node::desk::Later<store::link::Held> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// It was looked who leads just when a master was made and not yet seen to lead: what it told was taken for that of the one
+    /// before it, and nothing was told for as long as it led, and that was called everything.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_master_tells_before_it_is_seen_to_lead_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let residents = residents(folder.path());
+        let maker = Maker::new(&Tiers::default(), Options::default(), Some(residents.clone()));
+        let make = |_| unreachable!("it never leads");
+        let masters = Masters::new(store::link::Settings::default(), Arc::new(Never), make);
+        let made = maker.make(1);
+        let sheet = maker.pad.lock().sheet.clone().unwrap();
+        assert!(tokio::time::timeout(10 * LOOK, maker.follow(&masters)).await.is_err());
+        say(&made, &sheet, 3);
+        assert_eq!(told(&residents), 1);
+    }
+
+    /// A master that was followed by another one at once: it is said again that everything is told.
+    #[test]
+    fn each_master_that_knows_everything_has_that_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let maker = Maker::new(&Tiers::default(), Options::default(), Some(residents(folder.path())));
+        for term in 1..3 {
+            maker.make(term);
+            assert!(!maker.pad.lock().exact);
+            maker.say(Some(term - 1));
+            assert!(!maker.pad.lock().exact, "another one knew");
+            maker.say(Some(term));
+            assert!(maker.pad.lock().exact);
+        }
     }
 }

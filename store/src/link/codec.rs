@@ -562,6 +562,7 @@ impl<'a> Wire<'a> for Error {
                 let what = TABLES.iter().position(|table| table == what).unwrap_or(TABLES.len());
                 to.put(&11_u8).put(&(what as u8)).put(&(*most as u64))
             }
+            Self::Taken => to.put(&12_u8),
         };
     }
 
@@ -582,6 +583,7 @@ impl<'a> Wire<'a> for Error {
                 let what = TABLES.get(usize::from(from.take::<u8>()?)).copied().unwrap_or("of its kind");
                 Self::TooMany { what, most: usize::try_from(from.take::<u64>()?).unwrap_or(usize::MAX) }
             }
+            12 => Self::Taken,
             _ => return Err(Broken("an error")),
         })
     }

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::codec::{Broken, Names, Reader, Wire, Writer};
+use super::lead::LAST_TERM;
 use super::settings::Secret;
 use crate::master::name::{Millis, Tenant};
 
@@ -115,6 +116,8 @@ pub enum Sorry {
     Full,
     /// This master leads in a term that is over: it gives up, and begins a later one.
     Outdone,
+    /// The term that somebody says to have seen cannot have been.
+    Incredible,
 }
 
 /// Ours, and which version of it.
@@ -219,7 +222,8 @@ impl<'a> Wire<'a> for Reign {
     }
 
     fn read(from: &mut Reader<'a>) -> Result<Self, Broken> {
-        Ok(Self { term: from.take()?, mark: from.take()? })
+        let (term, mark) = (from.take()?, from.take()?);
+        if term > LAST_TERM { Err(Broken("a term")) } else { Ok(Self { term, mark }) }
     }
 }
 
@@ -238,6 +242,7 @@ impl<'a> Wire<'a> for Sorry {
             Self::Version => to.put(&2_u8),
             Self::Full => to.put(&3_u8),
             Self::Outdone => to.put(&4_u8),
+            Self::Incredible => to.put(&5_u8),
         };
     }
 
@@ -248,7 +253,18 @@ impl<'a> Wire<'a> for Sorry {
             2 => Ok(Self::Version),
             3 => Ok(Self::Full),
             4 => Ok(Self::Outdone),
+            5 => Ok(Self::Incredible),
             _ => Err(Broken("an excuse")),
+        }
+    }
+}
+
+impl Sorry {
+    /// The same, said of them where they came to.
+    pub(super) fn of_them(&self) -> &'static str {
+        match self {
+            Self::Secret => "they came without the secret; set the same `secret_file` everywhere",
+            _ => "that is no greeting, or for another role, or of another version",
         }
     }
 }
@@ -257,10 +273,14 @@ impl std::fmt::Display for Sorry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::NotMe(_) => "it does not lead",
-            Self::Secret => "its secret is another one: set the same `secret` everywhere",
-            Self::Version => "it speaks another version",
+            Self::Secret => "its secret is another one: set the same `secret_file` everywhere",
+            Self::Version => "it is no master or node that is sought here, or of another version",
             Self::Full => "too many are connected to it",
             Self::Outdone => "there was a later term than its own: it begins anew",
+            Self::Incredible => {
+                "it does not believe the term that this node has seen: its clock is wrong, or another store's master was \
+                 found before; restarted, this node has seen none"
+            }
         })
     }
 }
@@ -356,7 +376,7 @@ pub async fn greet(
     }
 }
 
-/// Reads the hello of somebody who connected, and what they have seen; `None` if they are not welcome, and were told so.
+/// Reads the hello of somebody who connected, and what they have seen; or why they are not welcome, as they were told.
 ///
 /// # Errors
 /// What the socket says.
@@ -365,18 +385,18 @@ pub async fn greeted(
     whom: Whom,
     secret: &Secret,
     within: Duration,
-) -> io::Result<Option<Reign>> {
+) -> io::Result<Result<Reign, Sorry>> {
     stream.set_nodelay(true)?;
     let (head, said) = read(stream, within).await?;
     let sorry = match body::<Hello<'_>>(&said) {
         Ok(hello) if head.kind == Kind::Hello && hello.to == whom => {
             if secret.is(hello.secret) {
-                return Ok(Some(hello.seen));
+                return Ok(Ok(hello.seen));
             }
             Sorry::Secret
         }
         Ok(_) | Err(_) => Sorry::Version,
     };
     write(stream, Kind::Sorry, within, |to| to.add(&sorry)).await?;
-    Ok(None)
+    Ok(Err(sorry))
 }

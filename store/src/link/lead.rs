@@ -41,6 +41,25 @@ pub struct Held {
 /// The last term that there can be: versions have 24 bits for it.
 pub const LAST_TERM: u32 = (1 << 24) - 1;
 
+/// Terms that a master believes to have been led beyond one for each minute since 2026: eight years of them. Masters count one
+/// each time that they lead, so real ones are not far from the minutes, and a clock may be behind.
+const BEYOND: u32 = 1 << 22;
+/// Terms that are always left for counting, whatever somebody says to have seen.
+pub const SPARE: u32 = 1 << 20;
+/// 2026-01-01, in seconds since 1970.
+const EPOCH: u64 = 1_767_225_600;
+
+/// Minutes since 2026, at this time since 1970.
+pub fn minutes(unix: Duration) -> u32 {
+    u32::try_from(unix.as_secs().saturating_sub(EPOCH) / 60).unwrap_or(u32::MAX)
+}
+
+/// The last term that a master believes, at this time since 1970, when somebody says to have seen it. It does not depend on
+/// what was said before: however often whoever knows the secret says so, terms are not used up.
+pub fn credible(unix: Duration) -> u32 {
+    minutes(unix).saturating_add(BEYOND).min(LAST_TERM - SPARE)
+}
+
 /// Nobody else ever leads: for one master without a coordinator.
 #[derive(Debug)]
 pub struct Alone {
@@ -117,9 +136,11 @@ impl Noted {
         file.read_to_string(&mut text)?;
         let before = match text.trim() {
             "" => 0,
-            written => written.parse().map_err(|_| io::Error::other("there is something else in it"))?,
+            written => {
+                written.parse::<u32>().map_err(|_| io::Error::other("there is something else in it"))?
+            }
         };
-        let term = before + 1;
+        let term = before.saturating_add(1);
         if term > LAST_TERM {
             return Err(io::Error::other("there are no more terms"));
         }
@@ -175,7 +196,19 @@ mod tests {
         assert_eq!(Noted::open(&path).unwrap().term(), 72);
         std::fs::write(&path, "soon").unwrap();
         assert!(Noted::open(&path).unwrap_err().to_string().contains("something else"));
-        std::fs::write(&path, LAST_TERM.to_string()).unwrap();
-        assert!(Noted::open(&path).is_err());
+        for last in [LAST_TERM, u32::MAX] {
+            std::fs::write(&path, last.to_string()).unwrap();
+            assert!(Noted::open(&path).unwrap_err().to_string().contains("no more terms"));
+        }
+    }
+
+    #[test]
+    fn what_is_believed_grows_with_time_and_always_leaves_terms_to_count() {
+        let at = |minutes: u64| Duration::from_secs(EPOCH + minutes * 60);
+        assert_eq!((minutes(Duration::ZERO), minutes(at(7))), (0, 7));
+        assert_eq!((credible(Duration::ZERO), credible(at(7))), (BEYOND, BEYOND + 7));
+        for far in [at(u64::from(LAST_TERM)), at(1 << 40)] {
+            assert_eq!(credible(far), LAST_TERM - SPARE);
+        }
     }
 }

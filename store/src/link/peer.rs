@@ -109,8 +109,9 @@ impl PeerServer {
         if !fits {
             return frame::write(stream, Kind::Sorry, patience, |to| to.add(&Sorry::Full)).await;
         }
-        if frame::greeted(stream, Whom::Node, &self.settings.secret, patience).await?.is_none() {
-            tracing::warn!("somebody without the secret came as another node");
+        if let Err(sorry) = frame::greeted(stream, Whom::Node, &self.settings.secret, patience).await? {
+            let from = stream.peer_addr()?;
+            tracing::warn!(%from, "somebody came as another node and was sent away: {}", sorry.of_them());
             return Ok(());
         }
         let id = self.node.look().id;

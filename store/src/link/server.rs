@@ -4,8 +4,9 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -33,7 +34,16 @@ struct Inside {
     make: Box<dyn Fn(u32) -> Local + Send + Sync>,
     /// The master, while this process leads.
     office: watch::Sender<Option<Arc<Office>>>,
+    /// The last term in which this process led, and leads no longer.
+    over: AtomicU32,
     connected: AtomicUsize,
+}
+
+/// One time that this process leads. However it ends, it is over before the right to lead is given up: another master may lead
+/// from then on.
+struct Time<'a> {
+    inside: &'a Inside,
+    office: Arc<Office>,
 }
 
 /// A master, for as long as it leads.
@@ -51,8 +61,9 @@ pub(super) struct Office {
 }
 
 /// The right of one session to speak for a node.
-#[derive(Default)]
 pub(super) struct Seat {
+    /// For which life of it.
+    life: u64,
     /// Held for reading while something is done for the session, for writing when another takes its place: nothing of an old
     /// session is done after a new one has joined.
     gone: RwLock<bool>,
@@ -75,7 +86,8 @@ impl Masters {
         make: impl Fn(u32) -> Local + Send + Sync + 'static,
     ) -> Self {
         let (make, office) = (Box::new(make), watch::Sender::new(None));
-        Self(Arc::new(Inside { settings, lead, make, office, connected: AtomicUsize::new(0) }))
+        let (over, connected) = (AtomicU32::new(0), AtomicUsize::new(0));
+        Self(Arc::new(Inside { settings, lead, make, office, over, connected }))
     }
 
     /// The master, if this process leads for certain.
@@ -91,6 +103,11 @@ impl Masters {
     /// Which term this is, if this process leads.
     pub fn term(&self) -> Option<u32> {
         self.office().map(|office| office.reign.term)
+    }
+
+    /// The last term in which this process led, and leads no longer; 0: none.
+    pub fn over(&self) -> u32 {
+        self.0.over.load(Ordering::Acquire)
     }
 
     /// Where the master that leads is reached, if that is known.
@@ -109,9 +126,6 @@ impl Masters {
             () = stop => {}
             () = self.lead() => {}
             () = self.accept(listener, &mut sessions) => {}
-        }
-        if let Some(office) = self.0.office.send_replace(None) {
-            office.ended.send_replace(true);
         }
         sessions.shutdown().await;
     }
@@ -155,26 +169,25 @@ impl Masters {
         if !self.0.settings.settle.is_zero() {
             desk.master().doubt();
         }
-        self.0.office.send_replace(Some(office.clone()));
-        let outdone = tokio::select! {
+        // After what is held: it goes first.
+        let time = Time::begin(&self.0, office);
+        let office = &time.office;
+        tokio::select! {
             () = desk.run() => None,
             () = office.look_after() => None,
             () = lost(&mut held.until) => None,
             // The office outlives this.
             seen = seen.wait_for(|seen| *seen > 0) => seen.ok().map(|seen| *seen),
-        };
-        self.0.office.send_replace(None);
-        office.ended.send_replace(true);
-        outdone
+        }
     }
 
     async fn accept(&self, listener: TcpListener, sessions: &mut JoinSet<()>) {
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => {
+                    Ok((stream, from)) => {
                         let (this, guest) = (self.clone(), Guest::enter(&self.0));
-                        sessions.spawn(async move { this.welcome(stream, guest).await });
+                        sessions.spawn(async move { this.welcome(stream, from, guest).await });
                     }
                     Err(error) => {
                         tracing::warn!(%error, "a connection to the master could not be accepted");
@@ -186,7 +199,7 @@ impl Masters {
         }
     }
 
-    async fn welcome(&self, mut stream: TcpStream, guest: Guest) {
+    async fn welcome(&self, mut stream: TcpStream, from: SocketAddr, guest: Guest) {
         let settings = &self.0.settings;
         let within = settings.silence;
         if !guest.fits {
@@ -194,9 +207,13 @@ impl Masters {
             return;
         }
         let seen = match frame::greeted(&mut stream, Whom::Master, &settings.secret, within).await {
-            Ok(Some(seen)) => seen,
-            Ok(None) => return tracing::warn!("somebody without the secret came to the master"),
-            Err(error) => return tracing::debug!(%error, "somebody came to the master and said nothing"),
+            Ok(Ok(seen)) => seen,
+            Ok(Err(sorry)) => {
+                return tracing::warn!(%from, "somebody came to the master and was sent away: {}", sorry.of_them());
+            }
+            Err(error) => {
+                return tracing::debug!(%from, %error, "somebody came to the master and said nothing");
+            }
         };
         let Some(office) = self.office() else {
             let sorry = Sorry::NotMe(self.0.lead.leader());
@@ -204,6 +221,20 @@ impl Masters {
             return;
         };
         if office.reign.is_outdone_by(&seen) {
+            let clock = office.desk.clock();
+            let believed = lead::credible(Duration::from_millis(clock.outside(clock.now())));
+            if seen.term > believed {
+                tracing::error!(
+                    %from,
+                    seen = seen.term,
+                    believed,
+                    "somebody says to have seen a term that cannot have been: the clock of this machine is wrong, or that is \
+                     no node of this store"
+                );
+                let sorry = Sorry::Incredible;
+                let _ = frame::write(&mut stream, Kind::Sorry, within, |to| to.add(&sorry)).await;
+                return;
+            }
             let _ = frame::write(&mut stream, Kind::Sorry, within, |to| to.add(&Sorry::Outdone)).await;
             office.outdone.send_replace(seen.term);
             return;
@@ -256,18 +287,45 @@ impl Drop for Guest {
     }
 }
 
+// === impl Time ===
+
+impl<'a> Time<'a> {
+    fn begin(inside: &'a Inside, office: Arc<Office>) -> Self {
+        inside.office.send_replace(Some(office.clone()));
+        Self { inside, office }
+    }
+}
+
+impl Drop for Time<'_> {
+    fn drop(&mut self) {
+        self.office.ended.send_replace(true);
+        self.inside.over.fetch_max(self.office.reign.term, Ordering::AcqRel);
+        self.inside.office.send_replace(None);
+    }
+}
+
 // === impl Office ===
 
 impl Office {
     /// For how long this process certainly leads.
     pub(super) fn left(&self) -> Duration {
-        lead::left(&self.until)
+        if *self.ended.borrow() { Duration::ZERO } else { lead::left(&self.until) }
     }
 
     /// A session speaks for a node from now on, and no other does.
     pub(super) fn seat(&self, join: &super::ask::Join) -> Result<(Joined, Arc<Seat>), crate::master::Error> {
-        let seat = Arc::new(Seat::default());
+        let seat = Arc::new(Seat::of(join.life));
         let mut seats = self.seats.lock();
+        // Two lives that are both alive would take the place from each other for ever, and each would forget what the other told.
+        // One that is dead is gone once its connection is, or has been silent for too long.
+        if seats.get(&join.id).is_some_and(|seat| seat.life != join.life) {
+            tracing::error!(
+                node = join.id,
+                address = join.address,
+                "two processes have the id of one node: the second one is refused as long as the first is alive"
+            );
+            return Err(crate::master::Error::Taken);
+        }
         if let Some(old) = seats.insert(join.id.clone(), seat.clone()) {
             old.leave();
         }
@@ -279,17 +337,27 @@ impl Office {
             Said::Now(joined) => joined?,
             Said::Later(_) => return Err(crate::master::Error::NotExact),
         };
+        tracing::info!(node = join.id, address = join.address, "a node has joined");
         self.book.set(joined.node, Place { id: join.id.clone(), address: join.address.clone() });
         Ok((joined, seat))
     }
 
     /// A session that spoke for a node has ended: unless another does, the node is away.
-    pub(super) fn stand_up(&self, id: &str, node: Node, seat: &Arc<Seat>) {
+    pub(super) fn stand_up(&self, id: &str, node: Node, seat: &Arc<Seat>, why: &str) {
         let mut seats = self.seats.lock();
         if seats.get(id).is_some_and(|current| Arc::ptr_eq(current, seat)) {
             seats.remove(id);
             // It joined, so it is known.
             let _ = self.desk.master().away(node);
+            if !self.left().is_zero() {
+                let lost = self.settings.lost;
+                tracing::warn!(
+                    node = id,
+                    why,
+                    ?lost,
+                    "a node is away; what only it has is not read, and forgotten once it is lost"
+                );
+            }
         }
     }
 
@@ -327,6 +395,10 @@ impl Office {
 // === impl Seat ===
 
 impl Seat {
+    fn of(life: u64) -> Self {
+        Self { life, gone: RwLock::default(), left: Notify::default() }
+    }
+
     /// Does something for the session, unless its place was taken.
     pub(super) fn act<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
         let gone = self.gone.read();

@@ -48,6 +48,8 @@ struct Session<'a> {
     orders: VecDeque<Order>,
     promises: HashMap<u64, Promise>,
     next_promise: u64,
+    /// Why it ended, once it has.
+    why: String,
     /// Nodes of which it wants to hear that something became free, and those where it did.
     waits: HashSet<Node>,
     listening: JoinSet<()>,
@@ -70,19 +72,24 @@ pub(super) async fn converse(stream: TcpStream, office: &Arc<Office>) {
         orders: VecDeque::new(),
         promises: HashMap::new(),
         next_promise: 1,
+        why: String::new(),
         waits: HashSet::new(),
         listening: JoinSet::new(),
         free,
     };
     if let Err(error) = session.run(stream, freed).await {
         tracing::debug!(%error, node = session.joined.as_ref().map(|joined| &*joined.0), "a session with a node ended");
+        session.why = match error.kind() {
+            io::ErrorKind::UnexpectedEof => "the connection was closed".to_owned(),
+            _ => error.to_string(),
+        };
     }
 }
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
         if let Some((id, node, seat)) = self.joined.take() {
-            self.office.stand_up(&id, node, &seat);
+            self.office.stand_up(&id, node, &seat, &self.why);
         }
     }
 }

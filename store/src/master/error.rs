@@ -45,6 +45,11 @@ pub enum Error {
     /// Another life of the node has joined since. Join again.
     #[error("another life of this node has joined; join again")]
     OldLife,
+    /// Another process speaks for this node and is alive: a copied data folder, or an id that is set twice. Try again in a while.
+    #[error(
+        "another process has the id of this node, and is alive: is its data folder a copy, or `tiers.id` set twice?"
+    )]
+    Taken,
     /// A table of fixed size is full.
     #[error("there is room for {most} {what}")]
     TooMany {

@@ -16,6 +16,8 @@ const TOGETHER: usize = 1_000;
 const AT_ONCE: usize = 256;
 /// How long it waits before it tries to join again.
 const BREATH: Duration = Duration::from_millis(100);
+/// The same, if another process has its id: somebody must see to that, or that process has just died.
+const TAKEN: Duration = Duration::from_secs(1);
 
 impl Inner {
     /// Joins, and tells everything that there is.
@@ -67,6 +69,16 @@ impl Inner {
         let position = *self.position.lock();
         self.desk.end_inventory(joined.node, self.life, position).wait().await??;
         Ok(())
+    }
+
+    /// Joins for the first time. The master may go while it is told, and another one come.
+    pub(super) async fn join_first(&self) -> Result<(), Error> {
+        loop {
+            match self.join().await {
+                Err(error) if error.passes() && !self.desk.is_here() => rest(&error).await,
+                joined => return joined,
+            }
+        }
     }
 
     async fn send(&self, node: master::name::Node, items: &mut Vec<Item>) -> Result<(), Error> {
@@ -145,10 +157,23 @@ impl Inner {
     /// Tries until it has joined.
     pub(super) async fn join_again(&self) {
         while let Err(error) = self.join().await {
-            if !matches!(error, Error::Away(_)) {
-                tracing::warn!(%error, "joining the master failed and is tried again");
-            }
-            tokio::time::sleep(BREATH).await;
+            rest(&error).await;
         }
+    }
+}
+
+/// Waits before it is tried again.
+async fn rest(error: &Error) {
+    if !matches!(error, Error::Away(_)) {
+        tracing::warn!(%error, "joining the master failed and is tried again");
+    }
+    let taken = matches!(error, Error::Refused(master::Error::Taken));
+    tokio::time::sleep(if taken { TAKEN } else { BREATH }).await;
+}
+
+impl Error {
+    /// Whether it may be otherwise in a moment.
+    fn passes(&self) -> bool {
+        matches!(self, Self::Away(_) | Self::Refused(master::Error::Taken))
     }
 }

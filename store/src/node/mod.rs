@@ -190,7 +190,7 @@ impl Node {
             options,
             desk,
         });
-        inner.join().await?;
+        inner.join_first().await?;
         if inner.desk.is_here() {
             inner.tell_at_once();
         }

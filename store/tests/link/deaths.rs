@@ -112,6 +112,31 @@ async fn a_node_that_does_not_come_back_is_lost_and_what_it_had_is_absent_then()
     checked(&chief, &[&other, &again]).await;
 }
 
+/// A data folder was copied with its id: each of the two took the other's place, dozens of times a second, and the master forgot
+/// each time what the other one had told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_processes_with_one_id_the_first_is_served_and_the_second_waits_until_it_is_gone() {
+    let chief = Chief::begin(1, options()).await;
+    let plan = Plan::new("one", 8 * MIB, &[&chief]);
+    let first = plan.begin().await;
+    first.put(b"k", b"v").await.unwrap();
+    let waits = tokio::spawn({
+        let plan = plan.clone();
+        async move { plan.begin().await }
+    });
+    // Ten times as long as it took to be displaced.
+    for _ in 0..100 {
+        assert_eq!(first.get(b"k").await.unwrap().as_deref(), Some(b"v".as_slice()));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!waits.is_finished());
+    first.kill();
+    let second = waits.await.unwrap();
+    assert_eq!(second.find(b"k").await, None);
+    second.put(b"k", b"w").await.unwrap();
+    checked(&chief, &[&second]).await;
+}
+
 /// A put goes to another node, and the one that carries it dies before it is told what became of it: nothing is left behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_dead_node_left_in_another_ones_memory_is_found_out() {

@@ -1,13 +1,17 @@
 //! Masters die, come back, and take over from each other.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use store::link::{Held, Lead};
-use store::node::desk::{Desk, Later};
+use store::link::{Held, Lead, Masters};
+use store::master::Deaf;
+use store::master::options::Options;
+use store::node::desk::{Desk, Later, Local, Nobody};
 use store::resp::contract::{Only, Put, Sink, Store, Written};
 use store::resp::refusal::Code;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -180,6 +184,46 @@ async fn an_answer_that_comes_after_the_lease_is_not_believed_and_the_put_shows_
     checked(&second, &[&one]).await;
 }
 
+/// Leads once, and notes whether its master still decided when the right to lead was given up.
+struct Watched {
+    masters: Arc<OnceLock<Masters>>,
+    decided: Arc<OnceLock<bool>>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let masters = self.masters.get().unwrap();
+        self.decided.set(masters.now().is_some() || masters.over() != 5).unwrap();
+    }
+}
+
+struct Once(std::sync::Mutex<Option<Watched>>);
+
+impl Lead for Once {
+    fn after(&self, _: u32) {}
+
+    fn hold(&self) -> Later<Held> {
+        let Some(keep) = self.0.lock().unwrap().take() else { return Box::pin(std::future::pending()) };
+        let (always, until) = watch::channel(Instant::now() + Duration::from_mins(10));
+        Box::pin(async move { Held { term: 5, until, keep: Box::new((keep, always)) } })
+    }
+}
+
+/// A master that was told to stop gave up its lease first, and could let in a put when another led already.
+#[tokio::test]
+async fn a_master_that_stops_decides_nothing_any_more_when_it_gives_up_its_lease() {
+    let (masters, decided) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
+    let watched = Watched { masters: masters.clone(), decided: decided.clone() };
+    let make = |term| Local::new(Options { term, ..options() }, Arc::new(Deaf), Arc::new(Nobody));
+    let once = Once(std::sync::Mutex::new(Some(watched)));
+    let leads = Masters::new(settings(), Arc::new(once), make);
+    masters.set(leads.clone()).ok().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    leads.serve(listener, until(|| leads.now().is_some())).await;
+    assert_eq!(decided.get(), Some(&false));
+    assert_eq!((leads.term(), leads.over()), (None, 5));
+}
+
 /// Leads in the term that it has, whatever it is told.
 struct Stubborn(store::link::Alone);
 
@@ -208,6 +252,31 @@ async fn a_node_never_goes_back_to_a_lower_term() {
     let late = Chief::lead(Arc::new(store::link::Alone::new(8)), options(), settings(), Some(at)).await;
     assert_eq!(one.find(b"k").await.as_deref(), Some(b"v".as_slice()));
     checked(&late, &[&one]).await;
+}
+
+/// Somebody who knows the secret said to have seen the last term of all: the master gave up, and could lead in none after that;
+/// what it had written down kept it from leading ever again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn terms_are_not_used_up_by_whoever_says_to_have_seen_the_last_one() {
+    let chief = Chief::begin(7, options()).await;
+    let home = Plan::new("one", 8 * MIB, &[&chief]).begin().await;
+    home.put(b"k", b"v").await.unwrap();
+    // A frame's length, kind and number; the greeting, to a master; the secret, a term and a mark.
+    let hello = |term: u32| {
+        let body =
+            [&b"wlink\0\0\x01\0\x11\0\0\0a secret of tests"[..], &term.to_le_bytes(), &[9; 8]].concat();
+        [&(body.len() as u32).to_le_bytes()[..], &[1], &[0; 8], &body].concat()
+    };
+    for (seen, sorry) in [(store::link::lead::LAST_TERM, 5), (u32::MAX, 2), (u32::MAX - 1, 2), (1 << 23, 5)] {
+        let mut stream = tokio::net::TcpStream::connect(chief.address).await.unwrap();
+        stream.write_all(&hello(seen)).await.unwrap();
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).await.unwrap();
+        assert_eq!((said[4], said.last()), (3, Some(&sorry)), "{seen}");
+    }
+    assert_eq!(chief.masters.term(), Some(7), "it leads on");
+    assert_eq!(home.find(b"k").await.as_deref(), Some(b"v".as_slice()));
+    checked(&chief, &[&home]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

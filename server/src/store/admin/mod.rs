@@ -162,10 +162,14 @@ impl<'a> Seen<'a> {
     fn waiting_for(&self) -> Option<String> {
         let has_node = self.tiers.plays(Role::Node);
         match self.served() {
-            None if has_node => Some(format!("the master of the store; {}", self.sought())),
+            None if has_node => Some(format!("there is no master of the store: {}", self.sought())),
             Some(Served { remote: Some(remote), .. }) if !remote.is_up() => {
-                Some(format!("the master of the store; {}", self.sought()))
+                Some(format!("there is no master of the store: {}", self.sought()))
             }
+            // Whoever does not hear of the coordinator would not hear that it may lead.
+            None if self.local.is_none() && self.leader().is_none() => Some(
+                "it is not known who leads: the coordinator does not answer, or nobody does yet".to_owned(),
+            ),
             _ => self.local.as_ref().and_then(waiting_for),
         }
     }
@@ -269,7 +273,7 @@ impl Inside {
         let seen = self.seen()?;
         match seen.waiting_for() {
             Some(why) => Err(ApiError::StoreNotReady {
-                message: format!("What some keys are is not known: {why}."),
+                message: format!("Not everything can be answered yet: {why}."),
                 retry_after: 1,
             }),
             None if seen.local.is_none() && seen.served().is_none() => Ok(json!({"status": "standby"})),
