@@ -61,6 +61,7 @@ impl Ground for Anywhere {
 
 fn main() {
     decisions();
+    ahead();
     memory();
     refills();
 }
@@ -185,6 +186,31 @@ fn processor() -> f64 {
     let done = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     assert_eq!(done, 0, "Linux says what a thread has used");
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+// === What comes next ===
+
+fn ahead() {
+    const LOOKS: usize = 2_000;
+    let now = Millis(1_763_000_000_001);
+    println!(
+        "\nmicroseconds that a look at what comes next takes, for so many entries; medians of {ROUNDS} rounds"
+    );
+    println!("  {:>9}  {:>8}  {:>8}", "queues", "64", "256");
+    for queues in QUEUES {
+        let (sched, ..) = populated(queues);
+        let look = |most: usize| {
+            let took = |_: usize| {
+                let begun = processor();
+                for _ in 0..LOOKS {
+                    black_box(sched.ahead(most, now));
+                }
+                (processor() - begun) * 1e6 / LOOKS as f64
+            };
+            median((0..ROUNDS).map(took).collect())
+        };
+        println!("  {queues:9}  {:8.1}  {:8.1}", look(64), look(256));
+    }
 }
 
 // === Memory ===

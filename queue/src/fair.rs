@@ -13,6 +13,8 @@
 //! Tags have room for 3.6e15 tokens at weight 1: a million tokens a second for a hundred years without a restart.
 
 use std::collections::BTreeSet;
+use std::collections::btree_set::Iter;
+use std::iter::Peekable;
 
 /// Turns among siblings, each named by a number.
 #[derive(Debug, Default)]
@@ -30,9 +32,28 @@ pub(crate) struct Member {
     pub(crate) kept: bool,
 }
 
+/// Tags and members, in the order of their turns.
+pub(crate) struct InTurn<'a> {
+    common: Peekable<Iter<'a, (u64, u32)>>,
+    kept: Peekable<Iter<'a, (u64, u32)>>,
+}
+
 /// Virtual time that one token costs at weight 1: weights up to ten divide it, others err by less than a five-thousandth of
 /// a token an entry.
 const SCALE: u64 = 5_040;
+
+impl Iterator for InTurn<'_> {
+    type Item = (u64, u32);
+
+    fn next(&mut self) -> Option<(u64, u32)> {
+        match (self.common.peek(), self.kept.peek()) {
+            (Some(one), Some(other)) if other < one => self.kept.next(),
+            (Some(_), _) => self.common.next(),
+            (None, _) => self.kept.next(),
+        }
+        .copied()
+    }
+}
 
 impl From<u32> for Member {
     fn from(id: u32) -> Self {
@@ -51,7 +72,7 @@ impl Fair {
 
     /// A member has turns from now on (F3).
     pub(crate) fn join(&mut self, member: Member, tag: &mut u64) {
-        *tag = (*tag).max(self.now.saturating_sub(Self::CREDIT * SCALE));
+        *tag = self.joined(*tag);
         self.set(member.kept).insert((*tag, member.id));
     }
 
@@ -75,12 +96,20 @@ impl Fair {
         self.kept.first().map(|(_, member)| *member)
     }
 
+    /// Everybody who waits for a turn, with their tags, in the order in which their turns come.
+    pub(crate) fn in_turn(&self) -> InTurn<'_> {
+        InTurn { common: self.ready.iter().peekable(), kept: self.kept.iter().peekable() }
+    }
+
+    /// The tag that a member has turns with from now on (F3).
+    pub(crate) fn joined(&self, tag: u64) -> u64 {
+        tag.max(self.now.saturating_sub(Self::CREDIT * SCALE))
+    }
+
     /// A member was served; `ready`: whether it is among those who wait for a turn.
     pub(crate) fn charge(&mut self, member: Member, tag: &mut u64, tokens: u32, weight: u32, ready: bool) {
         self.now = self.now.max(*tag);
-        // Whoever pays nothing would go first for ever.
-        let by = (u64::from(tokens.max(1)) * SCALE / u64::from(weight.max(1))).max(1);
-        self.shift(member, tag, ready, |tag| tag.saturating_add(by));
+        self.shift(member, tag, ready, |tag| charged(tag, tokens, weight));
     }
 
     /// It cost so many tokens more, or less, than it was charged.
@@ -139,6 +168,12 @@ impl Fair {
             self.set(member.kept).insert((*tag, member.id));
         }
     }
+}
+
+/// The tag of a member once it was served.
+pub(crate) fn charged(tag: u64, tokens: u32, weight: u32) -> u64 {
+    // Whoever pays nothing would go first for ever.
+    tag.saturating_add((u64::from(tokens.max(1)) * SCALE / u64::from(weight.max(1))).max(1))
 }
 
 /// Tokens that so much virtual time is, at a weight.

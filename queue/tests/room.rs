@@ -4,6 +4,8 @@
 #[path = "room/kit.rs"]
 mod kit;
 
+#[path = "room/ahead.rs"]
+mod ahead;
 #[path = "room/failures.rs"]
 mod failures;
 #[path = "room/moves.rs"]

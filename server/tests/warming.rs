@@ -14,6 +14,7 @@ use coord::backend::memory::Memory;
 use events::publish;
 use http::{Method, Request};
 use parking_lot::Mutex;
+use serde_json::{Value, json};
 use server::admin::api::{DryRun, Status, WarmingCounts, WarmingStatus};
 use server::settings::{self, Engine, Settings, Span};
 use server::store::residency::Residents;
@@ -229,7 +230,7 @@ impl World {
 
     /// Sends a request; its client leaves when the task is aborted.
     fn send(&self, prompt: Vec<u32>) -> JoinHandle<Answer> {
-        let body = serde_json::json!({ "model": "sim", "prompt": prompt, "max_tokens": 1 });
+        let body = completion(&prompt);
         let address = self.gateway.address().to_string();
         tokio::spawn(async move {
             let request = Request::post("/v1/completions").header("content-type", "application/json");
@@ -240,6 +241,69 @@ impl World {
             let route = route.map(|route| route.to_str().unwrap().to_owned()).unwrap_or_default();
             (answer.status().as_u16(), route)
         })
+    }
+
+    /// Asks the gateway; what it says must be good.
+    async fn ask(&self, method: Method, path: &str, body: Value) -> Value {
+        let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+        let address = self.gateway.address().to_string();
+        let asked = server::http::ask(method, &address, path, None, body, Duration::from_mins(1));
+        let (status, body) = asked.await.unwrap();
+        assert!(status.is_success(), "{path}: {status}, {}", String::from_utf8_lossy(&body));
+        serde_json::from_slice(&body).unwrap_or_default()
+    }
+
+    /// Orders a job; its id.
+    async fn order(&self, endpoint: &str, body: Value) -> String {
+        let job = json!({ "endpoint": endpoint, "body": body });
+        self.ask(Method::POST, "/v1/jobs", job).await["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn job(&self, prompt: &[u32]) -> String {
+        self.order("/v1/completions", completion(prompt)).await
+    }
+
+    async fn succeeds(&self, job: &str) {
+        let told = self.ask(Method::GET, &format!("/v1/jobs/{job}?wait=60s"), Value::Null).await;
+        assert_eq!(told["status"], "succeeded", "{told}");
+    }
+
+    /// A batch with a line for each prompt; its id.
+    async fn batch(&self, prompts: &[&[u32]]) -> String {
+        let line = |(at, prompt): (usize, &&[u32])| {
+            let body = completion(prompt);
+            json!({ "custom_id": at.to_string(), "method": "POST", "url": "/v1/completions", "body": body })
+                .to_string()
+        };
+        let lines: Vec<String> = prompts.iter().enumerate().map(line).collect();
+        let form = format!(
+            "--b\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n--b\r\nContent-Disposition: \
+             form-data; name=\"file\"; filename=\"lines.jsonl\"\r\n\r\n{}\n\r\n--b--\r\n",
+            lines.join("\n")
+        );
+        let request = Request::post("/v1/files").header("content-type", "multipart/form-data; boundary=b");
+        let request = request.body(Bytes::from(form)).unwrap();
+        let address = self.gateway.address().to_string();
+        let answer = server::http::send(&address, request, 1 << 20, Duration::from_mins(1)).await.unwrap();
+        let file: Value = serde_json::from_slice(answer.body()).unwrap();
+        let wanted = json!({
+            "input_file_id": file["id"],
+            "endpoint": "/v1/completions",
+            "completion_window": "24h",
+        });
+        self.ask(Method::POST, "/v1/batches", wanted).await["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn completes(&self, batch: &str) {
+        let mut told = Value::Null;
+        for _ in 0..1_000 {
+            told = self.ask(Method::GET, &format!("/v1/batches/{batch}"), Value::Null).await;
+            if told["status"] == "completed" {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the batch is not completed: {told}");
     }
 
     /// The engine answers from now on, and whoever holds its place leaves.
@@ -278,6 +342,10 @@ impl World {
         };
         self.until("what the store holds is known", knows).await;
     }
+}
+
+fn completion(prompt: &[u32]) -> Value {
+    json!({ "model": "sim", "prompt": prompt, "max_tokens": 1 })
 }
 
 async fn until(what: &str, is: impl Fn() -> bool) {
@@ -440,7 +508,7 @@ async fn of_two_replicas_one_asks() {
 
 /// What the only engine could load of a prompt now: tokens in the store's memory, and on its disk.
 async fn lent(world: &World, prompt: &[u32]) -> [u32; 2] {
-    let body = Bytes::from(serde_json::json!({ "model": "sim", "prompt": prompt }).to_string());
+    let body = Bytes::from(json!({ "model": "sim", "prompt": prompt }).to_string());
     let admin = world.gateway.admin().to_string();
     let asked = server::http::ask(Method::POST, &admin, "/route", None, body, Duration::from_secs(10));
     let run: DryRun = serde_json::from_slice(&asked.await.unwrap().1).unwrap();
@@ -457,51 +525,208 @@ async fn until_lent(world: &World, prompt: &[u32], expected: [u32; 2]) {
     panic!("{expected:?} should be lent, and {:?} is", lent(world, prompt).await);
 }
 
+/// A store as it is run, with a client that offloads to it as engines do.
+struct RealStore {
+    store: server::store::Whole,
+    client: Client,
+    known: settings::Store,
+    _folder: tempfile::TempDir,
+}
+
+impl RealStore {
+    const LARGE: usize = 32 << 10;
+
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = Settings::default();
+        settings.tiers.listen.set_port(0);
+        settings.tiers.admin.set_port(0);
+        settings.tiers.folder = Some(folder.path().join("segments"));
+        settings.tiers.memory = settings::Size::mib(1);
+        settings.tiers.disk = settings::Size::mib(256);
+        settings.tiers.events = Some(format!("ipc://{}", folder.path().join("events").display()));
+        settings.tiers.replay = Some(format!("ipc://{}", folder.path().join("replay").display()));
+        let store = server::store::start_whole(&settings).await.unwrap();
+        let address = store.address.to_string();
+        let client = Client::connect(&address, client::Options::default()).await.unwrap();
+        let known = settings::Store {
+            events: settings.tiers.events.clone(),
+            replay: settings.tiers.replay.clone(),
+            address: Some(address),
+            ..settings::Store::default()
+        };
+        Self { store, client, known, _folder: folder }
+    }
+
+    /// An engine has offloaded prompts, and after them so much else that nothing of them is left in memory.
+    async fn evicts(&mut self, world: &World, prompts: &[&[u32]]) {
+        let number = |hash: [u8; 32]| u64::from_le_bytes(hash[..8].try_into().unwrap());
+        for prompt in prompts {
+            for block in blocks_of(prompt) {
+                let carried = Block {
+                    prefix: number(block.hash),
+                    parent: block.parent.map(number),
+                    tokens: block.tokens,
+                };
+                let put = Put { block: Some(carried), ..Put::default() };
+                self.client.set(&block.hash, Bytes::from(vec![1; Self::LARGE]), put).await.unwrap();
+            }
+            until_lent(world, prompt, [64, 0]).await;
+        }
+        let other = |at: usize| format!("other-{at}").into_bytes();
+        for at in 0..64 {
+            self.client.set(&other(at), Bytes::from(vec![2; Self::LARGE]), Put::default()).await.unwrap();
+        }
+        for prompt in prompts {
+            until_lent(world, prompt, [0, 64]).await;
+        }
+        let others: Vec<Vec<u8>> = (0..64).map(other).collect();
+        self.client.remove(&others.iter().map(Vec::as_slice).collect::<Vec<_>>()).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_store_has_it_in_memory_when_its_turn_comes() {
-    const LARGE: usize = 32 << 10;
-    let folder = tempfile::tempdir().unwrap();
-    let mut settings = Settings::default();
-    settings.tiers.listen.set_port(0);
-    settings.tiers.admin.set_port(0);
-    settings.tiers.folder = Some(folder.path().join("segments"));
-    settings.tiers.memory = settings::Size::mib(1);
-    settings.tiers.disk = settings::Size::mib(256);
-    settings.tiers.events = Some(format!("ipc://{}", folder.path().join("events").display()));
-    settings.tiers.replay = Some(format!("ipc://{}", folder.path().join("replay").display()));
-    let store = server::store::start_whole(&settings).await.unwrap();
-    let address = store.address.to_string();
-    let known = settings::Store {
-        events: settings.tiers.events.clone(),
-        replay: settings.tiers.replay.clone(),
-        address: Some(address.clone()),
-        ..settings::Store::default()
-    };
-    let mut world = World::start(known).await;
-
-    // An engine has offloaded a prompt, and after it so much else that nothing of it is left in memory.
-    let mut client = Client::connect(&address, client::Options::default()).await.unwrap();
+    let mut real = RealStore::start().await;
+    let mut world = World::start(real.known.clone()).await;
     let asked = prompt(0, 4);
-    let number = |hash: [u8; 32]| u64::from_le_bytes(hash[..8].try_into().unwrap());
-    for block in blocks_of(&asked) {
-        let carried =
-            Block { prefix: number(block.hash), parent: block.parent.map(number), tokens: block.tokens };
-        let put = Put { block: Some(carried), ..Put::default() };
-        client.set(&block.hash, Bytes::from(vec![1; LARGE]), put).await.unwrap();
-    }
-    until_lent(&world, &asked, [64, 0]).await;
-    let other = |at: usize| format!("other-{at}").into_bytes();
-    for at in 0..64 {
-        client.set(&other(at), Bytes::from(vec![2; LARGE]), Put::default()).await.unwrap();
-    }
-    until_lent(&world, &asked, [0, 64]).await;
-    let others: Vec<Vec<u8>> = (0..64).map(other).collect();
-    client.remove(&others.iter().map(Vec::as_slice).collect::<Vec<_>>()).await.unwrap();
+    real.evicts(&world, &[&asked]).await;
 
     let waits = world.send(asked.clone());
     until_lent(&world, &asked, [64, 0]).await;
     let counts = came_in_time(&mut world, waits).await;
     assert_eq!((counts.asked_blocks, counts.taken_objects, counts.failed), (4, 4, 0));
-    let warmed = store.local.master().counters().warmed;
+    let warmed = real.store.local.master().counters().warmed;
     assert_eq!((warmed.asked, warmed.in_time), (4, 4), "{warmed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_store_has_what_jobs_and_lines_of_batches_want_in_memory_when_their_turns_come() {
+    let mut real = RealStore::start().await;
+    let mut world = World::start(real.known.clone()).await;
+    let [of_job, of_line, of_cancelled] = [0, 10_000, 20_000].map(|stem| prompt(stem, 4));
+    real.evicts(&world, &[&of_job, &of_line, &of_cancelled]).await;
+
+    // Each waits behind others of its kind.
+    let mut jobs = Vec::new();
+    for at in 0..3 {
+        jobs.push(world.job(&prompt(100_000 + at * 1_000, 2)).await);
+    }
+    jobs.push(world.job(&of_job).await);
+    let cancelled = world.job(&of_cancelled).await;
+    let other = prompt(200_000, 2);
+    let batch = world.batch(&[&other, &of_line]).await;
+    for prompt in [&of_job, &of_line, &of_cancelled] {
+        until_lent(&world, prompt, [64, 0]).await;
+    }
+    let status = world.status().await;
+    assert_eq!(status.store.unwrap().warming.unwrap().counts.of_jobs.asked_blocks, 12);
+    assert_eq!(
+        world.ask(Method::DELETE, &format!("/v1/jobs/{cancelled}"), Value::Null).await["status"],
+        "cancelled"
+    );
+    world.until("nobody wants it", |_, warming| warming.counts.of_jobs.unused_blocks == 4).await;
+
+    world.open().await;
+    for job in &jobs {
+        world.succeeds(job).await;
+    }
+    world.completes(&batch).await;
+    let ended = |_: &Status, warming: &WarmingStatus| warming.counts.of_jobs.in_time_blocks == 8;
+    let counts = world.until("all came in time", ended).await.store.unwrap().warming.unwrap().counts;
+    assert_eq!((counts.of_jobs.late_blocks, counts.asked_blocks, counts.failed), (0, 12, 0));
+    let warmed = real.store.local.master().counters().warmed;
+    assert_eq!((warmed.asked, warmed.in_time), (12, 12), "{warmed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_cancelled_takes_back_what_was_asked_and_others_ask_for_it() {
+    let store = Store::start(TAKEN).await;
+    let mut world = World::start(store.settings()).await;
+    let (long, short) = (prompt(0, 4), prompt(0, 3));
+    store.tell(&long, Tier::Disk, true);
+    world.knows(4).await;
+    let first = world.job(&long).await;
+    world.until("the first is warmed", |_, warming| warming.blocks == 4 && warming.jobs == 1).await;
+    let second = world.job(&short).await;
+    world.until("the second shares it", |_, warming| warming.counts.shared_blocks == 3).await;
+    assert_eq!(store.warmed().len(), 1);
+
+    world.ask(Method::DELETE, &format!("/v1/jobs/{first}"), Value::Null).await;
+    world.until("it is taken back", |_, warming| warming.counts.of_jobs.unused_blocks == 4).await;
+    until("the second asks", || store.warmed().len() == 2).await;
+    let warmed = store.warmed();
+    assert_eq!(warmed[1].2, names_of(&short));
+    until("the first is cooled", || store.cooled().contains(&(0, warmed[0].1.clone()))).await;
+    assert!(!store.cooled().contains(&(0, warmed[1].1.clone())));
+
+    // Its turn comes, and nothing was warm by then.
+    world.open().await;
+    world.succeeds(&second).await;
+    let late = |_: &Status, warming: &WarmingStatus| warming.counts.of_jobs.late_blocks == 3;
+    let counts = world.until("it came too late", late).await.store.unwrap().warming.unwrap().counts;
+    assert_eq!((counts.in_time_blocks, counts.late_blocks, counts.unused_blocks), (0, 3, 4));
+    until("the second is cooled", || store.cooled().contains(&(0, warmed[1].1.clone()))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_back_is_not_warmed_and_what_has_no_prompt_to_read_is_passed_over() {
+    let store = Store::start(TAKEN).await;
+    let world = World::start(store.settings()).await;
+    let [paused, delayed, asked] = [0, 10_000, 20_000].map(|stem| prompt(stem, 4));
+    for prompt in [&paused, &delayed, &asked] {
+        store.tell(prompt, Tier::Disk, true);
+    }
+    world.knows(12).await;
+    let waits = world.job(&paused).await;
+    world.until("it is warmed", |_, warming| warming.blocks == 4).await;
+    let queue = format!("/queues/{}/jobs%2Fsim", server::lines::EVERYBODY);
+    let admin = world.gateway.admin().to_string();
+    let operate = async |what: &str| {
+        let path = format!("{queue}/{what}");
+        let asked =
+            server::http::ask(Method::POST, &admin, &path, None, Bytes::new(), Duration::from_secs(10));
+        let (status, body) = asked.await.unwrap();
+        assert!(status.is_success(), "{status} {}", String::from_utf8_lossy(&body));
+    };
+    operate("pause").await;
+    world.until("it is taken back", |_, warming| warming.counts.of_jobs.unused_blocks == 4).await;
+    world.ask(Method::DELETE, &format!("/v1/jobs/{waits}"), Value::Null).await;
+    operate("resume").await;
+
+    // Nobody here can make tokens of a text for this model, and an embedding has no prefix.
+    world.order("/v1/completions", json!({ "model": "sim", "prompt": "some text" })).await;
+    world.order("/v1/embeddings", json!({ "model": "sim", "input": "some text" })).await;
+    let later = json!({ "endpoint": "/v1/completions", "body": completion(&delayed), "delay": "1h" });
+    world.ask(Method::POST, "/v1/jobs", later).await;
+    world.job(&asked).await;
+    world.until("the last is warmed", |_, warming| warming.counts.of_jobs.asked_blocks == 8).await;
+    until("the store is asked", || store.warmed().len() == 2).await;
+    assert_eq!(store.warmed()[1].2, names_of(&asked));
+    let warming = world.status().await.store.unwrap().warming.unwrap();
+    assert_eq!((warming.jobs, warming.counts.failed, warming.counts.asked_blocks), (1, 0, 8));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_stand_in_line_come_before_jobs() {
+    let store = Store::start(TAKEN).await;
+    let known = settings::Store { warm_blocks: 4, ..store.settings() };
+    let world = World::start(known).await;
+    let [of_job, of_request] = [0, 10_000].map(|stem| prompt(stem, 4));
+    store.tell(&of_job, Tier::Disk, true);
+    store.tell(&of_request, Tier::Disk, true);
+    world.knows(8).await;
+    let _job = world.job(&of_job).await;
+    world.until("the job is warmed", |_, warming| warming.jobs == 1).await;
+    let _request = world.send(of_request.clone());
+    world.until("there is no room", |_, warming| warming.counts.over_budget == 1).await;
+    // What the job wanted is in memory: then it is the request's turn, and a second job's only after that.
+    let second = prompt(20_000, 4);
+    store.tell(&second, Tier::Disk, true);
+    world.knows(12).await;
+    let _second = world.job(&second).await;
+    world.until("there is no room for it either", |_, warming| warming.counts.over_budget == 2).await;
+    store.tell(&of_job, Tier::Memory, true);
+    until("another is asked for", || store.warmed().len() == 2).await;
+    assert_eq!(store.warmed()[1].2, names_of(&of_request));
 }

@@ -61,6 +61,14 @@ impl Ledger {
         Ok(Seen { entry, ..Seen::default() })
     }
 
+    /// What an entry is; of one that is done it is not kept.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn payload(seq: Seq, log: &dyn Log) -> Result<Option<Bytes>, Refused> {
+        Ok(Self::read(seq, log)?.entry.map(|(_, payload, _)| payload))
+    }
+
     /// Everything about an entry: where it is, and what it is.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! All decisions are made under one lock, which is never held while a disk is waited for. What is dropped or called that
 //! belongs to others (places, runners, callbacks) is dropped and called outside of it, so that it may ask the room at once.
 
+mod ahead;
 mod commit;
 mod core;
 mod look;

@@ -310,13 +310,16 @@ impl Scheduler {
         seat.users += 1;
         seat.fair.charge(member(id), &mut lane.tag, cost.tokens, weight, ready);
         let weight = self.tenants[seat.tenant as usize].weight;
-        let turns = &mut self.targets[seat.target as usize].turns;
+        let target = &mut self.targets[seat.target as usize];
+        target.starts += u64::from(!volatile);
+        let turns = &mut target.turns;
         let ready = seat.at == SeatAt::Ready;
         let member = seat.member(seat_id);
         turns[id.class.number()].fair.charge(member, &mut seat.tag, cost.tokens, weight, ready);
         // One at its own limit is not passed over by anybody.
         let ready = std::array::from_fn(|class| !turns[class].fair.is_empty() && !full[class]);
-        pass_over(turns, ready, id.class, cost.tokens, &self.options.share);
+        let owed = turns.iter_mut().map(|turns| &mut turns.owed);
+        pass_over(owed, ready, id.class, cost.tokens, &self.options.share);
         self.enter_pools(id.queue, cost, now);
         self.leases += 1;
         let lease = Lease(self.leases);
@@ -360,6 +363,7 @@ impl Scheduler {
                 Timer::Queue(lane.queue)
             }
             Level::Tenant => {
+                self.changes += 1;
                 let seat = &mut self.seats[seat_id as usize];
                 let fair = &mut self.targets[target as usize].turns[seat.class.number()].fair;
                 fair.leave(seat.member(seat_id), seat.tag);
@@ -383,8 +387,8 @@ impl Scheduler {
 }
 
 /// Q5: a class was served; what that is to the others, and to its own share.
-fn pass_over(
-    turns: &mut [Turns; CLASSES],
+pub(super) fn pass_over<'a>(
+    owed: impl Iterator<Item = &'a mut i64>,
     ready: [bool; CLASSES],
     served: Class,
     tokens: u32,
@@ -393,8 +397,7 @@ fn pass_over(
     let tokens = i64::from(tokens.max(1));
     let urgent = Class::all().take_while(|class| *class != served);
     let went_before = urgent.into_iter().any(|class| ready[class.number()]);
-    for class in Class::all() {
-        let owed = &mut turns[class.number()].owed;
+    for (class, owed) in Class::all().zip(owed) {
         let part = tokens * i64::from(share[class.number()]);
         if class != served {
             let ready = ready[class.number()];

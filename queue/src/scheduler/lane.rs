@@ -153,6 +153,8 @@ impl Scheduler {
         let result = change(lane.inbox_mut());
         lane.feed();
         let after = lane.known().items().len();
+        // Of a full one the last may be another.
+        self.changes += u64::from(after != before || after == CAPACITY);
         if !volatile {
             self.cached = self.cached + after - before;
         }
@@ -197,6 +199,7 @@ impl Scheduler {
             return;
         }
         lane.at = to;
+        self.changes += 1;
         let seat_id = lane.seat;
         let seat = &mut self.seats[seat_id as usize];
         let target = &mut self.targets[seat.target as usize];
@@ -239,6 +242,7 @@ impl Scheduler {
 
     /// A seat has turns from now on.
     pub(super) fn seat_ready(&mut self, id: u32) {
+        self.changes += 1;
         let seat = &mut self.seats[id as usize];
         let target = &mut self.targets[seat.target as usize];
         target.turns[seat.class.number()].fair.join(seat.member(id), &mut seat.tag);

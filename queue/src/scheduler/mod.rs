@@ -22,6 +22,7 @@
 //! - Q7: a target has no place only while somebody waits for one: whoever frees a place tells of it only then.
 //! - Q8: of durable lanes there are in memory at most [`Options::cached`] entries, and one more of each lane.
 
+mod ahead;
 mod decide;
 mod hash;
 mod lane;
@@ -39,6 +40,7 @@ use crate::name::{CLASSES, Class, EntryId, Key, Millis, QueueName};
 use hash::Spread;
 use lane::{Lane, Lanes};
 
+pub use ahead::{Ahead, Coming, Next, Stands};
 pub use decide::{Decision, Ground, Placed, Start, Window};
 pub use look::{Depth, Held, Sizes, Why};
 
@@ -106,6 +108,8 @@ pub struct Scheduler {
     waiting: usize,
     leases: u64,
     looks: u64,
+    /// Grows with everything that moves what is [`Scheduler::ahead`].
+    changes: u64,
     /// Entries of volatile lanes that wait.
     volatile: usize,
     /// Seats that nobody uses and whose tenant still owed something when they were looked at last.
@@ -165,6 +169,8 @@ struct Target {
     in_line: [bool; CLASSES],
     /// In `asking`.
     asks: bool,
+    /// Durable entries that were started on it.
+    starts: u64,
     users: u32,
 }
 
@@ -318,6 +324,7 @@ impl Scheduler {
             waiting: 0,
             leases: 0,
             looks: 0,
+            changes: 0,
             volatile: 0,
             indebted: VecDeque::new(),
         }
@@ -331,6 +338,7 @@ impl Scheduler {
             one.pool.set(tenancy.limits);
             one.named = true;
         });
+        self.changes += 1;
         self.free_tenant(id);
         self.free_fleet();
     }
@@ -356,6 +364,7 @@ impl Scheduler {
             picky: Vec::new(),
             in_line: [false; CLASSES],
             asks: false,
+            starts: 0,
             users: 0,
         }) as u32;
         self.target_of.insert(name.into(), id);

@@ -46,6 +46,7 @@ impl Scheduler {
     /// Changes what a queue may use, and its part.
     pub fn set_terms(&mut self, id: QueueId, terms: &Terms) {
         let Some(queue) = self.queues.get_mut(id.0 as usize) else { return };
+        self.changes += 1;
         queue.weight = terms.weight.max(1);
         queue.order = terms.order;
         match &mut queue.pool {
@@ -272,6 +273,7 @@ impl Scheduler {
     }
 
     fn charge_more(&mut self, run: &Run, more: i64) {
+        self.changes += u64::from(more != 0);
         let seat = &mut self.seats[run.seat as usize];
         let queue = &mut self.queues[run.lane.queue.0 as usize];
         if let Some(lane) = queue.lanes.get_mut(run.lane.class) {

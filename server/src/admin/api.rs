@@ -183,10 +183,25 @@ pub struct WarmingStatus {
     pub trouble: Option<String>,
     /// Requests in line whose blocks are on their way.
     pub requests: usize,
+    /// Jobs and lines of batches whose blocks are on their way.
+    pub jobs: usize,
     /// Blocks that are on their way.
     pub blocks: usize,
     /// What has happened.
     pub counts: WarmingCounts,
+}
+
+/// What blocks that were asked for came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmingEnds {
+    /// Blocks that the store was asked to warm.
+    pub asked_blocks: u64,
+    /// Of these, in memory when the turn of whoever waited for them came.
+    pub in_time_blocks: u64,
+    /// Of these, not in memory then.
+    pub late_blocks: u64,
+    /// Of these, for whoever left without a turn.
+    pub unused_blocks: u64,
 }
 
 /// What has happened in warming.
@@ -202,6 +217,8 @@ pub struct WarmingCounts {
     pub late_blocks: u64,
     /// Asked blocks whose request left the line without its turn.
     pub unused_blocks: u64,
+    /// What of all this was for jobs and lines of batches.
+    pub of_jobs: WarmingEnds,
     /// Blocks that were on their way already for another request of this replica.
     pub shared_blocks: u64,
     /// Blocks that another replica had asked for.

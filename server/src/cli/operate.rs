@@ -178,15 +178,26 @@ fn show_store(out: &mut String, status: &Status) {
     line(
         out,
         format_args!(
-            "  warming: {} blocks for {} requests in line; in time {}, late {}, unused {}{}",
+            "  warming: {} blocks for {} requests in line and {} jobs; in time {}, late {}, unused {}{}",
             warming.blocks,
             warming.requests,
+            warming.jobs,
             counts.in_time_blocks,
             counts.late_blocks,
             counts.unused_blocks,
             warming.trouble.as_ref().map(|why| format!("; the store is away: {why}")).unwrap_or_default()
         ),
     );
+    let of_jobs = &counts.of_jobs;
+    if of_jobs.asked_blocks > 0 {
+        line(
+            out,
+            format_args!(
+                "    of these for jobs and lines of batches: in time {}, late {}, unused {}",
+                of_jobs.in_time_blocks, of_jobs.late_blocks, of_jobs.unused_blocks
+            ),
+        );
+    }
 }
 
 fn show_waiting(out: &mut String, status: &Status) {

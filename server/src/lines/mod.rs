@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use queue::entry::{Cost, Order, Terms};
 use queue::limits::Limits;
 use queue::log::Sync;
-use queue::name::{Class, Millis, QueueName, Seq};
+use queue::name::{Class, EntryId, Millis, QueueName, Seq};
 use queue::room::{Gone, Options, Room, Runner, Standing, Turn, Waiting};
 use queue::scheduler::{self, Tenancy};
 
@@ -82,6 +82,19 @@ struct Pending {
     class: Class,
     /// Its blocks, once somebody has looked at them.
     cuts: OnceLock<Vec<Cut>>,
+}
+
+/// What something durable asks, as far as it can be known before its turn.
+#[derive(Debug)]
+pub struct Asked {
+    /// The model, as the client wrote it.
+    pub model: String,
+    /// Its prompt.
+    pub tokens: Arc<[u32]>,
+    /// How that became tokens.
+    pub way: Way,
+    /// What keeps its blocks apart from others with the same tokens.
+    pub cache_salt: Option<String>,
 }
 
 /// Who asks for a place, and how urgent it is.
@@ -203,7 +216,21 @@ impl Lines {
     /// Warms what waits, where engines share a store, for as long as the process lives.
     pub async fn warm(self) {
         if let Some(warming) = &self.0.warming {
-            warming.run(&self.0.standing, || self.0.told.rate()).await;
+            warming.run(&self.0.standing, &self.0.room, || self.0.told.rate()).await;
+        }
+    }
+
+    /// What is durable is warmed as well: this says what an entry asks, from its payload. Called where it may block.
+    pub fn warm_jobs(&self, reader: impl Fn(&[u8]) -> Option<Asked> + Send + std::marker::Sync + 'static) {
+        if let Some(warming) = &self.0.warming {
+            warming.reads_jobs(Arc::new(reader));
+        }
+    }
+
+    /// Something durable may run.
+    pub fn started(&self, id: EntryId) {
+        if let Some(warming) = &self.0.warming {
+            warming.started(id);
         }
     }
 
@@ -348,6 +375,11 @@ enum Full {
 }
 
 impl Crowd {
+    /// Whether nobody is there, nor has left unseen.
+    fn is_empty(&self) -> bool {
+        self.asks.is_empty() && self.left.is_empty()
+    }
+
     /// How many stood there before, of all and of its tenant.
     fn join(&mut self, who: &Who, settings: &settings::Queue) -> Result<(usize, usize), Full> {
         if self.all >= settings.max_standing {
@@ -444,6 +476,25 @@ impl Pending {
             tried: ask.tried.clone(),
             tenant: who.tenant.clone(),
             class: who.class,
+            cuts: OnceLock::new(),
+        }
+    }
+
+    /// Of something durable, for whoever looks at its prompt: where it may run is decided without.
+    fn of_job(asked: Asked) -> Self {
+        Self {
+            id: String::new(),
+            model: asked.model,
+            tokens: asked.tokens.to_vec(),
+            bytes: Bytes::new(),
+            way: asked.way,
+            cache_salt: asked.cache_salt,
+            streams: false,
+            pinned: None,
+            answer: 0,
+            tried: Vec::new(),
+            tenant: EVERYBODY.into(),
+            class: Class::LAST,
             cuts: OnceLock::new(),
         }
     }

@@ -30,11 +30,12 @@ pub struct Store {
     pub memory_discount: f64,
     /// The same for its disk.
     pub disk_discount: f64,
-    /// Whether what waits in line is warmed.
+    /// Whether what waits, in line or as a job, is warmed.
     pub warm: bool,
     /// Blocks that may be on their way for this replica at a time. More evicts what was warmed before it is used.
     pub warm_blocks: usize,
-    /// Among how many of the requests in line, those whose turn comes next, something to warm is looked for.
+    /// Among how many of those who wait, those whose turn comes next, something to warm is looked for: requests in line, then
+    /// jobs and lines of batches.
     pub warm_requests: usize,
     /// How long the store may take to answer; then it is left alone for a while.
     pub patience: Span,

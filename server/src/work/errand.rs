@@ -1,5 +1,6 @@
 //! A request that waits in a log: what is asked of which path, and what came of it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use blocks::{BlockSize, Chain, Hasher, Seed};
@@ -10,9 +11,9 @@ use serde_json::value::RawValue;
 
 use crate::error::ApiError;
 use crate::fleet::Fleet;
-use crate::lines::Hint;
+use crate::lines::{Asked, Hint};
 use crate::prompt::{Kind, Prompt, Request};
-use crate::tokens::QUICK_BYTES;
+use crate::tokens::{QUICK_BYTES, Way};
 
 /// A request that waits.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,6 +69,8 @@ const PATHS: [(&str, Kind); 4] = [
 ];
 /// Tokens that an answer is taken to have if nobody says how many at most.
 const ANSWER: u32 = 256;
+/// The longest body whose prompt is tokenised ahead of its turn: two million tokens, 0.7 s of a thread at worst.
+const LARGEST: usize = 4 << 20;
 
 /// Whether requests to this path can wait.
 ///
@@ -136,21 +139,26 @@ impl Errand {
         Request::read(self.kind(), &bytes).ok().and_then(|asked| asked.max_tokens).unwrap_or(ANSWER)
     }
 
+    /// What is asked, if its prompt can be had in tokens here, without asking an engine. May take long.
+    pub fn asked(&self, fleet: &Fleet) -> Option<Asked> {
+        if self.body.get().len() > LARGEST {
+            return None;
+        }
+        let bytes = Bytes::copy_from_slice(self.body.get().as_bytes());
+        let asked = Request::read(self.kind(), &bytes).ok()?;
+        let (tokens, way) = tokens(&asked, fleet)?;
+        let cache_salt = asked.cache_salt.map(Cow::into_owned);
+        Some(Asked { model: asked.model.into_owned(), tokens, way, cache_salt })
+    }
+
     /// Tokens of the prompt, and the hashes of its first blocks where they can be had here without asking an engine.
     pub fn prompt(&self, fleet: &Fleet) -> (u32, Option<Arc<[u8]>>) {
         let bytes = Bytes::copy_from_slice(self.body.get().as_bytes());
         let guess = (bytes.len() / 4) as u32;
         let Ok(asked) = Request::read(self.kind(), &bytes) else { return (guess, None) };
-        let model = fleet.model(&asked.model);
-        let tokens: Arc<[u32]> = match (&asked.prompt, model.and_then(|model| model.tokeniser.as_ref())) {
-            (Prompt::Tokens(tokens), _) => tokens.as_slice().into(),
-            // A large prompt is placed without: tokenising it here would hold up others.
-            (prompt, Some(tokeniser)) if bytes.len() <= QUICK_BYTES => match tokeniser.tokens(prompt) {
-                Ok(tokens) => tokens,
-                Err(_) => return (guess, None),
-            },
-            _ => return (guess, None),
-        };
+        // A large prompt is placed without: tokenising it here would hold up others.
+        let quick = bytes.len() <= QUICK_BYTES || matches!(asked.prompt, Prompt::Tokens(_));
+        let Some((tokens, _)) = quick.then(|| tokens(&asked, fleet)).flatten() else { return (guess, None) };
         let prompt = tokens.len() as u32;
         let Some((block_size, adapter)) = fleet.block_size(&asked.model) else { return (prompt, None) };
         let Some(size) = BlockSize::new(block_size) else { return (prompt, None) };
@@ -162,6 +170,15 @@ impl Errand {
         let hint = Hint { block_size, prompt, blocks: chain.tokens_hashes().to_vec() };
         (prompt, Some(hint.encode().into()))
     }
+}
+
+/// The prompt in tokens, where they can be had here without asking an engine.
+fn tokens(asked: &Request<'_>, fleet: &Fleet) -> Option<(Arc<[u32]>, Way)> {
+    if let Prompt::Tokens(tokens) = &asked.prompt {
+        return Some((tokens.as_slice().into(), Way::Given));
+    }
+    let tokeniser = fleet.model(&asked.model)?.tokeniser.as_ref()?;
+    Some((tokeniser.tokens(&asked.prompt).ok()?, Way::Local))
 }
 
 impl Result {

@@ -121,6 +121,8 @@ impl Work {
     /// The lines in which it waits.
     pub fn join(&self, lines: &Lines) {
         let _twice = self.0.lines.set(lines.clone());
+        let fleet = self.0.fleet.clone();
+        lines.warm_jobs(move |payload| Errand::decode(payload).ok()?.asked(&fleet));
     }
 
     /// Opens what lies in the data directory, keeps it, and takes over what others have left; for as long as the process
@@ -296,6 +298,9 @@ struct Runs(Weak<Inner>);
 impl Runner<Spot> for Runs {
     fn run(&self, started: Started<Spot>) {
         let Some(inner) = self.0.upgrade() else { return };
+        if let Some(lines) = inner.lines.get() {
+            lines.started(started.id);
+        }
         let key = (started.id, started.lease);
         let work = Work(inner.clone());
         let mut runs = inner.runs.lock();

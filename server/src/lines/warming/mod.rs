@@ -1,9 +1,11 @@
-//! What waits in line is warmed in the store: its prefix is brought from disk to memory before its turn comes.
+//! What waits, in line or in a log, is warmed in the store: its prefix is brought from disk to memory before its turn comes.
 //!
-//! A task of its own looks at the line whenever somebody comes or leaves, and now and then; no request ever waits for it.
-//! What it sees is what the store's events have told, so a store that is not followed is not asked. What it decides is in
-//! [`plan`]; [`link`] speaks to the store, and [`claims`] to other replicas.
+//! A task of its own looks at the line whenever somebody comes or leaves, and now and then, and at what of the logs would
+//! start next ([`ahead`]); no request ever waits for it, and no decision. What it sees is what the store's events have told, so
+//! a store that is not followed is not asked. What it decides is in [`plan`]; [`link`] speaks to the store, and [`claims`] to
+//! other replicas.
 
+mod ahead;
 mod claims;
 mod link;
 mod plan;
@@ -12,21 +14,23 @@ mod tests;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use index::Matches;
 use parking_lot::Mutex;
-use queue::name::{Class, Seq};
+use queue::name::{Class, EntryId, Seq};
+use queue::room::Room;
 use tokio::sync::Notify;
 
-use super::{Crowd, Pending};
+use super::{Crowd, Pending, Spot};
 use crate::admin::api::{WarmingCounts, WarmingStatus};
 use crate::fleet::Fleet;
 use crate::metrics::{head, single};
 use crate::replicas::Replicas;
 use crate::settings;
 
+use ahead::{Ahead, Jobs, Turned, Wish};
 use claims::Claims;
 use link::Link;
 use plan::{Cold, Gone, InLine, Plan};
@@ -37,16 +41,19 @@ pub(super) struct Warming {
     replicas: Replicas,
     settings: settings::Store,
     link: Mutex<Option<Link>>,
-    changed: Notify,
+    changed: Arc<Notify>,
+    /// Reads what is durable; none: it is not warmed.
+    reader: OnceLock<Arc<ahead::Reader>>,
+    turned: Turned,
     told: Mutex<WarmingStatus>,
 }
 
-/// The line as it is now.
+/// Those who wait as they are now.
 struct Seen {
-    /// In the order of their turns, with the place of each.
-    line: Vec<(usize, Seq, Arc<Pending>)>,
+    /// In the order of their turns, with the time until each.
+    line: Vec<(Duration, EntryId, Arc<Pending>)>,
     /// Those who left, and whether they had their turn.
-    left: Vec<(Seq, bool, Arc<Pending>)>,
+    left: Vec<(EntryId, bool, Arc<Pending>)>,
 }
 
 /// Without any news it is looked so often: what is warm changes by itself.
@@ -75,7 +82,9 @@ impl Warming {
             replicas: replicas.clone(),
             settings,
             link: Mutex::new(Some(link)),
-            changed: Notify::new(),
+            changed: Arc::default(),
+            reader: OnceLock::new(),
+            turned: Turned::default(),
             told: Mutex::default(),
         })))
     }
@@ -85,21 +94,33 @@ impl Warming {
         self.changed.notify_one();
     }
 
-    /// Warms for as long as the process lives. `rate` says how many have their turn in a second, of late.
-    pub(super) async fn run(&self, crowd: &Mutex<Crowd>, rate: impl Fn() -> f64) {
+    /// What is durable is warmed as well, and this says what it asks.
+    pub(super) fn reads_jobs(&self, reader: Arc<ahead::Reader>) {
+        let _twice = self.reader.set(reader);
+    }
+
+    /// Something durable may run.
+    pub(super) fn started(&self, id: EntryId) {
+        self.turned.note(id);
+    }
+
+    /// Warms for as long as the process lives. `rate` says how many of the line have their turn in a second, of late.
+    pub(super) async fn run(&self, crowd: &Mutex<Crowd>, room: &Room<Spot>, rate: impl Fn() -> f64) {
         let Some(mut link) = self.link.lock().take() else { return };
         let mut plan = Plan::new(self.settings.warm_blocks);
+        let mut ahead = Ahead::default();
         let mut claims = self.is_shared().then(|| Claims::new(self.replicas.coord().clone()));
         loop {
-            let idle = crowd.lock().asks.is_empty() && plan.known().next().is_none();
+            // Whether it was woken or not, it looks; what comes to a log wakes nobody.
+            let _ = tokio::time::timeout(LOOK, self.changed.notified()).await;
+            let idle = plan.known().next().is_none() && !room.has_line() && crowd.lock().is_empty();
             if idle {
-                self.changed.notified().await;
-            } else {
-                // Whether it was woken or not, it looks.
-                let _ = tokio::time::timeout(LOOK, self.changed.notified()).await;
+                continue;
             }
-            let seen = self.look(&mut crowd.lock(), &plan);
-            self.turn(&seen, rate(), &mut plan, &mut link, claims.as_mut()).await;
+            let mut seen = self.look(&mut crowd.lock(), rate(), &plan);
+            let may = link.may(self.fleet.clock().now());
+            self.look_ahead(&mut ahead, room, may, &plan, &mut seen).await;
+            self.turn(&seen, may, &mut plan, &mut link, claims.as_mut()).await;
             self.tell(&plan, &link);
             tokio::time::sleep(PAUSE).await;
         }
@@ -111,7 +132,7 @@ impl Warming {
     }
 
     /// Who is next: of each class, the first of every tenant before the second of any, as fair turns go.
-    fn look(&self, crowd: &mut Crowd, plan: &Plan) -> Seen {
+    fn look(&self, crowd: &mut Crowd, rate: f64, plan: &Plan) -> Seen {
         let mut before: HashMap<(Class, Arc<str>), usize> = HashMap::new();
         let most = self.settings.warm_requests;
         let ranked = crowd.asks.iter().take(most * COUNTED).map(|(seq, pending)| {
@@ -123,37 +144,64 @@ impl Warming {
         ranked.sort_unstable();
         // Whoever was looked at once stays known until they leave, even if others have come before them.
         let line = ranked.into_iter().enumerate();
-        let line = line.filter(|(at, (.., seq))| *at < most || plan.knows(seq.0));
-        let line = line.filter_map(|(at, (.., seq))| Some((at, seq, crowd.asks.get(&seq)?.clone())));
-        Seen { line: line.collect(), left: std::mem::take(&mut crowd.left) }
+        let line = line.filter(|(at, (.., seq))| *at < most || plan.knows(standing(*seq)));
+        let line = line.filter_map(|(at, (.., seq))| {
+            Some((self.turn_in(at, rate), standing(seq), crowd.asks.get(&seq)?.clone()))
+        });
+        let left = std::mem::take(&mut crowd.left).into_iter();
+        let left = left.map(|(seq, turned, pending)| (standing(seq), turned, pending));
+        Seen { line: line.collect(), left: left.collect() }
+    }
+
+    /// Behind those who stand in line, what would start next of the logs.
+    async fn look_ahead(
+        &self,
+        ahead: &mut Ahead,
+        room: &Room<Spot>,
+        may: bool,
+        plan: &Plan,
+        seen: &mut Seen,
+    ) {
+        let Some(reader) = self.reader.get() else { return };
+        let wish = Wish {
+            listed: self.settings.warm_requests,
+            most: self.settings.warm_requests.saturating_sub(seen.line.len()),
+            horizon: self.fleet.settings().queue.max_wait.get(),
+            knows: &|who| plan.knows(who),
+        };
+        let Jobs { line, turned } = ahead.look(room, &self.turned, self.fleet.clock().now(), &wish).await;
+        if may {
+            ahead.read(room, reader, &wish, &self.changed);
+        }
+        seen.line.extend(line);
+        seen.left.extend(turned.into_iter().map(|(who, pending)| (who, true, pending)));
     }
 
     async fn turn(
         &self,
         seen: &Seen,
-        rate: f64,
+        may: bool,
         plan: &mut Plan,
         link: &mut Link,
         claims: Option<&mut Claims>,
     ) {
         let now = self.fleet.clock().now();
         let mut found = Matches::default();
-        let may = link.may(now);
         let line: Vec<InLine> = seen
             .line
             .iter()
-            .map(|(at, seq, pending)| InLine {
-                who: seq.0,
-                turn_in: self.turn_in(*at, rate),
+            .map(|(turn_in, who, pending)| InLine {
+                who: *who,
+                turn_in: *turn_in,
                 cold: if may { self.cold(pending, &mut found) } else { Vec::new() },
             })
             .collect();
         let gone: Vec<Gone> = seen
             .left
             .iter()
-            .filter(|(seq, ..)| plan.knows(seq.0))
-            .map(|(seq, turned, pending)| Gone {
-                who: seq.0,
+            .filter(|(who, ..)| plan.knows(*who))
+            .map(|(who, turned, pending)| Gone {
+                who: *who,
                 turned: *turned,
                 cold: self.cold(pending, &mut found),
             })
@@ -210,7 +258,14 @@ impl Warming {
     /// What of a prompt the store has on disk only.
     fn cold(&self, pending: &Pending, found: &mut Matches) -> Vec<Cold> {
         let ask = pending.ask();
-        let cuts = pending.cuts.get_or_init(|| self.fleet.cuts(&ask));
+        let cuts = match pending.cuts.get() {
+            Some(cuts) => cuts,
+            // What waits long may have come before any engine for it: that is not remembered.
+            None => match self.fleet.cuts(&ask) {
+                none if none.is_empty() => return Vec::new(),
+                cuts => pending.cuts.get_or_init(|| cuts),
+            },
+        };
         let mut cold = Vec::new();
         for cut in cuts {
             let blocks = self.fleet.cold(&ask, cut, found);
@@ -228,10 +283,12 @@ impl Warming {
     }
 
     fn tell(&self, plan: &Plan, link: &Link) {
+        let [requests, jobs] = plan.warmed();
         *self.told.lock() = WarmingStatus {
             in_reach: link.is_open(),
             trouble: link.trouble.clone(),
-            requests: plan.requests(),
+            requests,
+            jobs,
             blocks: plan.blocks(),
             counts: plan.counts,
         };
@@ -243,12 +300,18 @@ impl Warming {
     }
 }
 
+/// Who stands in line with a connection, as an entry among all.
+fn standing(seq: Seq) -> EntryId {
+    EntryId { partition: u32::MAX, seq }
+}
+
 /// What Prometheus reads of it.
 pub(super) fn text(out: &mut String, told: &WarmingStatus) {
-    let WarmingStatus { in_reach, requests, blocks, counts, .. } = told;
+    let WarmingStatus { in_reach, requests, jobs, blocks, counts, .. } = told;
     let gauges = [
         ("warmline_warming_in_reach", "1 if the store takes what is asked.", f64::from(u8::from(*in_reach))),
         ("warmline_warming_requests", "Requests in line whose blocks are on their way.", *requests as f64),
+        ("warmline_warming_jobs", "Jobs and lines of batches whose blocks are on their way.", *jobs as f64),
         ("warmline_warming_blocks", "Blocks on their way to the store's memory.", *blocks as f64),
     ];
     for (name, help, value) in gauges {
@@ -280,9 +343,17 @@ pub(super) fn text(out: &mut String, told: &WarmingStatus) {
     }
     let name = "warmline_warming_ended_blocks_total";
     head(out, name, "counter", "Asked blocks, by what they came to when their request left the line.");
-    for (end, blocks) in [("in-time", in_time_blocks), ("late", late_blocks), ("unused", unused_blocks)] {
-        // Writing to a string cannot fail.
-        let _ = writeln!(out, "{name}{{end=\"{end}\"}} {blocks}");
+    let of_jobs = counts.of_jobs;
+    let ends = [
+        ("in-time", in_time_blocks, of_jobs.in_time_blocks),
+        ("late", late_blocks, of_jobs.late_blocks),
+        ("unused", unused_blocks, of_jobs.unused_blocks),
+    ];
+    for (end, all, of_jobs) in ends {
+        for (of, blocks) in [("requests", all - of_jobs), ("jobs", of_jobs)] {
+            // Writing to a string cannot fail.
+            let _ = writeln!(out, "{name}{{end=\"{end}\",of=\"{of}\"}} {blocks}");
+        }
     }
     let name = "warmline_warming_deduplicated_blocks_total";
     head(out, name, "counter", "Blocks that were not asked for, since somebody else had.");

@@ -1,6 +1,6 @@
 //! What of the store is warmed for whom: pure. Who stands in line comes in, and what to ask and what to take back goes out.
 //!
-//! A request that waits is a promise: these blocks will be read, at about that time. Each is asked for once, for the
+//! Whoever waits, a request in line or an entry of a log, is a promise: these blocks will be read, at about that time. Each is asked for once, for the
 //! request whose turn comes first, and taken back when that request leaves the line for whatever reason; whoever else
 //! waits for the same blocks then asks for what is still cold. What is on its way is bounded, so that the last of a long
 //! line does not push out what was warmed for the first.
@@ -13,7 +13,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use crate::admin::api::WarmingCounts;
+use queue::name::EntryId;
+
+use crate::admin::api::{WarmingCounts, WarmingEnds};
 
 /// A block of a prompt that the store has on disk only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +30,7 @@ pub(super) struct Cold {
 #[derive(Clone, Debug)]
 pub(super) struct InLine {
     /// Its number.
-    pub(super) who: u64,
+    pub(super) who: EntryId,
     /// When its turn will come, as far as one can tell.
     pub(super) turn_in: Duration,
     /// What of its prompt is cold now, in order.
@@ -39,7 +41,7 @@ pub(super) struct InLine {
 #[derive(Clone, Debug)]
 pub(super) struct Gone {
     /// Its number.
-    pub(super) who: u64,
+    pub(super) who: EntryId,
     /// Whether it had its turn.
     pub(super) turned: bool,
     /// What of its prompt is cold still.
@@ -71,9 +73,9 @@ pub(super) struct Steps {
 pub(super) struct Plan {
     budget: usize,
     last: u64,
-    waits: BTreeMap<u64, Waits>,
+    waits: BTreeMap<EntryId, Waits>,
     /// Whose each block on its way is.
-    on_the_way: HashMap<u64, u64>,
+    on_the_way: HashMap<u64, EntryId>,
     pub(super) counts: WarmingCounts,
 }
 
@@ -114,18 +116,20 @@ impl Plan {
     }
 
     /// Whether something was asked for it.
-    pub(super) fn knows(&self, who: u64) -> bool {
+    pub(super) fn knows(&self, who: EntryId) -> bool {
         self.waits.contains_key(&who)
     }
 
     /// Everybody for whom something was asked.
-    pub(super) fn known(&self) -> impl Iterator<Item = u64> {
+    pub(super) fn known(&self) -> impl Iterator<Item = EntryId> {
         self.waits.keys().copied()
     }
 
-    /// Requests for which something is on its way.
-    pub(super) fn requests(&self) -> usize {
-        self.waits.values().filter(|waits| !waits.asked.is_empty()).count()
+    /// Requests in line for which something is on its way, and entries of logs.
+    pub(super) fn warmed(&self) -> [usize; 2] {
+        let warmed = self.waits.iter().filter(|(_, waits)| !waits.asked.is_empty());
+        let (requests, jobs): (Vec<_>, Vec<_>) = warmed.partition(|(who, _)| who.seq.is_volatile());
+        [requests.len(), jobs.len()]
     }
 
     /// Blocks that are on their way.
@@ -139,8 +143,8 @@ impl Plan {
         for one in gone {
             self.leave(one, &mut steps);
         }
-        let here: HashSet<u64> = line.iter().map(|one| one.who).collect();
-        let vanished: Vec<u64> = self.known().filter(|who| !here.contains(who)).collect();
+        let here: HashSet<EntryId> = line.iter().map(|one| one.who).collect();
+        let vanished: Vec<EntryId> = self.known().filter(|who| !here.contains(who)).collect();
         for who in vanished {
             self.leave(&Gone { who, turned: false, cold: Vec::new() }, &mut steps);
         }
@@ -156,24 +160,23 @@ impl Plan {
 
     /// Another replica asks for some of what was to be asked.
     pub(super) fn elsewhere(&mut self, ask: &mut Ask, blocks: &[Cold], until: Duration) {
-        let Some(waits) =
-            self.waits.values_mut().find(|waits| waits.asked.iter().any(|one| one.id == ask.id))
-        else {
-            return;
-        };
+        let asks = |waits: &Waits| waits.asked.iter().any(|one| one.id == ask.id);
+        let Some((who, waits)) = self.waits.iter_mut().find(|(_, waits)| asks(waits)) else { return };
+        let who = *who;
         let theirs: HashSet<u64> = blocks.iter().map(|block| block.prefix).collect();
         ask.blocks.retain(|block| !theirs.contains(&block.prefix));
         for asked in &mut waits.asked {
             asked.blocks.retain(|block| !theirs.contains(block));
         }
         waits.asked.retain(|asked| !asked.blocks.is_empty());
+        let given = theirs.len() as u64;
         for block in theirs {
             self.on_the_way.remove(&block);
             waits.ever.remove(&block);
             waits.elsewhere.insert(block, until);
-            self.counts.elsewhere_blocks += 1;
-            self.counts.asked_blocks -= 1;
         }
+        self.counts.elsewhere_blocks += given;
+        self.count(who, |ends| ends.asked_blocks -= given);
     }
 
     /// The store is away: it has forgotten all that it was asked.
@@ -193,12 +196,14 @@ impl Plan {
         }
         let all = waits.ever.len() as u64;
         let late = gone.cold.iter().filter(|block| waits.ever.contains(&block.prefix)).count() as u64;
-        if gone.turned {
-            self.counts.late_blocks += late;
-            self.counts.in_time_blocks += all - late;
-        } else {
-            self.counts.unused_blocks += all;
-        }
+        self.count(gone.who, |ends| {
+            if gone.turned {
+                ends.late_blocks += late;
+                ends.in_time_blocks += all - late;
+            } else {
+                ends.unused_blocks += all;
+            }
+        });
     }
 
     /// What has come to memory, or will not come any more, is no longer on its way.
@@ -255,16 +260,31 @@ impl Plan {
             return;
         }
         let within = one.turn_in.max(LEAST);
+        let mut fresh = 0;
         for blocks in blocks.chunks(AT_ONCE) {
             self.last += 1;
             let prefixes: Vec<u64> = blocks.iter().map(|block| block.prefix).collect();
             for prefix in &prefixes {
                 self.on_the_way.insert(*prefix, one.who);
                 // What went cold again before its turn is asked for again, and counts once.
-                self.counts.asked_blocks += u64::from(waits.ever.insert(*prefix));
+                fresh += u64::from(waits.ever.insert(*prefix));
             }
             waits.asked.push(Asked { id: self.last, blocks: prefixes, until: now + within });
             steps.ask.push(Ask { id: self.last, within, blocks: blocks.to_vec() });
+        }
+        self.count(one.who, |ends| ends.asked_blocks += fresh);
+    }
+
+    /// Counts for all, and again for entries of logs.
+    fn count(&mut self, who: EntryId, count: impl Fn(&mut WarmingEnds)) {
+        let WarmingCounts { asked_blocks, in_time_blocks, late_blocks, unused_blocks, .. } = self.counts;
+        let mut ends = WarmingEnds { asked_blocks, in_time_blocks, late_blocks, unused_blocks };
+        count(&mut ends);
+        let WarmingEnds { asked_blocks, in_time_blocks, late_blocks, unused_blocks } = ends;
+        self.counts =
+            WarmingCounts { asked_blocks, in_time_blocks, late_blocks, unused_blocks, ..self.counts };
+        if !who.seq.is_volatile() {
+            count(&mut self.counts.of_jobs);
         }
     }
 
@@ -293,7 +313,7 @@ impl Plan {
     }
 
     /// Whether it is left to another replica.
-    pub(super) fn is_elsewhere(&self, who: u64, block: u64) -> bool {
+    pub(super) fn is_elsewhere(&self, who: EntryId, block: u64) -> bool {
         self.waits.get(&who).is_some_and(|waits| waits.elsewhere.contains_key(&block))
     }
 }
