@@ -202,7 +202,7 @@ async fn a_value_that_is_refused_is_read_to_its_end_and_nothing_in_it_is_a_comma
     check(settings(), &[b"MSET", b"a", b"1", b"b", &tempting(10_000), b"c"], "-ERR wrong number").await;
     check(settings(), &[b"SETEX", b"k", b"soon", &tempting(10_000)], "-ERR value is not an integer").await;
     check(settings(), &[b"SET", b"k", &tempting(10_000), b"EX", b"0"], "-ERR invalid expire time").await;
-    check(settings(), &[b"SETT", b"k", &tempting(10_000)], "-ERR unknown command").await;
+    check(settings(), &[b"SETT", b"k", &tempting(3_000)], "-ERR unknown command").await;
     let mut access = Access::default();
     access.allow(Tenant::new("a"), b"secret-a");
     check(Settings { access, ..settings() }, &[b"SET", b"k", &tempting(10_000)], "-NOAUTH").await;

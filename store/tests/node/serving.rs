@@ -127,7 +127,7 @@ async fn each_refusal_has_the_word_that_says_what_to_do() {
     let get =
         async |key: &[u8]| world.node.get(&world.tenant, key, Part::Whole).wait().await.map_err(|no| no.code);
     assert_eq!(get(b"none").await, Err(Code::Loading));
-    let looked = world.node.look(&world.tenant, b"none").wait().await.map_err(|no| no.code);
+    let looked = Store::look(&world.node, &world.tenant, b"none").wait().await.map_err(|no| no.code);
     assert_eq!(looked, Err(Code::Loading));
     master.trust();
     assert_eq!(get(b"none").await, Ok(None));
