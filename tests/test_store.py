@@ -262,6 +262,43 @@ def test_after_kill_9_what_was_said_to_be_on_disk_is_there_and_nothing_is_wrong(
         assert client.get(shared) in {None, *(value(write[:2], write[2]) for write in writes)}, f"{shared} is wrong"
 
 
+def test_a_kill_9_in_the_middle_of_promotions_costs_nothing_that_was_on_disk(begin):
+    store = begin("--memory", "8MiB", "--disk", "256MiB")
+    client, keys, stop, wrong = store.client(), [f"p{i}" for i in range(200)], threading.Event(), []
+    for key in keys:
+        client.set(key, value(key, 100_000))
+    store.written()
+    assert all(store.on_disk(key) for key in keys)
+
+    def read(reader):
+        client, chance = store.client(), random.Random(reader)
+        while not stop.is_set():
+            key = chance.choice(keys)
+            try:
+                if client.get(key) != value(key, 100_000):
+                    wrong.append(key)
+            except (redis.RedisError, OSError):
+                return
+
+    for _ in range(3):
+        before = store.metric("promotion_admitted_total")
+        readers = [threading.Thread(target=read, args=(reader,), daemon=True) for reader in range(4)]
+        for reader in readers:
+            reader.start()
+        until(lambda: store.metric("promotion_admitted_total") >= before + 30, "promotions", seconds=60)
+        # While they read on, and what they read is on its way to memory.
+        store.kill(signal.SIGKILL)
+        stop.set()
+        for reader in readers:
+            reader.join(timeout=60)
+        store.start()
+        stop.clear()
+        client = store.client()
+        for key in keys:
+            assert client.get(key) == value(key, 100_000), f"{key} was on disk"
+        assert not wrong
+
+
 def test_after_an_orderly_stop_everything_is_there(begin):
     store = begin("--memory", "64MiB", "--disk", "256MiB")
     client = store.client()

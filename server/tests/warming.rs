@@ -475,6 +475,22 @@ async fn a_store_that_refuses_or_is_away_costs_a_request_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_refuses_is_left_alone_longer_each_time() {
+    let store = Store::start("-ERR not now\r\n").await;
+    let world = World::start(store.settings()).await;
+    let asked = prompt(0, 4);
+    store.tell(&asked, Tier::Disk, true);
+    world.knows(4).await;
+    let begun = tokio::time::Instant::now();
+    let _waits = world.send(asked);
+    world.until("it fails and fails", |_, warming| warming.counts.failed >= 4).await;
+    // A quarter of a second after the first time, then half of one, then one: a slow machine only makes it longer.
+    let passed = begun.elapsed();
+    assert!(passed >= Duration::from_millis(1_750), "it was asked four times in {passed:?}");
+    assert!(store.warmed().iter().all(|(.., names)| *names == names_of(&prompt(0, 4))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_replicas_one_asks() {
     let store = Store::start(TAKEN).await;
     let memory = Arc::new(Memory::new(None));

@@ -20,10 +20,12 @@ fn encode(words: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// Commands as they are read when bytes arrive in pieces of these lengths; values are put back where they stood.
-fn read(mut bytes: &[u8], cuts: &[usize]) -> Vec<Vec<Vec<u8>>> {
+/// Commands as they are read when bytes arrive in pieces of these lengths; values are put back where they stood, unless they
+/// are not wanted.
+fn read(mut bytes: &[u8], cuts: &[usize], wanted: &[bool]) -> Vec<Vec<Vec<u8>>> {
     let mut decoder = Decoder::new(LIMITS);
     let mut cuts = cuts.iter().cycle();
+    let mut wanted = wanted.iter().cycle();
     let (mut commands, mut values) = (Vec::new(), Vec::<Vec<u8>>::new());
     loop {
         match decoder.step() {
@@ -38,9 +40,13 @@ fn read(mut bytes: &[u8], cuts: &[usize]) -> Vec<Vec<Vec<u8>>> {
                 decoder.filled(count);
                 bytes = &bytes[count..];
             }
-            Step::Value(len) => {
+            Step::Value(len) if *wanted.next().unwrap() => {
                 values.push(vec![0; len]);
                 decoder.accept();
+            }
+            Step::Value(_) => {
+                values.push(Vec::new());
+                decoder.skip();
             }
             Step::Fill => {
                 let place = values.last_mut().unwrap();
@@ -98,15 +104,33 @@ fn kept(command: &[Vec<u8>]) -> Vec<Vec<u8>> {
     command.iter().enumerate().map(|(at, word)| if keep(at) { word.clone() } else { Vec::new() }).collect()
 }
 
+/// The same without the values that are not wanted.
+fn without<'a>(command: &[Vec<u8>], wanted: &mut impl Iterator<Item = &'a bool>) -> Vec<Vec<u8>> {
+    let mut kept = kept(command);
+    if let Some(known) = store::resp::command::find(&command[0]) {
+        for (index, word) in kept.iter_mut().enumerate() {
+            if known.takes_value_at(index) && !*wanted.next().unwrap() {
+                word.clear();
+            }
+        }
+    }
+    kept
+}
+
 proptest! {
     #[test]
     fn any_cut_gives_the_commands_that_were_sent(
         commands in prop::collection::vec(command(), 0..12),
         cuts in prop::collection::vec(1usize..300, 1..20),
+        wanted in prop::collection::vec(any::<bool>(), 1..7),
     ) {
         let bytes: Vec<u8> = commands.iter().flat_map(|command| encode(command)).collect();
         let sent: Vec<_> = commands.iter().map(|command| kept(command)).collect();
-        prop_assert_eq!(read(&bytes, &cuts), sent);
+        prop_assert_eq!(read(&bytes, &cuts, &[true]), &sent[..]);
+        // Whatever is not wanted is read to its end: all the rest is as it was sent.
+        let mut left = wanted.iter().cycle();
+        let rest: Vec<_> = commands.iter().map(|command| without(command, &mut left)).collect();
+        prop_assert_eq!(read(&bytes, &cuts, &wanted), rest);
     }
 
     #[test]
@@ -368,6 +392,31 @@ fn each_version_has_its_own_words_for_what_the_other_lacks() {
     for (say, two, three) in cases {
         assert_eq!((&*written(Protocol::Two, say), &*written(Protocol::Three, say)), (two, three));
     }
+}
+
+#[test]
+fn each_code_has_the_word_that_clients_match() {
+    let told = |code: Code| match code {
+        Code::Err => "ERR",
+        Code::Full => "FULL",
+        Code::Quota => "QUOTA",
+        Code::WrongNode => "WRONGNODE",
+        Code::NoAuth => "NOAUTH",
+        Code::WrongPass => "WRONGPASS",
+        Code::NoProto => "NOPROTO",
+        Code::Busy => "BUSY",
+        Code::TooLarge => "TOOLARGE",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::Loading => "LOADING",
+        Code::Other => "EXECABORT",
+    };
+    for (number, code) in Code::ALL.into_iter().enumerate() {
+        let words = if code == Code::Other { "EXECABORT of it" } else { "of it" };
+        assert_eq!(Refusal::new(code, words).to_string(), format!("{} of it", told(code)));
+        assert_eq!(Refusal::read(&format!("{} of it", told(code))).code, code);
+        assert_eq!(Code::ALL.iter().position(|one| *one == code), Some(number), "each is there once");
+    }
+    assert_eq!(Refusal::full(7).to_string(), "FULL no space for 7 bytes, and none could be made in time");
 }
 
 #[test]

@@ -26,7 +26,10 @@ struct Ground {
 }
 
 async fn ground(settings: Settings) -> Ground {
-    let fake = Fake::new(64 << 20, Pace::Now);
+    ground_of(Fake::new(64 << 20, Pace::Now), settings).await
+}
+
+async fn ground_of(fake: Fake, settings: Settings) -> Ground {
     let server = Server::new(Arc::new(fake.clone()), settings);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -141,6 +144,68 @@ async fn a_huge_length_takes_no_space_and_the_client_stays_in_step() {
     assert_eq!((stored.len(), refused.len()), (64, 16), "each item has its own outcome");
     assert!(refused.iter().all(|refused| refused.as_ref().is_err_and(|refusal| refusal.code == Code::Full)));
     drop(liar);
+}
+
+/// A value that is a command if somebody takes it for one, wherever it is cut off.
+fn tempting(len: usize) -> Vec<u8> {
+    b"\r\n*3\r\n$3\r\nSET\r\n$6\r\nstolen\r\n$1\r\n1".iter().copied().cycle().take(len).collect()
+}
+
+fn framed(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        bytes.extend_from_slice(word);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn a_value_that_is_refused_is_read_to_its_end_and_nothing_in_it_is_a_command() {
+    const ROOM: usize = 150_000;
+    let settings = || Settings { value: 200_000, arriving: 100_000, ..Settings::default() };
+    let check = async |settings: Settings, sent: &[&[u8]], word: &str| {
+        for pace in [Pace::Now, Pace::Later] {
+            let ground = ground_of(Fake::new(ROOM, pace), settings.clone()).await;
+            let mut stream = ground.raw().await;
+            let frame = framed(sent);
+            // At once, and in two parts.
+            for parts in [frame.len(), frame.len() / 2] {
+                for part in frame.chunks(parts.max(1)) {
+                    stream.write_all(part).await.unwrap();
+                    stream.flush().await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+            }
+            stream.write_all(b"*1\r\n$4\r\nPING\r\nQUIT\r\n").await.unwrap();
+            let words = last_words(&mut stream).await;
+            let lines: Vec<&str> = words.split_terminator("\r\n").collect();
+            let shown = sent[0].escape_ascii();
+            assert_eq!(lines.len(), 4, "{shown}: {words}");
+            assert!(lines[..2].iter().all(|line| line.starts_with(word)), "{shown}: {words}");
+            let after = if word == "-NOAUTH" { "-NOAUTH Authentication required." } else { "+PONG" };
+            assert_eq!(lines[2..], [after, "+OK"], "{shown}");
+            ground.until("all is given back", |ground| ground.server.seen().connections == 0).await;
+            assert_eq!((ground.server.seen().arriving, ground.fake.used()), (0, 0), "{shown}");
+        }
+    };
+    for len in [200_001, 1 << 20] {
+        check(settings(), &[b"SET", b"k", &tempting(len)], "-TOOLARGE").await;
+        check(settings(), &[b"MSET", b"a", b"1", b"b", &tempting(len)], "-TOOLARGE").await;
+    }
+    check(settings(), &[b"SET", b"k", &tempting(ROOM + 1)], "-FULL").await;
+    check(settings(), &[b"SET", b"k", &tempting(120_000)], "-BUSY").await;
+    check(settings(), &[b"MSET", b"a", b"1", b"b", &tempting(120_000)], "-BUSY").await;
+    let long = vec![b'k'; settings().command.argument + 1];
+    check(settings(), &[b"SET", &long, &tempting(10_000)], "-TOOLARGE").await;
+    check(settings(), &[b"MSET", b"a", b"1", b"b", &tempting(10_000), b"c"], "-ERR wrong number").await;
+    check(settings(), &[b"SETEX", b"k", b"soon", &tempting(10_000)], "-ERR value is not an integer").await;
+    check(settings(), &[b"SET", b"k", &tempting(10_000), b"EX", b"0"], "-ERR invalid expire time").await;
+    check(settings(), &[b"SETT", b"k", &tempting(3_000)], "-ERR unknown command").await;
+    let mut access = Access::default();
+    access.allow(Tenant::new("a"), b"secret-a");
+    check(Settings { access, ..settings() }, &[b"SET", b"k", &tempting(10_000)], "-NOAUTH").await;
 }
 
 #[tokio::test]

@@ -89,6 +89,12 @@ impl Candidate {
         self.hot |= score >= threshold;
     }
 
+    /// It was read just now, and hot: its life and its budget begin anew.
+    pub(super) fn refresh(&mut self, now: Millis) {
+        self.last_seen = now;
+        self.retries = 0;
+    }
+
     /// Whether somebody waited for it in vain.
     pub(super) fn is_late(&self, now: Millis) -> bool {
         self.wanted.iter().any(|demand| demand.deadline < now)
@@ -148,10 +154,9 @@ impl Master {
         let fresh = !Self::is_candidate(shard, at);
         let Some(candidate) = self.candidate(shard, at, score, now) else { return };
         candidate.hit(score, options.threshold);
-        candidate.last_seen = now;
+        candidate.refresh(now);
         candidate.last_reason = why;
         candidate.heard = heard;
-        candidate.retries = 0;
         candidate.retry_after = if fresh { now.plus(options.backoff) } else { now };
     }
 
@@ -192,8 +197,8 @@ impl Master {
         candidate.last_reason = why;
         candidate.heard = heard;
         candidate.last_error = error.or(candidate.last_error.take());
-        // Its backoff is set by `again`, which knows the time.
-        candidate.retry_after = Millis(u64::MAX);
+        // At once, unless `again`, which knows the time, sets its backoff.
+        candidate.retry_after = Millis(0);
     }
 
     /// What was kept waits for its backoff, or was tried too often.

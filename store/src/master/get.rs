@@ -212,9 +212,10 @@ impl Master {
         match tried {
             Tried::Later(why) => self.record(shard, at, why, score, now),
             Tried::Never(Never::InFlight) if score >= self.promotion().threshold => {
-                // Whoever asked for it first may leave: it is wanted all the same.
+                // Whoever asked for it first may leave: it is wanted all the same. And if it fails, it was read just now.
                 if let Some(task) = shard.tasks.get_mut(&(at.row() as u32)) {
-                    task.history.hot = true;
+                    task.history.hit(score, self.promotion().threshold);
+                    task.history.refresh(now);
                 }
             }
             Tried::Queued(_) | Tried::Never(_) => {}

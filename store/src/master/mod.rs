@@ -318,7 +318,7 @@ impl Master {
                 self.end_offload(shard, at, false);
             }
             Tier::Disk if shard.tasks.get(&row).is_some_and(|task| task.holder == node.node) => {
-                self.end_task(shard, at, End::Cancelled);
+                self.end_task(shard, at, End::Lost(node.node));
             }
             Tier::Memory | Tier::Disk => {}
         }

@@ -543,7 +543,7 @@ impl Master {
             let mut rows: Vec<u32> = shard.tasks.iter().filter_map(of_task).collect();
             rows.sort_unstable();
             for row in rows {
-                self.end_task(shard, Place::new(at, row as usize), End::Cancelled);
+                self.end_task(shard, Place::new(at, row as usize), End::Lost(node));
             }
             let here = |object: &Object| object.copies.iter().any(|copy| copy.node == node);
             let rows: Vec<usize> = shard.rows.iter().filter(|(_, o)| here(o)).map(|(row, _)| row).collect();

@@ -115,6 +115,8 @@ pub(super) enum End {
     Failed(Later, Option<Box<str>>),
     Expired,
     Cancelled,
+    /// Cancelled, since this node is lost to it: tried again if the object is on another one's disk.
+    Lost(Node),
 }
 
 impl TaskId {
@@ -272,6 +274,9 @@ impl Master {
             None => Candidate::new(ask.score, now),
         };
         history.hit(ask.score, self.promotion().threshold);
+        if !ask.retry && ask.demand.is_none() {
+            history.refresh(now);
+        }
         history.wanted.extend(ask.demand);
         let task = Task { number, holder, target, staged: false, deadline, slip, history };
         shard.tasks.insert(row, task);
@@ -396,7 +401,7 @@ impl Master {
 
     /// Any stage -> ended, without a copy in memory. What it held is free, but for bytes that somebody may still write to.
     ///
-    /// Whoever waits for it is told that it is gone, unless it failed: then see [`Master::again`], which must follow.
+    /// Whoever waits for it is told that it is gone, unless it is tried again: if it failed, [`Master::again`] must follow.
     pub(super) fn end_task(&self, shard: &mut Shard, at: Place, end: End) {
         let row = at.row() as u32;
         let Some(task) = shard.tasks.remove(&row) else { return };
@@ -440,6 +445,14 @@ impl Master {
             End::Cancelled => {
                 promotions.cancelled += 1;
                 self.unwanted(shard, &task.history.wanted);
+            }
+            End::Lost(node) => {
+                promotions.cancelled += 1;
+                if object.in_tier(Tier::Disk).any(|copy| copy.node != node) {
+                    self.keep(shard, at, task.history, Later::HolderAway, None);
+                } else {
+                    self.unwanted(shard, &task.history.wanted);
+                }
             }
         }
         self.stir(&self.stirred.slot);

@@ -322,6 +322,8 @@ impl Inner {
                     waits.ticket = again.ticket.or(waits.ticket);
                     wait = again;
                 }
+                // Its place in the line ended with its time: there is space, and no transfer ended.
+                Err(Refused::Full) if wait.what == WaitFor::Slot => return Err(in_vain(wait.what, len)),
                 Err(refused) => return Err(no(refused, len)),
             }
             let now = self.desk.clock().now();

@@ -2,7 +2,7 @@
 
 use store::master::name::{Group, Millis, Name, Pin, Tier};
 use store::master::options::{Offload, Options, Promotion};
-use store::master::{Item, Joining, Later, Never, News, Presence, Put, Quota, Tried};
+use store::master::{Glance, Item, Joining, Later, Never, News, Presence, Put, Quota, Tried};
 
 use crate::kit::{MIB, World, key, options};
 
@@ -66,19 +66,34 @@ fn single_gets_and_batches_promote_and_the_threshold_is_what_was_set() {
 }
 
 #[test]
-fn questions_neither_count_nor_promote() {
-    let mut world = World::new(options(), 100 * MIB);
+fn questions_neither_count_nor_promote_nor_lease() {
+    let mut world = World::new(Options { lease: 500, ..options() }, 100 * MIB);
     world.cold(b"k", MIB);
-    let before = world.look(b"k");
+    world.put(b"m", MIB);
+    let (master, tenant, now) = (world.master.clone(), world.tenant, world.now);
+    let before = (world.look(b"k"), world.look(b"m"));
+    world.pass(100);
     for _ in 0..10 {
-        assert_eq!(world.master.exists(world.tenant, b"k"), Presence::Here);
-        assert_eq!(world.master.size(world.tenant, b"k"), Some(MIB));
-        assert_eq!(world.look(b"k"), before);
-        assert_eq!(world.master.scan(world.tenant, 0, 10).1.len(), 1);
-        assert_eq!(world.master.count(world.tenant), 1);
+        for key in [b"k", b"m"] {
+            assert_eq!(master.exists(tenant, key), Presence::Here);
+            assert_eq!(master.size(tenant, key), Some(MIB));
+            assert_eq!(master.glance(tenant, key, world.now), Glance::Here { size: MIB, ends: None });
+        }
+        let mut each = Vec::new();
+        master.exists_many(tenant, &[b"k", b"m"], &mut each);
+        assert_eq!((each, master.hottest(10)), (vec![Presence::Here; 2], Vec::new()));
+        assert_eq!((world.look_node(0).orders, master.tenant_list().len()), (0, 1));
+        assert_eq!((world.look(b"k"), world.look(b"m")), before);
+        assert_eq!(master.scan(tenant, 0, 10).1.len(), 2);
+        assert_eq!(master.count(tenant), 2);
     }
     assert_eq!(world.tried(b"k"), Some(Tried::Never(Never::Cold)), "this is the first read");
-    assert_eq!(world.master.counters().promotions.admitted, 0);
+    let counted = master.counters();
+    assert_eq!((counted.promotions.admitted, counted.moves.hits_disk), (0, 1));
+    // It is seen that a read does all of that.
+    world.hit(b"m");
+    assert_eq!(before.1.unwrap().lease, now);
+    assert_eq!(world.look(b"m").map(|look| (look.lease, look.heat)), Some((world.now.plus(500), 1)));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What leaves memory and disk, and what stays.
 
 use store::master::name::{Group, Pin, Tier};
-use store::master::options::{Offload, Options};
+use store::master::options::{Offload, Options, Promotion};
 use store::master::{Error, News, Put, Quota, Refused, WaitFor};
 
 use crate::kit::{MIB, World, key, options};
@@ -98,6 +98,64 @@ fn what_is_leased_or_a_source_of_a_copy_stays() {
     let on_disk: Vec<u32> = (0..3).filter(|number| world.look(&key(*number)).is_some()).collect();
     assert_eq!(on_disk, [0], "the others had to go");
     assert_eq!(world.master.gauges().promotions, 1);
+    world.checked();
+}
+
+/// Everything else in a node's memory that is nearly full stays for ever.
+fn only_one_can_leave(world: &mut World) {
+    world.put_as(&Put { pin: Pin::Hard, ..Put::new(world.tenant, b"rest", 8 * MIB) });
+}
+
+fn ticks(world: &World) {
+    for _ in 0..4 {
+        world.master.tick(world.now);
+    }
+}
+
+#[test]
+fn what_was_just_read_or_promoted_is_not_the_next_victim() {
+    let mut world = World::new(Options { lease: 500, ..evicting() }, 10 * MIB);
+    world.put(&key(0), MIB);
+    world.hit(&key(0));
+    only_one_can_leave(&mut world);
+    ticks(&world);
+    world.pass(499);
+    ticks(&world);
+    assert_eq!(memory(&world), [0]);
+    world.pass(1);
+    ticks(&world);
+    assert_eq!(memory(&world), [], "but it may leave when its time is over");
+    // A promotion leases what it brought, though nobody has read it there.
+    let promotion = Promotion { lease: 5_000, ..options().promotion };
+    let mut world = World::new(Options { promotion, ..evicting() }, 10 * MIB);
+    world.cold(&key(0), MIB);
+    world.tried(&key(0));
+    world.tried(&key(0));
+    world.work(0);
+    only_one_can_leave(&mut world);
+    ticks(&world);
+    world.pass(4_999);
+    ticks(&world);
+    assert_eq!(memory(&world), [0]);
+    world.pass(1);
+    ticks(&world);
+    assert_eq!(memory(&world), []);
+    world.checked();
+}
+
+#[test]
+fn what_is_on_its_way_to_disk_stays_in_memory_until_it_is_there_whatever_it_earned() {
+    let options = Options { offload: Offload::AtCommit, offload_heat: 9, ..evicting() };
+    let mut world = World::new(options, 10 * MIB);
+    world.put(&key(0), MIB);
+    only_one_can_leave(&mut world);
+    assert_eq!(world.master.gauges().offloads, 2);
+    ticks(&world);
+    assert_eq!((memory(&world), world.master.gauges().offloads), (vec![0], 2));
+    world.work(0);
+    ticks(&world);
+    assert_eq!(memory(&world), []);
+    assert_eq!(world.hit(&key(0)).disk.to_vec(), [world.node(0)]);
     world.checked();
 }
 

@@ -228,7 +228,16 @@ impl World {
 
     /// A copy of the same version in the memory of another node.
     pub(crate) fn also(&mut self, fake: usize, key: &[u8], version: Version, size: u64) {
-        let (name, tier) = (Name { tenant: self.tenant, key: key.into() }, Tier::Memory);
+        self.another(fake, key, version, size, Tier::Memory);
+    }
+
+    /// A copy of the same version on the disk of another node.
+    pub(crate) fn same_on_disk(&mut self, fake: usize, key: &[u8], version: Version, size: u64) {
+        self.another(fake, key, version, size, Tier::Disk);
+    }
+
+    fn another(&mut self, fake: usize, key: &[u8], version: Version, size: u64, tier: Tier) {
+        let name = Name { tenant: self.tenant, key: key.into() };
         self.fakes[fake].holds.insert((version, tier), (name.clone(), size));
         let (pin, group) = (Pin::None, Group::NONE);
         let item = Item { name, version, size, tier, pin, group, block: None, ends: None, doubtful: false };

@@ -55,10 +55,13 @@ fn a_second_put_of_a_key_replaces_the_first_and_a_duplicate_can_be_refused() {
 #[test]
 fn a_put_that_nobody_ends_is_displaced_after_its_patience_and_its_bytes_are_free_when_no_late_write_can_land()
 {
+    assert_eq!(Options::default().put_patience, 30_000);
     let mut world = World::new(options(), 10 * MIB);
     let patience = options().put_patience;
     let lost = world.begin(&Put::new(world.tenant, b"k", MIB)).unwrap();
-    world.pass(patience);
+    world.pass(patience - 1);
+    assert_eq!(world.master.tick(world.now).reaped, 0, "not before");
+    world.pass(1);
     assert_eq!(world.master.tick(world.now).reaped, 1);
     let second = world.begin(&Put::new(world.tenant, b"k", MIB)).unwrap();
     assert_eq!(world.commit(lost.put), Err(Error::Stale));

@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use store::master::counters::Candidates;
-use store::master::name::{Pin, Tier};
+use store::master::name::{Name, Pin, Tier};
 use store::master::options::{Options, Promotion};
-use store::master::{Later, Presence, Put, Tried};
+use store::master::{Later, Never, News, Presence, Put, Quota, Tried};
 
 use crate::kit::{MIB, World, key, options};
 
@@ -130,6 +130,149 @@ fn tries_because_something_happened_do_not_use_up_the_budget() {
     }
     assert_eq!(world.look(b"k").unwrap().candidate.unwrap().retries, 0);
     assert_eq!(world.master.candidates(), 1);
+}
+
+#[test]
+fn a_hit_gives_a_fresh_budget_wherever_the_promotion_is_then() {
+    // Once only a hit that was refused did. What had been used before one that promoted at once, or that found a promotion under
+    // way, was still used when that failed; and the life was counted from the hit before.
+    for under_way in [false, true] {
+        let promotion = Promotion { retries: 4, ttl: 100_000, ..options().promotion };
+        let mut world = World::new(with(promotion), 100 * MIB);
+        let node = world.node(0);
+        read(&mut world, b"k", 2);
+        for round in 1..=3 {
+            let tasks = world.take_tasks(0);
+            world.master.failed(tasks[0].0, node, "disk", world.now).unwrap();
+            assert_eq!(world.look(b"k").unwrap().candidate.unwrap().retries, round);
+            world.pass(5_000);
+            if round < 3 || under_way {
+                assert_eq!(world.master.tick(world.now).admitted, 1);
+            }
+        }
+        let hit_at = world.now;
+        let tried = world.tried(b"k");
+        assert_eq!(tried == Some(Tried::Never(Never::InFlight)), under_way, "{tried:?}");
+        world.pass(90_000);
+        let tasks = world.take_tasks(0);
+        world.master.failed(tasks[0].0, node, "disk", world.now).unwrap();
+        let waits = world.look(b"k").unwrap().candidate.expect("it has a whole budget again");
+        assert_eq!((waits.retries, waits.last_seen), (1, hit_at), "under way: {under_way}");
+        world.checked();
+    }
+}
+
+#[test]
+fn the_highest_score_is_kept_when_later_hits_find_less() {
+    let mut world = World::new(Options { half_life: 10_000, ..options() }, 10 * MIB);
+    world.put_as(&Put { pin: Pin::Hard, ..Put::new(world.tenant, b"full", 9 * MIB) });
+    read(&mut world, b"k", 6);
+    world.pass(20_000);
+    read(&mut world, b"k", 1);
+    let look = world.look(b"k").unwrap();
+    assert_eq!((look.disk_heat, look.candidate.unwrap().score), (3, 6));
+}
+
+#[test]
+fn by_default_a_candidate_is_tried_sixty_four_times_at_doubling_distances_of_up_to_five_seconds() {
+    let defaults = Promotion::default();
+    let told = (defaults.threshold, defaults.candidates, defaults.retries, defaults.ttl);
+    assert_eq!(told, (2, 50_000, 64, 300_000));
+    assert_eq!((defaults.shards_a_tick, defaults.tries_a_tick), (64, 128));
+    let mut world = full(Promotion { on: true, ..defaults });
+    read(&mut world, b"k", 2);
+    let mut distances = Vec::new();
+    while let Some(waits) = world.look(b"k").unwrap().candidate {
+        distances.push(waits.retry_after.since(world.now));
+        world.now = waits.retry_after;
+        assert_eq!(world.master.tick(world.now).tried, 1);
+    }
+    let expected: Vec<u64> = (0..64).map(|tries: u32| (10_u64 << tries.min(20)).min(5_000)).collect();
+    assert_eq!(distances, expected);
+    assert!(distances.iter().sum::<u64>() < 300_000, "the budget lasts nearly as long as the life");
+    assert_eq!((candidates(&world).expired_evaluated, candidates(&world).admission_rejected), (1, 64));
+}
+
+#[test]
+fn a_line_of_orders_and_a_quota_with_room_again_wake_whoever_waits_for_them() {
+    let mut world = World::new(Options { orders: 1, ..options() }, 100 * MIB);
+    assert!(matches!(read(&mut world, b"first", 2), Tried::Queued(_)));
+    assert_eq!(read(&mut world, b"k", 2), Tried::Later(Later::PushFailed));
+    assert_eq!(world.master.tick(world.now).tried, 0, "nothing has changed");
+    let woken = world.ears.ticks.load(Ordering::Relaxed);
+    assert_eq!(world.take_tasks(0).len(), 1);
+    assert!(world.ears.ticks.load(Ordering::Relaxed) > woken, "the tick is woken");
+    assert_eq!(world.master.tick(world.now).admitted, 1, "before its backoff is over");
+    world.checked();
+    let mut world = World::new(options(), 100 * MIB);
+    world.master.set_quota(world.tenant, Quota { memory: Some(MIB), ..Quota::default() });
+    read(&mut world, b"first", 2);
+    world.work(0);
+    assert_eq!(read(&mut world, b"k", 2), Tried::Later(Later::Quota));
+    assert_eq!(world.master.tick(world.now).tried, 0, "nothing has changed");
+    world.master.remove(world.tenant, b"first").unwrap();
+    let woken = world.ears.ticks.load(Ordering::Relaxed);
+    world.work(0);
+    assert!(world.ears.ticks.load(Ordering::Relaxed) > woken, "the tick is woken");
+    assert_eq!(world.master.tick(world.now).admitted, 1, "before its backoff is over");
+    world.checked();
+}
+
+#[test]
+fn what_somebody_waits_for_is_tried_first_and_of_that_what_is_due_first() {
+    let mut world = full(Promotion { tries_a_tick: 1, ..options().promotion });
+    read(&mut world, &key(0), 9);
+    for (number, within) in [(1, 60_000), (2, 30_000)] {
+        world.cold(&key(number), MIB);
+        let by = world.now.plus(within);
+        drop(world.master.warm(world.tenant, &[&key(number)], by, world.now));
+    }
+    world.pass(10);
+    let retries =
+        |world: &World| [0, 1, 2].map(|number| world.look(&key(number)).unwrap().candidate.unwrap().retries);
+    for expected in [[0, 0, 1], [0, 1, 1], [1, 1, 1]] {
+        assert_eq!(world.master.tick(world.now).tried, 1);
+        assert_eq!(retries(&world), expected);
+    }
+}
+
+#[test]
+fn a_node_that_is_lost_to_a_promotion_is_no_end_of_it_where_another_disk_has_the_object() {
+    // Once its candidate was forgotten, and whoever waited was told that the object was gone.
+    for lost in ["its holder", "its copy on the holder's disk", "the node it was to come to"] {
+        let mut world = World::with_nodes(options(), &[10 * MIB, 10 * MIB]);
+        let version = world.cold(b"k", MIB);
+        if lost == "the node it was to come to" {
+            let (prefer, pin) = (Some(world.node(0)), Pin::Hard);
+            world.put_as(&Put { prefer, pin, ..Put::new(world.tenant, b"full", 9 * MIB) });
+        } else {
+            world.same_on_disk(1, b"k", version, MIB);
+        }
+        let warm = world.master.warm(world.tenant, &[b"k"], world.now.plus(60_000), world.now);
+        assert_eq!((read(&mut world, b"k", 2), warm.pending()), (Tried::Never(Never::InFlight), 1));
+        match lost {
+            "its holder" => world.master.lost(world.node(0)).unwrap(),
+            "its copy on the holder's disk" => {
+                let name = Name { tenant: world.tenant, key: b"k".as_slice().into() };
+                world.fakes[0].holds.remove(&(version, Tier::Disk));
+                world.tell(0, &News::Lost { name, version, tier: Tier::Disk }).unwrap();
+            }
+            _ => world.master.lost(world.node(1)).unwrap(),
+        }
+        world.checked();
+        let counted = world.master.counters();
+        assert_eq!((counted.promotions.cancelled, counted.warmed.gone), (1, 0), "{lost}");
+        assert_eq!(world.look(b"k").unwrap().candidate.unwrap().wanted, 1, "{lost}");
+        if lost == "the node it was to come to" {
+            world.master.remove(world.tenant, b"full").unwrap();
+        }
+        world.work_all();
+        assert_eq!(world.master.tick(world.now).admitted, 1, "{lost}: at once");
+        world.work_all();
+        assert_eq!(world.hit(b"k").memory.len(), 1, "{lost}");
+        assert_eq!(world.master.counters().warmed.in_time, 1);
+        world.checked();
+    }
 }
 
 #[test]

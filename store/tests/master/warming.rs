@@ -136,3 +136,17 @@ fn without_room_for_another_candidate_or_with_promotion_off_warming_says_so_at_o
         world.checked();
     }
 }
+
+#[test]
+fn what_somebody_will_read_and_is_in_memory_is_spared_once() {
+    let mut world = World::new(Options { high: 800, low: 700, ..options() }, 10 * MIB);
+    for number in 0..8 {
+        world.put(&key(number), MIB);
+    }
+    drop(world.master.warm(world.tenant, &[&key(0)], world.now.plus(1_000), world.now));
+    world.put(&key(8), MIB);
+    assert_eq!(world.master.tick(world.now).evicted, 2 * MIB);
+    let gone: Vec<u32> = (0..9).filter(|number| !world.in_memory(&key(*number))).collect();
+    assert_eq!(gone, [1, 2], "the oldest is not the next to go");
+    world.checked();
+}

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use store::master::Quota;
+use store::master::name::Pin;
 use store::master::options::Options;
+use store::node::{self, Node};
 use store::resp::contract::{Life, Part, Put, Sink, Store, Wanted, Written};
 use store::resp::refusal::Code;
 
@@ -91,6 +94,52 @@ async fn a_full_store_without_a_disk_says_so_in_its_time_and_goes_on() {
     assert_eq!(too_large.code, Code::TooLarge, "{too_large}");
     held.clear();
     assert_eq!(world.put(b"more", &value(9, 1 << 20)).await.unwrap(), Written::Stored);
+    world.checked().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_refusal_has_the_word_that_says_what_to_do() {
+    let hasty = Options { wait_patience: 50, slots: 1, ..options() };
+    let world = World::begin_on(8 * MIB, hasty, None).await;
+    let master = world.desk.master().clone();
+    let tenant = master.tenant(world.tenant.name()).unwrap();
+    let put = async |key: &[u8], len: usize| world.put(key, &value(1, len)).await.map_err(|no| no.code);
+    // As many values arrive as may: there is space, so it is not full.
+    let arriving = world.node.reserve(&world.tenant, b"arrives", 10).wait().await.unwrap();
+    assert_eq!(put(b"k", 10).await, Err(Code::Busy));
+    drop(arriving);
+    assert_eq!(put(b"k", 10).await, Ok(Written::Stored));
+    // The tenant has what it may, and none of it can leave.
+    master.set_quota(tenant, Quota { memory: Some(MIB), ..Quota::default() });
+    assert_eq!(put(b"own", MIB as usize - 10).await, Ok(Written::Stored));
+    for key in [&b"own"[..], b"k"] {
+        master.pin(tenant, key, Pin::Hard).unwrap();
+    }
+    assert_eq!(put(b"more", 10).await, Err(Code::Quota));
+    assert_eq!(put(b"large", MIB as usize + 1).await, Err(Code::TooLarge));
+    master.set_quota(tenant, Quota::default());
+    // There is space, but for others than those who keep all of it.
+    assert_eq!(put(b"rest", 7 * MIB as usize).await, Ok(Written::Stored));
+    master.pin(tenant, b"rest", Pin::Hard).unwrap();
+    assert_eq!(put(b"more", 10).await, Err(Code::Full));
+    // It is not known yet whether it is there: neither a miss nor an error of a disk.
+    master.doubt();
+    let get =
+        async |key: &[u8]| world.node.get(&world.tenant, key, Part::Whole).wait().await.map_err(|no| no.code);
+    assert_eq!(get(b"none").await, Err(Code::Loading));
+    let looked = Store::look(&world.node, &world.tenant, b"none").wait().await.map_err(|no| no.code);
+    assert_eq!(looked, Err(Code::Loading));
+    master.trust();
+    assert_eq!(get(b"none").await, Ok(None));
+    // Nobody takes puts, and what is there is still read.
+    master.drain(master.node_list()[0].node, true).unwrap();
+    assert_eq!(put(b"more", 10).await, Err(Code::Unavailable));
+    assert_eq!(get(b"k").await.unwrap().as_deref(), Some(&value(1, 10)[..]));
+    // Another node does, and this one cannot reach it.
+    let desk = std::sync::Arc::new(world.desk.clone());
+    let other = Node::begin(node::Options::new("two", 8 * MIB), desk, None, 1, None).await.unwrap();
+    assert_eq!(put(b"more", 10).await, Err(Code::WrongNode));
+    other.end(Duration::from_secs(20)).await;
     world.checked().await;
 }
 

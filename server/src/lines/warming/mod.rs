@@ -6,6 +6,8 @@
 //! other replicas.
 
 mod ahead;
+#[cfg(test)]
+mod asking;
 mod claims;
 mod link;
 mod plan;

@@ -411,6 +411,12 @@ mod tests {
             assert_eq!(shown, counted);
             assert_eq!(joined(rows, &counts).count(), rows.len());
         }
+        // Of the funnel each has its own name, and no other's.
+        for (rows, begins) in [(&PROMOTIONS, "promotion_"), (&CANDIDATES, "promotion_candidate_")] {
+            for (field, name, _) in rows {
+                assert_eq!(*name, format!("{begins}{field}_total"));
+            }
+        }
         let all = [&MOVES[..], &PROMOTIONS, &CANDIDATES, &WARMED, &NODE, &DISK].concat();
         let mut names: Vec<&str> = all.iter().map(|row| row.1).collect();
         assert!(names.iter().all(|name| name.ends_with("_total")));
