@@ -274,7 +274,7 @@ impl std::fmt::Display for Sorry {
         f.write_str(match self {
             Self::NotMe(_) => "it does not lead",
             Self::Secret => "its secret is another one: set the same `secret_file` everywhere",
-            Self::Version => "it is no master or node that is sought here, or of another version",
+            Self::Version => "it plays another role there, or speaks another version",
             Self::Full => "too many are connected to it",
             Self::Outdone => "there was a later term than its own: it begins anew",
             Self::Incredible => {
