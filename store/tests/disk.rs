@@ -83,6 +83,27 @@ async fn what_is_too_long_or_too_much_is_refused_at_once() {
     assert_eq!(Disk::open(folder.path(), small).unwrap().recovered().objects, 2);
 }
 
+#[tokio::test]
+async fn a_part_of_a_batch_is_written_within_its_bound_and_a_whole_one_at_once() {
+    let ever = Duration::from_secs(30);
+    let bounded = |delay| Options { batch_bytes: 3_000, delay, ..options() };
+    let folder = TempDir::new().unwrap();
+    let disk = Disk::open(folder.path(), bounded(Duration::from_millis(20))).unwrap();
+    let alone = tokio::time::timeout(ever, disk.put("t", "alone", "", vec![1; 10])).await;
+    assert_eq!(alone.expect("nobody waits for a batch to fill").unwrap(), Done::Stored);
+    disk.close().unwrap();
+    let disk = Disk::open(folder.path(), bounded(Duration::from_hours(1))).unwrap();
+    let mut first = std::pin::pin!(disk.put("t", "0", "", vec![1; 1_000]));
+    let early = tokio::time::timeout(Duration::from_millis(50), first.as_mut()).await;
+    assert!(early.is_err(), "others may come within the hour: {early:?}");
+    let others: Vec<_> = (1..3).map(|i| disk.put("t", format!("{i}"), "", vec![1; 1_000])).collect();
+    for ticket in others {
+        assert_eq!(tokio::time::timeout(ever, ticket).await.expect("it is full").unwrap(), Done::Stored);
+    }
+    assert_eq!(first.await.unwrap(), Done::Stored);
+    disk.close().unwrap();
+}
+
 #[test]
 fn readers_writers_and_compaction_do_not_get_into_each_others_way() {
     let folder = TempDir::new().unwrap();

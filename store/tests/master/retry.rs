@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use store::master::counters::Candidates;
 use store::master::name::{Name, Pin, Tier};
 use store::master::options::{Options, Promotion};
-use store::master::{Later, Never, News, Presence, Put, Quota, Tried};
+use store::master::{Later, Never, News, Presence, Put, Quota, Refused, Tried};
 
 use crate::kit::{MIB, World, key, options};
 
@@ -490,6 +490,44 @@ fn without_exchange_candidates_wait_until_there_is_room_and_displace_nothing() {
     world.master.remove(world.tenant, &key(0)).unwrap();
     world.work(0);
     assert_eq!(world.master.tick(world.now).admitted, 1, "room is what it waits for");
+    world.checked();
+}
+
+#[test]
+fn what_was_promoted_keeps_the_heat_that_brought_it_and_yields_only_to_what_is_hotter() {
+    let mut world = World::new(Options { high: 900, low: 900, ..options() }, 10 * MIB);
+    world.put_as(&Put { pin: Pin::Hard, ..Put::new(world.tenant, b"rest", 8 * MIB) });
+    world.put_as(&Put { pin: Pin::Hard, ..Put::new(world.tenant, b"full", MIB) });
+    assert_eq!(read(&mut world, b"k", 5), Tried::Later(Later::Watermark));
+    world.master.remove(world.tenant, b"full").unwrap();
+    world.work(0);
+    assert_eq!(world.master.tick(world.now).admitted, 1);
+    world.work(0);
+    for (key, reads, displaces) in [(b"colder", 3, false), (b"hotter", 9, true)] {
+        assert_eq!(read(&mut world, key, reads), Tried::Later(Later::Watermark));
+        world.pass(10);
+        world.master.tick(world.now);
+        assert_eq!(world.in_memory(b"k"), !displaces);
+    }
+    world.checked();
+}
+
+#[test]
+fn memory_that_puts_wait_for_is_not_promised_to_a_promotion() {
+    let mut world = World::new(Options { high: 1_000, low: 1_000, ..options() }, 10 * MIB);
+    world.put_as(&Put { pin: Pin::Hard, ..Put::new(world.tenant, b"rest", 6 * MIB) });
+    let waits = world.reserve(&Put::new(world.tenant, b"large", 5 * MIB));
+    let Err(Refused::Wait(wait)) = waits else { panic!("{waits:?}") };
+    assert_eq!(read(&mut world, b"k", 2), Tried::Later(Later::Watermark), "four are free, but not for it");
+    world.master.forget_ticket(wait.ticket.unwrap());
+    world.pass(10);
+    assert_eq!(world.master.tick(world.now).admitted, 1);
+    // Somebody comes to wait after it was ordered.
+    let waits = world.reserve(&Put::new(world.tenant, b"large", 5 * MIB));
+    assert!(matches!(waits, Err(Refused::Wait(_))), "{waits:?}");
+    let (task, _) = world.take_tasks(0)[0].clone();
+    let refused = world.master.allocate(task, world.node(0), MIB, world.now);
+    assert_eq!(refused, Err(store::master::Error::NoMemory));
     world.checked();
 }
 
