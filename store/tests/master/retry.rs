@@ -532,6 +532,46 @@ fn memory_that_puts_wait_for_is_not_promised_to_a_promotion() {
 }
 
 #[test]
+fn the_last_error_is_shown_until_there_is_another_and_whoever_waits_extends_the_life() {
+    let mut world = World::new(with(Promotion { ttl: 1_000, ..options().promotion }), 100 * MIB);
+    read(&mut world, b"k", 2);
+    let (task, _) = world.take_tasks(0)[0].clone();
+    world.master.failed(task, world.node(0), "disk", world.now).unwrap();
+    world.master.drain(world.node(0), true).unwrap();
+    world.pass(100);
+    assert_eq!(world.master.tick(world.now).tried, 1);
+    let waits = world.look(b"k").unwrap().candidate.unwrap();
+    assert_eq!((waits.last_reason, waits.last_error.as_deref()), (Later::Watermark, Some("disk")));
+    world.master.drain(world.node(0), false).unwrap();
+    world.pass(40);
+    assert_eq!(world.master.tick(world.now).admitted, 1);
+    world.pass(30_000);
+    world.master.tick(world.now);
+    assert_eq!(world.master.candidates(), 0, "it was not read for too long");
+    let mut world = full(Promotion { ttl: 1_000, ..options().promotion });
+    world.cold(b"k", MIB);
+    for _ in 0..3 {
+        drop(world.master.warm(world.tenant, &[b"k"], world.now.plus(60_000), world.now));
+        world.pass(900);
+        assert_eq!(world.master.tick(world.now).expired, 0);
+    }
+    world.pass(101);
+    assert_eq!(world.master.tick(world.now).expired, 1);
+    world.checked();
+}
+
+#[test]
+fn nothing_is_promoted_into_a_node_that_is_drained() {
+    let mut world = World::with_nodes(options(), &[10 * MIB, 10 * MIB]);
+    world.master.drain(world.node(0), true).unwrap();
+    assert!(matches!(read(&mut world, b"k", 2), Tried::Queued(_)));
+    let (task, _) = world.take_tasks(0)[0].clone();
+    let staging = world.master.allocate(task, world.node(0), MIB, world.now).unwrap();
+    assert_eq!(staging.target, world.node(1));
+    world.checked();
+}
+
+#[test]
 fn a_tick_looks_for_what_is_colder_once_however_many_candidates_want_it() {
     let mut world = World::new(Options { high: 900, low: 900, steps: 2, ..options() }, 10 * MIB);
     for number in 0..9 {
