@@ -144,16 +144,28 @@ impl Followed {
     /// Waits, bounded, until the view is this one and holds exactly these blocks.
     pub(crate) async fn until(&self, view: View, blocks: impl IntoIterator<Item = u64>) -> Status {
         let wanted = (blocks.into_iter().collect::<BTreeSet<_>>(), Some(view));
-        for _ in 0..3_000 {
-            let there = *self.held.0.lock().unwrap() == wanted;
+        let Some(status) = self.within(3_000, &wanted).await else {
+            panic!("wanted {wanted:?}, have {:?}: {:?}", self.held.0.lock().unwrap(), self.follower.status());
+        };
+        status
+    }
+
+    /// The same, with so many looks at most.
+    pub(crate) async fn within(
+        &self,
+        looks: usize,
+        wanted: &(BTreeSet<u64>, Option<View>),
+    ) -> Option<Status> {
+        for _ in 0..looks {
+            let there = *self.held.0.lock().unwrap() == *wanted;
             // The status is written a moment after the view.
             let status = self.follower.status();
-            if there && status.view == view {
-                return status;
+            if there && Some(status.view) == wanted.1 {
+                return Some(status);
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("wanted {wanted:?}, have {:?}: {:?}", self.held.0.lock().unwrap(), self.follower.status());
+        None
     }
 }
 
