@@ -358,6 +358,16 @@ async fn until(what: &str, is: impl Fn() -> bool) {
     panic!("{what}");
 }
 
+/// The first left, whose blocks the second shared: the second asks for its own, and only the first is cooled. What was asked.
+async fn the_next_asks(store: &Store, short: &[u32]) -> Vec<(usize, String, Vec<String>)> {
+    until("the second asks", || store.warmed().len() == 2).await;
+    let warmed = store.warmed();
+    assert_eq!(warmed[1].2, names_of(short));
+    until("the first is cooled", || store.cooled().contains(&(0, warmed[0].1.clone()))).await;
+    assert!(!store.cooled().contains(&(0, warmed[1].1.clone())));
+    warmed
+}
+
 /// The turn of a prompt of four blocks comes: all of it lies in the store's memory by now.
 async fn came_in_time(world: &mut World, waits: JoinHandle<Answer>) -> WarmingCounts {
     world.open().await;
@@ -410,11 +420,7 @@ async fn whoever_leaves_the_line_takes_back_what_was_asked_and_others_ask_for_it
     // Its client leaves.
     first.abort();
     world.until("it is taken back", |_, warming| warming.counts.unused_blocks == 4).await;
-    until("the second asks", || store.warmed().len() == 2).await;
-    let warmed = store.warmed();
-    assert_eq!(warmed[1].2, names_of(&short));
-    until("the first is cooled", || store.cooled().contains(&(0, warmed[0].1.clone()))).await;
-    assert!(!store.cooled().contains(&(0, warmed[1].1.clone())));
+    let warmed = the_next_asks(&store, &short).await;
 
     // Its turn comes, and nothing was warm by then.
     world.open().await;
@@ -670,11 +676,7 @@ async fn a_job_that_is_cancelled_takes_back_what_was_asked_and_others_ask_for_it
 
     world.ask(Method::DELETE, &format!("/v1/jobs/{first}"), Value::Null).await;
     world.until("it is taken back", |_, warming| warming.counts.of_jobs.unused_blocks == 4).await;
-    until("the second asks", || store.warmed().len() == 2).await;
-    let warmed = store.warmed();
-    assert_eq!(warmed[1].2, names_of(&short));
-    until("the first is cooled", || store.cooled().contains(&(0, warmed[0].1.clone()))).await;
-    assert!(!store.cooled().contains(&(0, warmed[1].1.clone())));
+    let warmed = the_next_asks(&store, &short).await;
 
     // Its turn comes, and nothing was warm by then.
     world.open().await;

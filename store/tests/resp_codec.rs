@@ -1,5 +1,8 @@
 //! The codec as claims: any cut gives the same commands, what is written can be read, numbers and patterns are exact.
 
+#[path = "frames/mod.rs"]
+mod frames;
+
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use store::client;
@@ -8,17 +11,9 @@ use store::resp::decode::{Decoder, Limits, Step};
 use store::resp::out::{COPIED, Out, Protocol, SLICES};
 use store::resp::{Code, Refusal, glob, inline};
 
-const LIMITS: Limits = Limits { argument: 100, arguments: 50, head: 4_000 };
+use frames::encode;
 
-fn encode(words: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words {
-        bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-        bytes.extend_from_slice(word);
-        bytes.extend_from_slice(b"\r\n");
-    }
-    bytes
-}
+const LIMITS: Limits = Limits { argument: 100, arguments: 50, head: 4_000 };
 
 /// Commands as they are read when bytes arrive in pieces of these lengths; values are put back where they stood, unless they
 /// are not wanted.

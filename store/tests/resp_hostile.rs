@@ -2,6 +2,9 @@
 //!
 //! Real sockets. Nothing here takes a time for granted: what is claimed is that something ends, not when.
 
+#[path = "frames/mod.rs"]
+mod frames;
+
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +18,8 @@ use store::resp::{Code, Put, Server, Settings, Tenant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
+
+use frames::encode;
 
 /// Nothing takes so long.
 const EVER: Duration = Duration::from_secs(30);
@@ -151,16 +156,6 @@ fn tempting(len: usize) -> Vec<u8> {
     b"\r\n*3\r\n$3\r\nSET\r\n$6\r\nstolen\r\n$1\r\n1".iter().copied().cycle().take(len).collect()
 }
 
-fn framed(words: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words {
-        bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-        bytes.extend_from_slice(word);
-        bytes.extend_from_slice(b"\r\n");
-    }
-    bytes
-}
-
 #[tokio::test]
 async fn a_value_that_is_refused_is_read_to_its_end_and_nothing_in_it_is_a_command() {
     const ROOM: usize = 150_000;
@@ -169,7 +164,7 @@ async fn a_value_that_is_refused_is_read_to_its_end_and_nothing_in_it_is_a_comma
         for pace in [Pace::Now, Pace::Later] {
             let ground = ground_of(Fake::new(ROOM, pace), settings.clone()).await;
             let mut stream = ground.raw().await;
-            let frame = framed(sent);
+            let frame = encode(sent);
             // At once, and in two parts.
             for parts in [frame.len(), frame.len() / 2] {
                 for part in frame.chunks(parts.max(1)) {

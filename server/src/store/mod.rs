@@ -33,6 +33,7 @@ use tokio::task::JoinHandle;
 use admin::Door;
 
 use crate::clock::Clock;
+use crate::http;
 use crate::settings::{Durability, Offload, Role, Settings, Tiers};
 use lead::Coordinated;
 use reign::Maker;
@@ -220,7 +221,7 @@ async fn lead(
     let (leads, follows, tells) = (masters.clone(), masters.clone(), maker.clone());
     let tasks = vec![
         tokio::spawn(async move {
-            let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
+            let stop = async move { http::stopped(&mut stopped).await };
             leads.serve(listener, stop).await;
         }),
         tokio::spawn(async move { tells.follow(&follows).await }),
@@ -269,7 +270,7 @@ async fn serve(settings: &Settings, own: Option<Local>) -> Result<(Served, Servi
         let node = node.map_err(|error| error.to_string())?;
         let (serves, mut stopped) = (PeerServer::new(node.clone(), settings), stopped.clone());
         let peers = tokio::spawn(async move {
-            let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
+            let stop = async move { http::stopped(&mut stopped).await };
             serves.serve(listener, stop).await;
         });
         (node, Some(remote), Some(peers), Some(link))
@@ -283,7 +284,7 @@ async fn serve(settings: &Settings, own: Option<Local>) -> Result<(Served, Servi
     let listener = clients.listen(BACKLOG).map_err(|error| format!("tiers.listen: {error}"))?;
     let (serves, on, mut stops) = (server.clone(), hands.hands().to_vec(), stopped);
     let clients = tokio::spawn(async move {
-        let stop = async move { drop(stops.wait_for(|stop| *stop).await) };
+        let stop = async move { http::stopped(&mut stops).await };
         serves.serve(listener, &on, stop, GRACE).await;
     });
     let served = Served { node, server, remote };
